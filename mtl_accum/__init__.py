@@ -1,0 +1,60 @@
+'''Multi-task training in the memory of the largest single task, with the same gradient.
+
+    from mtl_accum import Split
+
+    losses = Split().forward_backward(trunk, tasks, batch)     # instead of sum(losses).backward()
+    optimizer.step()
+
+or, in a loop of your own:
+
+    from mtl_accum import cut
+
+    with cut(encoder(x)) as z:            # z: the representation as detached leaves
+        for task_loss in task_losses:
+            task_loss(z).backward()       # this head's graph dies here
+'''
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtl_accum._compare import compare
+    from mtl_accum.editions import Edition, PerTask, Split, SummedLoss, backward_scale, cut
+    from mtl_accum.models import MultiTaskModel, Task
+
+__all__ = [
+    "Edition",
+    "MultiTaskModel",
+    "PerTask",
+    "Split",
+    "SummedLoss",
+    "Task",
+    "backward_scale",
+    "compare",
+    "cut",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Edition": "editions",
+    "MultiTaskModel": "models",
+    "PerTask": "editions",
+    "Split": "editions",
+    "SummedLoss": "editions",
+    "Task": "models",
+    "backward_scale": "editions",
+    "compare": "_compare",
+    "cut": "editions",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: `--help` and `job=report` never load torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -1,0 +1,137 @@
+"""Editions side by side on one network, one batch and one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+
+from mtl_accum._bench import Bench, Build, Parts
+from mtl_accum.editions import Edition, PerTask, Split, SummedLoss, Tasks, Trunk
+from mtl_accum.memory import PeakMemory
+from mtl_accum.memory._fresh import FreshProcess, MeasurementFailed
+
+__all__ = ["Measurement", "compare"]
+
+
+@dataclass
+class Measurement:
+    """What one edition needed; None or empty where it could not be measured, `failure` says why.
+
+    Attributes:
+        edition: its name in the comparison.
+        memory: one record a meter.
+        step_seconds: every timed step, in seconds.
+        gradient_difference: from SummedLoss's gradient, see `gradient_difference`.
+        failure: why the rest is missing, in words.
+    """
+
+    edition: str
+    memory: list[PeakMemory] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
+    gradient_difference: float | None = None
+    failure: str | None = None
+
+    def peak(self, source: str) -> int | None:
+        """The peak in bytes by one meter ("tensors", "process", "cuda"); None if it did not measure."""
+        return next((record.peak_bytes for record in self.memory if record.source == source), None)
+
+    def seconds(self) -> float | None:
+        """The median of the timed steps."""
+        return median(self.step_seconds) if self.step_seconds else None
+
+
+def compare(
+    trunk: Trunk,
+    tasks: Tasks,
+    batch: Any,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    editions: Mapping[str, Edition] | None = None,
+    steps: int = 5,
+    build: Build | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> list[Measurement]:
+    """Measure editions, each in a fresh process: peak memory, time per step, difference of the gradient.
+
+    A process is either timed or weighed. On the CPU the timed ones take turns with their steps, so that a
+    noisy machine is noisy for all of them; on a GPU they run one after the other, so that none takes memory
+    that another one needs. Here nothing changes: neither parameters, gradients and buffers nor the random
+    state.
+
+    Args:
+        trunk: maps the batch to the representation.
+        tasks: by name, maps the representation and the batch to a 0-dim loss.
+        batch: on the device of the trunk.
+        optimizer: its step is part of the measured step; None leaves it out.
+        editions: by the name that the result shows; by default summed, per_task and split.
+        steps: timed steps of each edition.
+        build: an importable function that returns (trunk, tasks, batch, optimizer), called in each fresh
+            process in place of sending these there; for closures.
+        on_progress: told in a few words what happens next.
+
+    Returns:
+        One measurement an edition, in order.
+
+    Raises:
+        TypeError: something cannot be sent to a fresh process; the message names the fix.
+        ValueError: steps is less than 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, found {steps}")
+    chosen = editions or {"summed": SummedLoss(), "per_task": PerTask(), "split": Split()}
+    parts: Parts | Build = build or (trunk, tasks, batch, optimizer)
+    rows = {name: Measurement(name) for name in chosen}
+    one_by_one = _device(trunk, tasks, batch).type != "cpu"
+    for group in [[name] for name in chosen] if one_by_one else [list(chosen)]:
+        on_progress(f"timing {', '.join(group)}")
+        with _processes(parts, {name: chosen[name] for name in group}, rows) as ask:
+            for method in ("prepare", *["timed_step"] * steps):
+                for name in group:
+                    seconds = ask(name, method)
+                    if seconds is not None:
+                        rows[name].step_seconds.append(seconds)
+    for name, edition in chosen.items():
+        on_progress(f"weighing {name}")
+        with _processes(parts, {name: edition}, rows) as ask:
+            ask(name, "tune")
+            ask(name, "prepare")
+            rows[name].memory = ask(name, "memory") or []
+            rows[name].gradient_difference = ask(name, "difference")
+    return list(rows.values())
+
+
+@contextmanager
+def _processes(
+    parts: Parts | Build, editions: Mapping[str, Edition], rows: Mapping[str, Measurement]
+) -> Iterator[Callable[[str, str], Any]]:
+    """A fresh process for each edition, and a way to ask them, which answers None from the first failure on."""
+    with ExitStack() as stack:
+        processes = {
+            name: stack.enter_context(FreshProcess(Bench(parts, edition))) for name, edition in editions.items()
+        }
+
+        def ask(name: str, method: str) -> Any:
+            if rows[name].failure is not None:
+                return None
+            try:
+                return processes[name].call(method)
+            except MeasurementFailed as error:
+                rows[name].failure = f"{method}: {error}"
+                return None
+
+        yield ask
+
+
+def _device(*trees: Any) -> torch.device:
+    for leaf in torch.utils._pytree.tree_leaves(trees):
+        if isinstance(leaf, torch.Tensor):
+            return leaf.device
+        if isinstance(leaf, torch.nn.Module):
+            for parameter in leaf.parameters():
+                return parameter.device
+    return torch.device("cpu")

@@ -1,0 +1,50 @@
+"""Edition 2: one task, one graph, at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor
+
+from mtl_accum.editions._step import Step
+from mtl_accum.editions._types import Tasks, Trunk
+
+__all__ = ["PerTask"]
+
+
+@final
+@dataclass(frozen=True)
+class PerTask:
+    """Edition 2: each task runs trunk, head and backward on its own; the gradients add up in `.grad`.
+
+    Equals::
+
+        for task in tasks.values():
+            task(trunk(batch), batch).backward()
+
+    with the same random numbers and the same buffers in every pass through the trunk.
+
+    Memory: O(trunk + largest head). Passes: trunk T forward and T backward, heads one each; `Split` needs the
+    same memory and one trunk pass.
+
+    Steps:
+        1. The first task's pass is live: it draws random numbers and changes buffers.
+        2. Every later pass replays the trunk from the state that the first one found; heads run live.
+        3. The random stream and the buffers end where `SummedLoss` leaves them.
+
+    DDP: each backward would synchronise; all but the last belong under `no_sync`. AMP: autocast in the
+    callables, `backward_scale` for the scaler. BatchNorm: statistics change once.
+    """
+
+    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Edition.forward_backward`."""
+        with Step(trunk, tasks, batch) as step:
+            for name in step.present:
+                with step.replay.forward():
+                    z = step.run_trunk()
+                loss = step.run_heads([name], z)
+                with step.replay.backward():
+                    step.backward(loss)
+                del z, loss  # the next trunk pass must not find this task's tensors alive
+        return step.losses()

@@ -1,0 +1,111 @@
+"""Nested containers of tensors: what may lie in them, how they are taken apart and put together.
+
+The only file that knows `torch.utils._pytree`, where Hugging Face registers its outputs too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import UserDict
+from numbers import Number
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+__all__ = ["flatten", "leaves", "unflatten"]
+
+_OPAQUE = (Tensor, Number, str, bytes, type(None))
+
+
+def flatten(tree: Any, what: str) -> tuple[list[Any], pytree.TreeSpec]:
+    """Take a container apart into its leaves and its structure.
+
+    Args:
+        tree: any nesting of registered containers.
+        what: its name in the error message.
+
+    Raises:
+        TypeError: a leaf is neither a tensor nor a number, string, bytes or None: a container that nobody
+            registered would pass as one leaf, tensors, graph and all.
+    """
+    found, spec = pytree.tree_flatten(tree)
+    unknown = [leaf for leaf in found if not isinstance(leaf, _OPAQUE)]
+    if not unknown:
+        return found, spec
+    if not any([_register(type(leaf)) for leaf in unknown]):  # a list: register every type in one round
+        raise TypeError(_refusal(tree, what))
+    return flatten(tree, what)
+
+
+def unflatten(found: list[Any], spec: pytree.TreeSpec) -> Any:
+    """Put a container together again."""
+    return pytree.tree_unflatten(found, spec)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """The leaves of a container, unknown containers being leaves of their own."""
+    found: list[Any] = pytree.tree_leaves(tree)
+    return found
+
+
+def _register(kind: type) -> bool:
+    """Register dataclasses and `UserDict`s (Hugging Face's `BatchEncoding`); say whether this is one."""
+    if issubclass(kind, UserDict):
+        pytree.register_pytree_node(
+            kind, _take_user_dict, _make_user_dict, flatten_with_keys_fn=_take_user_dict_with_keys
+        )
+        return True
+    if dataclasses.is_dataclass(kind):
+        pytree.register_pytree_node(
+            kind, _take_dataclass, _make_dataclass, flatten_with_keys_fn=_take_dataclass_with_keys
+        )
+        return True
+    return False
+
+
+def _take_user_dict(mapping: Any) -> tuple[list[Any], Any]:
+    others = {name: value for name, value in vars(mapping).items() if name != "data"}
+    return list(mapping.data.values()), (type(mapping), tuple(mapping.data), others)
+
+
+def _take_user_dict_with_keys(mapping: Any) -> tuple[list[Any], Any]:
+    children, context = _take_user_dict(mapping)
+    return [(pytree.MappingKey(key), child) for key, child in zip(mapping.data, children, strict=True)], context
+
+
+def _make_user_dict(children: Any, context: Any) -> Any:
+    kind, keys, others = context
+    made = object.__new__(kind)
+    vars(made).update(others, data=dict(zip(keys, children, strict=True)))
+    return made
+
+
+def _take_dataclass(record: Any) -> tuple[list[Any], Any]:
+    names = tuple(field.name for field in dataclasses.fields(record))
+    return [getattr(record, name) for name in names], (type(record), names)
+
+
+def _take_dataclass_with_keys(record: Any) -> tuple[list[Any], Any]:
+    children, context = _take_dataclass(record)
+    return [(pytree.GetAttrKey(name), child) for name, child in zip(context[1], children, strict=True)], context
+
+
+def _make_dataclass(children: Any, context: Any) -> Any:
+    kind, names = context
+    made = object.__new__(kind)  # not kind(...): fields may be init=False, and __post_init__ has run already
+    for name, child in zip(names, children, strict=True):
+        object.__setattr__(made, name, child)  # frozen dataclasses too
+    return made
+
+
+def _refusal(tree: Any, what: str) -> str:
+    for path, leaf in pytree.tree_leaves_with_path(tree):
+        if not isinstance(leaf, _OPAQUE):
+            kind = f"{type(leaf).__module__}.{type(leaf).__qualname__}"
+            return (
+                f"{what}{pytree.keystr(path)}: expected a tensor, number, string, bytes or None, or a registered "
+                f"container of them; found {kind}. Register it: "
+                f"torch.utils._pytree.register_pytree_node({type(leaf).__qualname__}, flatten, unflatten)"
+            )
+    raise AssertionError("unreachable: called with a tree that holds an unknown leaf")

@@ -1,0 +1,75 @@
+"""Later passes of the same trunk: the same random numbers, the same buffers, and no trace afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from mtl_accum.editions._buffers import BufferLog, Saved
+
+__all__ = ["RandomState", "Replay"]
+
+
+class RandomState:
+    """The states of torch's generators, CPU and every CUDA device, when this was made."""
+
+    def __init__(self) -> None:
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+    def restore(self) -> None:
+        """Put every generator back to this state."""
+        torch.set_rng_state(self._cpu)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+
+
+class Replay:
+    """Runs the trunk's first pass live and every later one as a copy of it.
+
+    Under `SummedLoss` the trunk runs once: it draws its random numbers once and changes its buffers once.
+    A later pass therefore starts from the generator states and the buffers that the first one found, and what
+    it draws and changes is forgotten. Its buffers are clones, seen through `module._buffers`, during its
+    backward too, where checkpointed layers run again: writing into the real ones between a forward and its
+    backward would trip autograd's version check.
+    """
+
+    def __init__(self, log: BufferLog) -> None:
+        self._log = log
+        self._start: RandomState | None = None
+        self._before: list[Saved] = []
+        self._aside: list[Tensor | None] = []  # one for each of _before during a replay, else none
+
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """A trunk pass: live the first time, afterwards a replay."""
+        if self._start is None:
+            self._start = RandomState()
+            yield
+            self._before = self._log.changed()
+            return
+        now = RandomState()
+        self._aside = [saved.value.clone() for saved in self._before]
+        self._start.restore()
+        try:
+            with self.backward():
+                yield
+        finally:
+            now.restore()
+
+    @contextmanager
+    def backward(self) -> Iterator[None]:
+        """The backward of the latest pass; of a replay, with its buffers in place."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for index, (saved, other) in enumerate(zip(self._before, self._aside, strict=False)):
+            buffers = saved.owner._buffers
+            buffers[saved.name], self._aside[index] = other, buffers[saved.name]

@@ -1,0 +1,40 @@
+"""The contract between an edition, the network and the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+__all__ = ["Edition", "Tasks", "Trunk"]
+
+Trunk = Callable[[Any], Any]  # batch -> representation
+Tasks = Mapping[str, Callable[[Any, Any], Tensor]]  # name -> (representation, batch) -> 0-dim loss
+
+
+class Edition(Protocol):
+    """One way to compute the gradient of the summed loss; the field also says backward schedule."""
+
+    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """Add d(sum of the losses)/d(theta) to every `.grad`, as `sum(losses).backward()` would.
+
+        Args:
+            trunk: maps the batch to a representation: any pytree of tensors.
+            tasks: by name, a function of the representation and the batch that returns a 0-dim loss: a mean.
+                Its denominator is `task.count(batch)` where the task has a `count`, else the number of
+                samples. A task whose count is 0 is absent: it is not called, its parameters' `.grad` stays
+                as it was, and its returned loss is 0.
+            batch: any pytree; handed to the trunk and to the tasks as it is.
+
+        Returns:
+            The tasks' own losses, detached, in the tasks' order.
+
+        Raises:
+            TypeError: a loss is not a tensor, a count is not a number, or a container is unknown.
+            ValueError: a loss has more than one element or dimension, or a count is negative or NaN.
+            RuntimeError: from autograd, with the task's name and the likely fix.
+
+        After an exception `.grad` is unspecified (call `zero_grad`), and buffers are as before the call.
+        """
+        ...

@@ -1,0 +1,98 @@
+"""A fresh process that holds one object and runs its methods on request."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import tempfile
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+__all__ = ["FreshProcess", "MeasurementFailed"]
+
+
+class MeasurementFailed(RuntimeError):
+    """What was asked of a fresh process did not work there; the message is the reason."""
+
+
+class FreshProcess:
+    """Sends an object to a new process (spawn) and calls its methods there.
+
+    Nothing of this process's memory is inherited: no allocator pool, no warm caches, no loaded kernels.
+
+    Args:
+        subject: any object that pickles; its classes must be importable.
+
+    Raises:
+        TypeError: the subject does not pickle; names the fix.
+    """
+
+    def __init__(self, subject: Any) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="mtl_accum-")
+        path = Path(self._folder.name) / "subject.pt"
+        try:
+            torch.save(subject, path)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            self._folder.cleanup()
+            raise TypeError(
+                f"cannot be sent to a fresh process ({error}); pass modules, or functions defined at the top of a "
+                "file, or build=: an importable function that returns (trunk, tasks, batch, optimizer)"
+            ) from error
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, path, torch.get_num_threads()), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the death of the process ends our wait
+
+    def call(self, method: str) -> Any:
+        """Run a method of the subject over there and wait for what it returns.
+
+        Raises:
+            MeasurementFailed: it raised, or the process died.
+        """
+        try:
+            self._connection.send(method)
+            worked, value = self._connection.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise MeasurementFailed(_cause_of_death(self._process.exitcode)) from None
+        if not worked:
+            raise MeasurementFailed(value)
+        return value
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        """End the process, at once after an exception."""
+        if kind is not None:
+            self._process.terminate()
+        self._connection.close()
+        self._process.join()
+        self._folder.cleanup()
+
+
+def _serve(connection: Connection, path: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    subject: Any = None
+    while True:
+        try:
+            method = connection.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            if subject is None:  # not before: a failure to load belongs to the first call
+                subject = torch.load(path, weights_only=False)  # our own file, written a moment ago
+            connection.send((True, getattr(subject, method)()))
+        except (Exception, KeyboardInterrupt) as error:
+            connection.send((False, f"{type(error).__name__}: {error}"))
+
+
+def _cause_of_death(exitcode: int | None) -> str:
+    if exitcode == -9:
+        return "the process was killed (signal 9), most likely by the system for want of memory"
+    return f"the process ended with exit code {exitcode}"

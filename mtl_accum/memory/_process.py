@@ -1,0 +1,85 @@
+"""The process meter: peak resident memory on Linux."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from pathlib import Path
+from typing import Self
+
+from mtl_accum.memory._record import PeakMemory
+
+__all__ = ["ProcessMeter"]
+
+_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+# glibc's mallopt: large blocks come straight from the kernel and go straight back, one arena for all threads.
+_MALLOPT = {-3: 65536, -1: 65536, -8: 1}  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in bytes, M_ARENA_MAX
+
+
+class ProcessMeter:
+    """Peak resident memory of this process inside its block, all libraries included.
+
+    Call `tune` first thing in a fresh process: the C allocator as it comes keeps freed blocks and hands them
+    out again, which hid up to 78 % of a step's peak, and blocks from before the tuning stay that way.
+    """
+
+    _tuned = False
+
+    @classmethod
+    def tune(cls) -> None:
+        """Make the C allocator give memory back, for the rest of this process's life.
+
+        A step takes up to two thirds longer afterwards: never time this process.
+        """
+        if cls.unavailable() is None:
+            libc = ctypes.CDLL(None)
+            cls._tuned = all([libc.mallopt(option, value) for option, value in _MALLOPT.items()])
+
+    def __enter__(self) -> Self:
+        """Give back what is free, and set the peak to the present size."""
+        reason = self.unavailable()
+        if reason:
+            raise RuntimeError(f"ProcessMeter: {reason}")
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        _CLEAR_REFS.write_text("5")
+        self._base = _status("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Read the peak."""
+        self._peak, self._end = _status("VmHWM"), _status("VmRSS")
+
+    @staticmethod
+    def unavailable() -> str | None:
+        """Why this meter cannot run here; None if it can."""
+        if sys.platform != "linux":
+            return f"needs Linux's /proc, found {sys.platform}"
+        if not hasattr(ctypes.CDLL(None), "mallopt"):
+            return "needs the GNU C library, whose allocator can be told to give memory back"
+        try:
+            _CLEAR_REFS.write_text("5")
+        except OSError as error:
+            return f"cannot reset the peak: {error}"
+        return None
+
+    def result(self) -> PeakMemory:
+        """The peak inside the block."""
+        caveats = () if self._tuned else ("the C allocator was not tuned: memory that it reuses hides part of the peak",)
+        return PeakMemory(
+            "process",
+            "cpu",
+            peak_bytes=self._peak,
+            base_bytes=self._base,
+            end_bytes=self._end,
+            process_bytes=self._peak,
+            caveats=caveats,
+        )
+
+
+def _status(key: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"{_STATUS} has no line {key}")

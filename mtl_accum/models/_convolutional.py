@@ -1,0 +1,87 @@
+"""Convolutional trunk and dense heads for small images."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+__all__ = ["ConvBlock", "ConvClassifier", "ConvTrunk", "DenseHead"]
+
+
+class ConvBlock(nn.Sequential):
+    """3x3 convolution, GroupNorm, GELU; the size of the image stays.
+
+    Args:
+        inputs: channels in.
+        outputs: channels out, a multiple of groups.
+        groups: groups of the GroupNorm.
+    """
+
+    def __init__(self, inputs: int, outputs: int, groups: int = 4) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.GroupNorm(groups, outputs),
+            nn.GELU(),
+        )
+
+
+class ConvTrunk(nn.Module):
+    """A stem and residual convolution blocks at full resolution: (N, channels, H, W) -> (N, width, H, W).
+
+    Args:
+        channels: channels of the image.
+        width: channels of the representation.
+        depth: number of convolutions, the stem included.
+        dropout: probability to drop a channel of the representation.
+
+    Raises:
+        ValueError: depth is less than 1.
+    """
+
+    def __init__(self, channels: int = 1, width: int = 32, depth: int = 6, dropout: float = 0.0) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, found {depth}")
+        self.stem = ConvBlock(channels, width)
+        self.blocks = nn.ModuleList(ConvBlock(width, width) for _ in range(depth - 1))
+        self.dropout = nn.Dropout2d(dropout)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, channels, H, W) -> (N, width, H, W)."""
+        features = self.stem(image)
+        for block in self.blocks:
+            features = features + block(features)
+        return self.dropout(features)
+
+
+class ConvClassifier(nn.Sequential):
+    """Convolution blocks, average over the image, linear: (N, width, H, W) -> (N, classes).
+
+    Args:
+        width: channels of the representation.
+        classes: number of classes.
+        depth: number of convolutions.
+    """
+
+    def __init__(self, width: int, classes: int, depth: int = 6) -> None:
+        super().__init__(
+            *(ConvBlock(width, width) for _ in range(depth)),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(width, classes),
+        )
+
+
+class DenseHead(nn.Sequential):
+    """Convolution blocks and a last convolution: (N, width, H, W) -> (N, channels, H, W).
+
+    Args:
+        width: channels of the representation.
+        channels: channels of the output map.
+        depth: number of convolutions before the last one.
+    """
+
+    def __init__(self, width: int, channels: int = 1, depth: int = 6) -> None:
+        super().__init__(
+            *(ConvBlock(width, width) for _ in range(depth)),
+            nn.Conv2d(width, channels, 3, padding=1),
+        )

@@ -1,0 +1,137 @@
+"""A shared trunk and its tasks as modules, for those who start fresh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["MultiTaskModel", "Task"]
+
+Selector = Hashable | Callable[[Any], Any]  # a key of the batch, or a function of it
+
+
+class Task(nn.Module):
+    """One task: `weight * loss(head(representation), target)`.
+
+    Args:
+        head: maps the representation to the task's output.
+        loss: maps (output, target) to a 0-dim loss: a mean over `count` terms.
+        target: a key of the batch, or a callable of it. A batch without the key (or a callable that returns
+            None or raises KeyError) has nothing for this task: it is absent.
+        weight: factor of the loss; it is part of the loss that an edition returns.
+        count: callable of the batch, the denominator of the mean: a number or a 0-dim tensor. By default the
+            number of samples in the target.
+
+    Raises:
+        TypeError: head or loss cannot be called, or weight is not a number.
+    """
+
+    def __init__(
+        self,
+        head: Callable[[Any], Any],
+        loss: Callable[[Any, Any], Tensor],
+        target: Selector,
+        weight: float = 1.0,
+        count: Callable[[Any], float | Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("head", head), ("loss", loss)):
+            if not callable(value):
+                raise TypeError(f"{name} must be callable, found {value!r}")
+        if not isinstance(weight, int | float):
+            raise TypeError(f"weight must be a number, found {weight!r}")
+        self.head, self.loss, self._target, self.weight, self._count = head, loss, target, weight, count
+
+    def forward(self, representation: Any, batch: Any) -> Tensor:
+        """The weighted loss, a 0-dim tensor."""
+        return self.weight * self.loss(self.head(representation), self.target(batch))
+
+    def target(self, batch: Any) -> Any:
+        """What the head's output is compared with; None where the batch has nothing for this task."""
+        if not callable(self._target) and isinstance(batch, Mapping) and self._target not in batch:
+            return None
+        try:
+            return select(self._target, batch)
+        except KeyError:
+            return None
+
+    def count(self, batch: Any) -> float | Tensor:
+        """The denominator of the loss's mean; 0 if the batch has nothing for this task."""
+        target = self.target(batch)
+        if target is None:
+            return 0
+        return _samples(target) if self._count is None else self._count(batch)
+
+
+class MultiTaskModel(nn.Module):
+    """A trunk shared by tasks; `.trunk` and `.tasks` go straight into an edition's `forward_backward`.
+
+    Args:
+        trunk: maps what `inputs` selects to the representation.
+        tasks: the tasks by name; any string is a name.
+        inputs: a key of the batch, or a callable of it.
+
+    Raises:
+        TypeError: a task is not a `Task`-like module.
+    """
+
+    def __init__(self, trunk: nn.Module, tasks: Mapping[str, nn.Module], inputs: Selector) -> None:
+        super().__init__()
+        self.trunk = _Inputs(trunk, inputs)
+        self.tasks = _Tasks(tasks)
+
+    def forward(self, batch: Any) -> dict[str, Any]:
+        """Every head's output, by the task's name."""
+        representation = self.trunk(batch)
+        return {name: task.head(representation) for name, task in self.tasks.items()}
+
+
+class _Inputs(nn.Module):
+    """A module on the part of the batch that it reads."""
+
+    def __init__(self, module: nn.Module, inputs: Selector) -> None:
+        super().__init__()
+        self.module, self._inputs = module, inputs
+
+    def forward(self, batch: Any) -> Any:
+        return self.module(select(self._inputs, batch))
+
+
+class _Tasks(nn.Module, Mapping[str, Any]):
+    """A mapping of modules with any strings as names (`nn.ModuleDict` refuses dots, "keys", "type", ...)."""
+
+    __eq__ = object.__eq__  # Mapping compares items and so takes the hash away, which modules need
+    __hash__ = nn.Module.__hash__
+
+    def __init__(self, tasks: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self._keys = {name: quote(name, safe=" ").replace(".", "%2E") or "%" for name in tasks}
+        for name, task in tasks.items():
+            if not isinstance(task, nn.Module):
+                raise TypeError(f"task '{name}' must be an nn.Module such as Task, found {type(task).__name__}")
+            self._modules[self._keys[name]] = task
+
+    def __getitem__(self, name: str) -> Any:
+        return self._modules[self._keys[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def select(selector: Selector, batch: Any) -> Any:
+    """The part of a batch that a key or a callable names."""
+    return selector(batch) if callable(selector) else batch[selector]
+
+
+def _samples(target: Any) -> int:
+    for leaf in tree_leaves(target):
+        if isinstance(leaf, Tensor):
+            return leaf.shape[0] if leaf.dim() else 1
+    return 1
