@@ -15,7 +15,7 @@ from mtl_accum._difference import gradient_difference
 from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk
 from mtl_accum.editions._buffers import BufferLog
 from mtl_accum.editions._modules import modules_of
-from mtl_accum.memory import CudaMeter, PeakMemory, ProcessMeter, TensorMeter
+from mtl_accum.memory import CudaMeter, PeakMemory, ProcessMeter, TensorMeter, keep_freed_memory
 
 __all__ = ["Bench", "Build", "Parts"]
 
@@ -34,8 +34,12 @@ class Bench:
     def __init__(self, parts: Parts | Build, edition: Edition) -> None:
         self._parts, self._edition = parts, edition
 
-    def tune(self) -> None:
-        """Make this process one that is weighed and never timed; the first thing to call then."""
+    def to_be_timed(self) -> None:
+        """Make this process one that is timed; the first thing to call then."""
+        keep_freed_memory()
+
+    def to_be_weighed(self) -> None:
+        """Make this process one that is weighed; the first thing to call then."""
         ProcessMeter.tune()
 
     def prepare(self) -> None:
@@ -55,7 +59,8 @@ class Bench:
             self._step()
 
     def timed_step(self) -> float:
-        """Seconds of one step: zero_grad, forward and backward, optimizer."""
+        """Seconds of one step: zero_grad, forward and backward, optimizer; after one that warms the caches."""
+        self._step()
         self._wait()
         start = time.perf_counter()
         self._step()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ class Measurement:
 
     Attributes:
         edition: its name in the comparison.
+        meaning: what it does, in one sentence.
         memory: one record a meter.
         step_seconds: every timed step, in seconds.
         gradient_difference: from SummedLoss's gradient, see `gradient_difference`.
@@ -31,18 +31,11 @@ class Measurement:
     """
 
     edition: str
+    meaning: str = ""
     memory: list[PeakMemory] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     gradient_difference: float | None = None
     failure: str | None = None
-
-    def peak(self, source: str) -> int | None:
-        """The peak in bytes by one meter ("tensors", "process", "cuda"); None if it did not measure."""
-        return next((record.peak_bytes for record in self.memory if record.source == source), None)
-
-    def seconds(self) -> float | None:
-        """The median of the timed steps."""
-        return median(self.step_seconds) if self.step_seconds else None
 
 
 def compare(
@@ -85,23 +78,24 @@ def compare(
         raise ValueError(f"steps must be at least 1, found {steps}")
     chosen = editions or {"summed": SummedLoss(), "per_task": PerTask(), "split": Split()}
     parts: Parts | Build = build or (trunk, tasks, batch, optimizer)
-    rows = {name: Measurement(name) for name in chosen}
+    rows = {name: Measurement(name, _first_sentence(edition)) for name, edition in chosen.items()}
     one_by_one = _device(trunk, tasks, batch).type != "cpu"
     for group in [[name] for name in chosen] if one_by_one else [list(chosen)]:
+        members = {name: chosen[name] for name in group}
         on_progress(f"timing {', '.join(group)}")
-        with _processes(parts, {name: chosen[name] for name in group}, rows) as ask:
-            for method in ("prepare", *["timed_step"] * steps):
+        with _processes(parts, members, rows) as ask:
+            for method in ("to_be_timed", "prepare", *["timed_step"] * steps):
                 for name in group:
                     seconds = ask(name, method)
                     if seconds is not None:
                         rows[name].step_seconds.append(seconds)
-    for name, edition in chosen.items():
-        on_progress(f"weighing {name}")
-        with _processes(parts, {name: edition}, rows) as ask:
-            ask(name, "tune")
-            ask(name, "prepare")
-            rows[name].memory = ask(name, "memory") or []
-            rows[name].gradient_difference = ask(name, "difference")
+        with _processes(parts, members, rows) as ask:
+            for name in group:
+                on_progress(f"weighing {name}")
+                ask(name, "to_be_weighed")
+                ask(name, "prepare")
+                rows[name].memory = ask(name, "memory") or []
+                rows[name].gradient_difference = ask(name, "difference")
     return list(rows.values())
 
 
@@ -125,6 +119,10 @@ def _processes(
                 return None
 
         yield ask
+
+
+def _first_sentence(edition: Edition) -> str:
+    return (type(edition).__doc__ or type(edition).__name__).strip().partition("\n")[0]
 
 
 def _device(*trees: Any) -> torch.device:

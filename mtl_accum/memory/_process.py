@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 from typing import Self
 
+from mtl_accum.memory._malloc import give_back_freed_memory
 from mtl_accum.memory._record import PeakMemory
 
 __all__ = ["ProcessMeter"]
 
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-# glibc's mallopt: large blocks come straight from the kernel and go straight back, one arena for all threads.
-_MALLOPT = {-3: 65536, -1: 65536, -8: 1}  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in bytes, M_ARENA_MAX
 
 
 class ProcessMeter:
@@ -28,13 +27,8 @@ class ProcessMeter:
 
     @classmethod
     def tune(cls) -> None:
-        """Make the C allocator give memory back, for the rest of this process's life.
-
-        A step takes up to two thirds longer afterwards: never time this process.
-        """
-        if cls.unavailable() is None:
-            libc = ctypes.CDLL(None)
-            cls._tuned = all([libc.mallopt(option, value) for option, value in _MALLOPT.items()])
+        """Make the C allocator give memory back, for the rest of this process's life; never time it then."""
+        cls._tuned = give_back_freed_memory()
 
     def __enter__(self) -> Self:
         """Give back what is free, and set the peak to the present size."""
@@ -42,7 +36,8 @@ class ProcessMeter:
         if reason:
             raise RuntimeError(f"ProcessMeter: {reason}")
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
+        if self._tuned:
+            ctypes.CDLL(None).malloc_trim(0)
         _CLEAR_REFS.write_text("5")
         self._base = _status("VmRSS")
         return self
@@ -56,8 +51,6 @@ class ProcessMeter:
         """Why this meter cannot run here; None if it can."""
         if sys.platform != "linux":
             return f"needs Linux's /proc, found {sys.platform}"
-        if not hasattr(ctypes.CDLL(None), "mallopt"):
-            return "needs the GNU C library, whose allocator can be told to give memory back"
         try:
             _CLEAR_REFS.write_text("5")
         except OSError as error:
@@ -66,7 +59,7 @@ class ProcessMeter:
 
     def result(self) -> PeakMemory:
         """The peak inside the block."""
-        caveats = () if self._tuned else ("the C allocator was not tuned: memory that it reuses hides part of the peak",)
+        untuned = "the C allocator was not tuned: memory that it reuses hides part of the peak"
         return PeakMemory(
             "process",
             "cpu",
@@ -74,7 +67,7 @@ class ProcessMeter:
             base_bytes=self._base,
             end_bytes=self._end,
             process_bytes=self._peak,
-            caveats=caveats,
+            caveats=() if self._tuned else (untuned,),
         )
 
 

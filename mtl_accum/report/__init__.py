@@ -1,0 +1,12 @@
+"""Reports: from plain records (what `report.json` holds) to tables, pages and pictures.
+
+Imports neither torch nor anything else of this package.
+"""
+
+from mtl_accum.report._console import show
+from mtl_accum.report._markdown import markdown
+from mtl_accum.report._picture import picture
+from mtl_accum.report._table import Table, editions_table
+from mtl_accum.report._write import VERSION, write
+
+__all__ = ["VERSION", "Table", "editions_table", "markdown", "picture", "show", "write"]

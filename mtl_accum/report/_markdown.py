@@ -1,0 +1,72 @@
+"""A report as Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mtl_accum.report._table import editions_table
+
+__all__ = ["markdown"]
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The whole report as one Markdown page."""
+    table = editions_table(report)
+    training = report["training"]
+    return "\n".join(
+        [
+            "# mtl_accum report",
+            "",
+            f"`{report['command']}`",
+            "",
+            f"{report['created']}, {device(report)}, seed {report['seed']}",
+            "",
+            "## The editions side by side",
+            "",
+            table.conclusion,
+            "",
+            *markdown_table([table.columns, *table.rows]),
+            "",
+            *(f"- {note}" for note in table.notes),
+            "",
+            "![peak memory of the editions, and the training curves](memory.png)",
+            "",
+            "## Training",
+            "",
+            f"{training['epochs']} epochs, {steps(training)} steps in {training['seconds']:.1f} s.",
+            "",
+            *markdown_table([["measure", "on the test data"], *([n, f"{v:.4f}"] for n, v in report["metrics"].items())]),
+            "",
+            "## What was run",
+            "",
+            *(f"- {name} {version}" for name, version in report["versions"].items()),
+            f"- git commit {report['git_commit'] or '–'}",
+            "",
+            "```json",
+            json.dumps(report["config"], indent=2),
+            "```",
+            "",
+        ]
+    )
+
+
+def markdown_table(cells: list[list[str]]) -> list[str]:
+    """Rows of cells, the first one being the heading, as lines of a Markdown table."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+    rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
+    return ["| " + " | ".join(row) + " |" for row in (escaped[0], rule, *escaped[1:])]
+
+
+def device(report: Mapping[str, Any]) -> str:
+    """The device in a few words."""
+    found = report["device"]
+    if found["type"] == "cuda":
+        return f"{found['name']} ({found['total_bytes'] / 2**30:.0f} GiB)"
+    return f"CPU: {found['name']}, {found['threads']} of {found['cores']} cores"
+
+
+def steps(training: Mapping[str, Any]) -> int:
+    """How many steps the training took."""
+    return max((len(history) for history in training["losses"].values()), default=0)

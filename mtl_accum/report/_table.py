@@ -1,0 +1,148 @@
+"""The editions side by side, as text: columns, what each means, and one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+__all__ = ["Table", "editions_table", "mib", "peak_bytes", "peak_source"]
+
+Row = Mapping[str, Any]
+_NONE = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table and the words below it.
+
+    Attributes:
+        columns: headings.
+        rows: cells, a dash where nothing was measured.
+        notes: what the columns and the editions mean, and every caveat.
+        conclusion: one sentence.
+    """
+
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+    conclusion: str
+
+
+@dataclass(frozen=True)
+class _Column:
+    heading: str
+    meaning: str
+    cell: Callable[[Row, Row], str]  # the row, and the row that it is held against
+
+
+def editions_table(report: Mapping[str, Any]) -> Table:
+    """The measured editions of a report; the first one is what the others are held against."""
+    rows: list[Row] = report["editions"]
+    first = rows[0]
+    source = peak_source(report)
+    columns = _columns(source, first["edition"])
+    notes = [f"{column.heading}: {column.meaning}." for column in columns if column.meaning]
+    notes += [f"{row['edition']}: {row['meaning']}" for row in rows]
+    notes += [f"{row['edition']} was not measured completely: {row['failure']}" for row in rows if row["failure"]]
+    notes += sorted({caveat for row in rows for record in row["memory"] for caveat in record["caveats"]})
+    return Table(
+        columns=["edition", *(column.heading for column in columns)],
+        rows=[[row["edition"], *(column.cell(row, first) for column in columns)] for row in rows],
+        notes=notes,
+        conclusion=_conclusion(rows, source),
+    )
+
+
+def peak_source(report: Mapping[str, Any]) -> str:
+    """The meter whose peak is compared: "cuda" on a GPU, "tensors" elsewhere."""
+    return "cuda" if report["device"]["type"] == "cuda" else "tensors"
+
+
+def peak_bytes(row: Row, source: str, key: str = "peak_bytes") -> int | None:
+    """A figure in bytes of one meter; None if that was not measured."""
+    return next((record[key] for record in row["memory"] if record["source"] == source), None)
+
+
+def mib(size: float | None) -> str:
+    """Bytes as MiB with one decimal."""
+    return _NONE if size is None else f"{size / 2**20:.1f} MiB"
+
+
+def _columns(source: str, first: str) -> list[_Column]:
+    if source == "cuda":
+        memory = [
+            _size("allocated, peak", "the most that torch's allocator had handed out to tensors during one step", source),
+            _against_memory(source, first),
+            _size("reserved, peak", "the pool that it held for that", source, "reserved_bytes"),
+            _size(
+                "NVML, process",
+                "what the driver counts for the process: pool, context and libraries",
+                source,
+                "process_bytes",
+            ),
+            _size("NVML, device", "used memory of the whole device, other processes included", source, "device_bytes"),
+        ]
+    else:
+        memory = [
+            _size("live tensors, peak", "the most bytes of tensors that were alive at once during one step", source),
+            _against_memory(source, first),
+            _size(
+                "process, peak",
+                "the most resident memory of the whole process, Python and its libraries included",
+                "process",
+            ),
+        ]
+    return [
+        *memory,
+        _Column("step", "median time of one step with its optimizer, in another process than the memory", _step),
+        _Column(f"time / {first}", "", lambda row, base: _ratio(_seconds(row), _seconds(base))),
+        _Column(
+            "gradient difference",
+            "largest over the parameters of ||g - g_ref|| / max(||g_ref||, 0.001 ||whole g_ref||), g_ref by SummedLoss",
+            lambda row, _: _NONE if row["gradient_difference"] is None else f"{row['gradient_difference']:.1e}",
+        ),
+    ]
+
+
+def _size(heading: str, meaning: str, source: str, key: str = "peak_bytes") -> _Column:
+    return _Column(heading, meaning, lambda row, _: mib(peak_bytes(row, source, key)))
+
+
+def _against_memory(source: str, first: str) -> _Column:
+    return _Column(
+        f"memory / {first}", "", lambda row, base: _ratio(peak_bytes(row, source), peak_bytes(base, source))
+    )
+
+
+def _step(row: Row, _: Row) -> str:
+    seconds = _seconds(row)
+    return _NONE if seconds is None else f"{1000 * seconds:.1f} ms"
+
+
+def _seconds(row: Row) -> float | None:
+    return median(row["step_seconds"]) if row["step_seconds"] else None
+
+
+def _ratio(value: float | None, base: float | None) -> str:
+    return f"{value / base:.2f}" if value is not None and base else _NONE
+
+
+def _conclusion(rows: list[Row], source: str) -> str:
+    """One plain sentence: what the others saved against the first edition, and what they cost."""
+    base, parts = rows[0], []
+    base_peak, base_seconds = peak_bytes(base, source), _seconds(base)
+    for row in rows[1:]:
+        peak, seconds = peak_bytes(row, source), _seconds(row)
+        if peak is None or not base_peak:
+            continue
+        saved = 100 * (1 - peak / base_peak)
+        part = f"{row['edition']} {'saved' if saved >= 0 else 'took'} {abs(saved):.1f} % of {base['edition']}'s peak"
+        part += f" ({mib(peak)} instead of {mib(base_peak)})" if saved >= 0 else " on top of it"
+        if seconds is not None and base_seconds:
+            part += f" at {seconds / base_seconds:.2f} times its time per step"
+        parts.append(part)
+    if not parts:
+        return "There is nothing to compare: see above for what could not be measured."
+    return "; ".join(parts) + "."

@@ -1,0 +1,59 @@
+"""Which device to run on, and moving a batch there."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+__all__ = ["describe", "resolve", "to_device"]
+
+
+def resolve(name: str) -> torch.device:
+    """The device of that name: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, found {name!r}")
+    if device.type == "cpu":
+        return device
+    count = torch.cuda.device_count()
+    index = device.index or 0
+    if index >= count:
+        raise ValueError(f"device={name}: expected a CUDA device, found {count or 'none'} here; use device=cpu")
+    return torch.device("cuda", index)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """What a report says about a device."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return {"type": "cuda", "name": properties.name, "total_bytes": properties.total_memory}
+    return {"type": "cpu", "name": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The batch with every tensor on the device."""
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device), batch)
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,55 @@
+"""Metrics on held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchmetrics import Metric
+
+from mtl_accum.models import MultiTaskModel
+from mtl_accum.training._device import to_device
+
+__all__ = ["Measure", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure of merit.
+
+    Attributes:
+        task: whose target it looks at.
+        metric: a torchmetrics metric, updated with (prediction, target).
+        prediction: by default the head's output; a key of the batch shows what doing nothing would give.
+    """
+
+    task: str
+    metric: Metric
+    prediction: str | None = None
+
+
+@torch.no_grad()
+def evaluate(
+    model: MultiTaskModel, measures: Mapping[str, Measure], batches: Iterable[Any], *, device: torch.device
+) -> dict[str, float]:
+    """Every measure over all batches, by name.
+
+    Raises:
+        ValueError: a measure names a task that the model does not have.
+    """
+    for name, measure in measures.items():
+        if measure.task not in model.tasks:
+            raise ValueError(f"measures.{name}.task must be one of {', '.join(model.tasks)}; found {measure.task!r}")
+        measure.metric.to(device).reset()
+    model.eval()
+    for batch in batches:
+        here = to_device(batch, device)
+        outputs = model(here)
+        for measure in measures.values():
+            target = model.tasks[measure.task].target(here)
+            if target is not None:
+                seen = outputs[measure.task] if measure.prediction is None else here[measure.prediction]
+                measure.metric.update(seen, target)
+    return {name: float(measure.metric.compute()) for name, measure in measures.items()}

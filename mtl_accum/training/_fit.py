@@ -1,0 +1,93 @@
+"""The training loop: one edition, one optimizer step a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtl_accum.editions import Edition
+from mtl_accum.models import MultiTaskModel
+from mtl_accum.training._device import to_device
+
+__all__ = ["fit"]
+
+_READ_EVERY = 10  # steps; reading a loss waits for the device
+
+
+def fit(
+    model: MultiTaskModel,
+    batches: Iterable[Any],
+    edition: Edition,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
+    device: torch.device,
+    on_step: Callable[[int, dict[str, list[float]]], None] = lambda step, losses: None,
+) -> dict[str, list[float]]:
+    """Train a model.
+
+    Args:
+        model: on the device already.
+        batches: one epoch of them at every iteration.
+        edition: computes the gradient.
+        optimizer: of the model's parameters.
+        epochs: how often to go through the batches.
+        device: where the batches go.
+        on_step: told the number of steps done and the losses read so far (a few steps behind).
+
+    Returns:
+        Every task's loss at every step.
+
+    Raises:
+        ValueError: a task finds no target in any batch.
+        FloatingPointError: a loss is NaN or infinite; names the task and the step.
+    """
+    _require_targets(model, batches)
+    names = list(model.tasks)
+    losses: dict[str, list[float]] = {name: [] for name in names}
+    unread: list[Tensor] = []
+    step = 0
+    model.train()
+    for _ in range(epochs):
+        for batch in batches:
+            optimizer.zero_grad()
+            now = edition.forward_backward(model.trunk, model.tasks, to_device(batch, device))
+            optimizer.step()
+            unread.append(torch.stack(list(now.values())))
+            step += 1
+            if len(unread) == _READ_EVERY:
+                _read(unread, losses)
+            on_step(step, losses)
+    _read(unread, losses)
+    return losses
+
+
+def _read(unread: list[Tensor], losses: dict[str, list[float]]) -> None:
+    """Bring losses over from the device, all at once, and look for NaN."""
+    for row in torch.stack(unread).tolist() if unread else []:
+        for (name, history), value in zip(losses.items(), row, strict=True):
+            history.append(value)
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"task '{name}': loss is {value} at step {len(history)}; a lower learning rate "
+                    "(optimizer.lr=...) or weight may help"
+                )
+    unread.clear()
+
+
+def _require_targets(model: MultiTaskModel, batches: Iterable[Any]) -> None:
+    """Raise unless every task finds its target in some batch; looks no further than it must."""
+    missing, keys = set(model.tasks), "nothing"
+    for batch in batches:
+        missing -= {name for name in missing if model.tasks[name].target(batch) is not None}
+        if not missing:
+            return
+        keys = ", ".join(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__
+    raise ValueError(
+        f"task '{min(missing)}': expected its target in the data, found batches of {keys}; "
+        f"set model.tasks.{min(missing)}.target to one of them"
+    )
