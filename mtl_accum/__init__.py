@@ -1,4 +1,4 @@
-'''Multi-task training in the memory of the largest single task, with the same gradient.
+"""Multi-task training in the memory of the largest single task, with the same gradient.
 
     from mtl_accum import Split
 
@@ -12,7 +12,7 @@ or, in a loop of your own:
     with cut(encoder(x)) as z:            # z: the representation as detached leaves
         for task_loss in task_losses:
             task_loss(z).backward()       # this head's graph dies here
-'''
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -46,14 +46,17 @@ class Bench:
         """Two warm-up steps: optimizer state, workspaces and lazily loaded kernels exist after them."""
         parts = self._parts() if callable(self._parts) else self._parts
         self._trunk, self._tasks, self._batch, self._optimizer = parts
-        modules = {id(m): m for f in (self._trunk, *self._tasks.values()) for m in modules_of(f)}
+        modules = {id(module): module for function in self._functions() for module in modules_of(function)}
         self._parameters = {
             f"{number}.{name}": parameter
             for number, module in enumerate(modules.values())
             for name, parameter in module.named_parameters(recurse=False)
         }
         self._buffers = [buffer for module in modules.values() for buffer in module.buffers(recurse=False)]
-        tensors = [*self._parameters.values(), *(t for t in tree_leaves(self._batch) if isinstance(t, Tensor))]
+        tensors = [
+            *self._parameters.values(),
+            *(t for t in tree_leaves(self._batch) if isinstance(t, Tensor)),
+        ]
         self._device = tensors[0].device if tensors else torch.device("cpu")
         for _ in range(2):
             self._step()
@@ -85,6 +88,9 @@ class Bench:
         reference = self._gradient(SummedLoss())
         return gradient_difference(self._gradient(self._edition), reference)
 
+    def _functions(self) -> list[Callable[..., Any]]:
+        return [self._trunk, *self._tasks.values()]
+
     def _step(self) -> None:
         self._zero_grad()
         self._edition.forward_backward(self._trunk, self._tasks, self._batch)
@@ -95,16 +101,17 @@ class Bench:
     def _tensors(self) -> PeakMemory:
         state = self._optimizer.state if self._optimizer is not None else {}
         resting = (list(self._parameters.values()), self._buffers, list(state.values()), self._batch)
-        with TensorMeter(self._device, *resting) as tensors:
+        meter = TensorMeter(self._device, *resting)
+        with meter:
             self._step()
-        return tensors.result()
+        return meter.result()
 
     def _gradient(self, edition: Edition) -> dict[str, Tensor | None]:
         self._zero_grad()
         torch.manual_seed(0)
         buffers = BufferLog()
         with ExitStack() as watching:
-            for function in (self._trunk, *self._tasks.values()):
+            for function in self._functions():
                 watching.enter_context(buffers.watch(function))
             edition.forward_backward(self._trunk, self._tasks, self._batch)
         buffers.restore()

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from mtl_accum._bench import Bench, Build, Parts
+from mtl_accum._validate import positive_int
 from mtl_accum.editions import Edition, PerTask, Split, SummedLoss, Tasks, Trunk
 from mtl_accum.memory import PeakMemory
-from mtl_accum.memory._fresh import FreshProcess, MeasurementFailed
+from mtl_accum.memory._fresh import FreshProcess, MeasurementError
 
 __all__ = ["Measurement", "compare"]
 
@@ -74,8 +75,7 @@ def compare(
         TypeError: something cannot be sent to a fresh process; the message names the fix.
         ValueError: steps is less than 1.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, found {steps}")
+    positive_int("steps", steps)
     chosen = editions or {"summed": SummedLoss(), "per_task": PerTask(), "split": Split()}
     parts: Parts | Build = build or (trunk, tasks, batch, optimizer)
     rows = {name: Measurement(name, _first_sentence(edition)) for name, edition in chosen.items()}
@@ -114,7 +114,7 @@ def _processes(
                 return None
             try:
                 return processes[name].call(method)
-            except MeasurementFailed as error:
+            except MeasurementError as error:
                 rows[name].failure = f"{method}: {error}"
                 return None
 

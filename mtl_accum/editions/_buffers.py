@@ -24,23 +24,30 @@ class Saved:
         self.value = tensor.detach().clone()
         self._version = tensor._version
 
-    def changed(self) -> bool:
-        """Whether somebody wrote to the buffer or put another tensor in its place."""
-        return self.owner._buffers.get(self.name) is not self.tensor or self.tensor._version != self._version
+    def may_have_changed(self) -> bool:
+        """Whether somebody may have written to the buffer or put another tensor in its place.
+
+        Floating-point buffers always may: batch normalisation's kernels write running statistics without
+        autograd's version counter, and comparing values would wait for the device.
+        """
+        return (
+            self.tensor.is_floating_point()
+            or self.tensor._version != self._version
+            or self.owner._buffers.get(self.name) is not self.tensor
+        )
 
     def restore(self) -> None:
         """Put the tensor and its value back."""
         self.owner._buffers[self.name] = self.tensor
-        if self.tensor._version != self._version:
-            with torch.no_grad():
-                self.tensor.copy_(self.value)
+        with torch.no_grad():
+            self.tensor.copy_(self.value)
 
 
 class BufferLog:
     """Keeps the original values of those buffers that a step has changed so far.
 
-    A buffer that a pass did not change is forgotten after it: a large constant (a causal mask) has a copy
-    only while the pass runs that might have changed it.
+    A buffer that a pass cannot have changed is forgotten after it: a causal mask has a copy only while a pass
+    runs that might write to it.
     """
 
     def __init__(self) -> None:
@@ -62,11 +69,11 @@ class BufferLog:
         self._saved.update({(id(saved.owner), saved.name): saved for saved in fresh})
         yield  # after an exception all of them stay, for `restore`
         for saved in fresh:
-            if not saved.changed():
+            if not saved.may_have_changed():
                 del self._saved[id(saved.owner), saved.name]
 
     def changed(self) -> list[Saved]:
-        """The buffers that have changed since the first block, with their values before it."""
+        """The buffers that may have changed since the first block, with their values before it."""
         return list(self._saved.values())
 
     def restore(self) -> None:

@@ -59,7 +59,7 @@ class _Leaf:
             self.tensor.register_post_accumulate_grad_hook(self._add)
 
     def _add(self, leaf: Tensor) -> None:
-        assert leaf.grad is not None  # noqa: S101  autograd calls this right after it has set it
+        assert leaf.grad is not None
         term, leaf.grad = leaf.grad.float(), None
         self._sum = term if self._sum is None else self._sum.add_(term)
 

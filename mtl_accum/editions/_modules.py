@@ -53,9 +53,8 @@ def _referred(value: Any) -> Iterator[Any]:
         yield from islice(value, _LONGEST)
     else:
         yield from getattr(value, "__dict__", {}).values()
-        called = getattr(type(value), "__call__", None)  # an object with __call__: its code may name globals
-        if isinstance(called, types.FunctionType):
-            yield called
+        if callable(value):
+            yield type(value).__call__  # its code may name globals
 
 
 def _referred_by_function(function: types.FunctionType) -> Iterator[Any]:

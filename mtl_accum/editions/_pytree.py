@@ -33,7 +33,7 @@ def flatten(tree: Any, what: str) -> tuple[list[Any], pytree.TreeSpec]:
     unknown = [leaf for leaf in found if not isinstance(leaf, _OPAQUE)]
     if not unknown:
         return found, spec
-    if not any([_register(type(leaf)) for leaf in unknown]):  # a list: register every type in one round
+    if not sum(_register(kind) for kind in {type(leaf) for leaf in unknown}):
         raise TypeError(_refusal(tree, what))
     return flatten(tree, what)
 

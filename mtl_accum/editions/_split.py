@@ -17,7 +17,7 @@ __all__ = ["Split"]
 @final
 @dataclass(frozen=True)
 class Split:
-    """The trunk once; each head forward and backward alone on the detached representation; one trunk backward.
+    """Split: the trunk once; each head alone, forward and backward, on the detached representation.
 
     Equals::
 

@@ -7,4 +7,12 @@ from mtl_accum.memory._process import ProcessMeter
 from mtl_accum.memory._record import PeakMemory
 from mtl_accum.memory._tensors import TensorMeter
 
-__all__ = ["CudaMeter", "NvmlReading", "PeakMemory", "ProcessMeter", "TensorMeter", "keep_freed_memory", "read_nvml"]
+__all__ = [
+    "CudaMeter",
+    "NvmlReading",
+    "PeakMemory",
+    "ProcessMeter",
+    "TensorMeter",
+    "keep_freed_memory",
+    "read_nvml",
+]

@@ -12,10 +12,10 @@ from typing import Any, Self
 
 import torch
 
-__all__ = ["FreshProcess", "MeasurementFailed"]
+__all__ = ["FreshProcess", "MeasurementError"]
 
 
-class MeasurementFailed(RuntimeError):
+class MeasurementError(RuntimeError):
     """What was asked of a fresh process did not work there; the message is the reason."""
 
 
@@ -52,16 +52,16 @@ class FreshProcess:
         """Run a method of the subject over there and wait for what it returns.
 
         Raises:
-            MeasurementFailed: it raised, or the process died.
+            MeasurementError: it raised, or the process died.
         """
         try:
             self._connection.send(method)
             worked, value = self._connection.recv()
         except (EOFError, OSError):
             self._process.join()
-            raise MeasurementFailed(_cause_of_death(self._process.exitcode)) from None
+            raise MeasurementError(_cause_of_death(self._process.exitcode)) from None
         if not worked:
-            raise MeasurementFailed(value)
+            raise MeasurementError(value)
         return value
 
     def __enter__(self) -> Self:

@@ -32,4 +32,4 @@ def _set(options: dict[int, int]) -> bool:
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl has not
-    return mallopt is not None and all([mallopt(option, value) == 1 for option, value in options.items()])
+    return mallopt is not None and sum(mallopt(option, value) for option, value in options.items()) == len(options)

@@ -67,7 +67,13 @@ def _process_bytes(pynvml: Any, handle: Any) -> tuple[int | None, tuple[str, ...
     others = sorted(process.pid for process in running if process.pid != os.getpid())
     caveats = (f"other processes on the device: {others}; they are in its used memory",) if others else ()
     if not mine:
-        return None, (*caveats, "NVML does not list this process (a container with process numbers of its own?)")
+        return None, (
+            *caveats,
+            "NVML does not list this process (a container with process numbers of its own?)",
+        )
     if mine[0].usedGpuMemory is None:
-        return None, (*caveats, "NVML does not tell a process's memory here (Windows display driver, WSL or MIG)")
+        return None, (
+            *caveats,
+            "NVML does not tell a process's memory here (Windows display driver, WSL or MIG)",
+        )
     return int(mine[0].usedGpuMemory), caveats

@@ -29,7 +29,7 @@ class TensorMeter(TorchDispatchMode):
     """
 
     def __init__(self, device: torch.device, *tensors: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._device = device
         self._sizes: dict[int, int] = {}
         self._references: dict[int, weakref.ref[UntypedStorage]] = {}
@@ -43,7 +43,11 @@ class TensorMeter(TorchDispatchMode):
         return True
 
     def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator and count what it made."""
         out = func(*args, **(kwargs or {}))
@@ -77,8 +81,8 @@ class TensorMeter(TorchDispatchMode):
 
 def _storages(tensor: Tensor) -> Iterable[UntypedStorage]:
     """The storages behind a tensor; several for sparse tensors and wrapper subclasses."""
-    if is_traceable_wrapper_subclass(tensor):
-        names, _ = tensor.__tensor_flatten__()
+    if is_traceable_wrapper_subclass(tensor):  # type: ignore[unreachable]  # mypy: the classes are disjoint
+        names, _ = tensor.__tensor_flatten__()  # type: ignore[unreachable]
         return [storage for name in names for storage in _storages(getattr(tensor, name))]
     if tensor.layout is torch.sparse_coo:
         return [tensor._values().untyped_storage(), tensor._indices().untyped_storage()]

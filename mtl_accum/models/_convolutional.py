@@ -47,10 +47,11 @@ class ConvTrunk(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, width, H, W)."""
-        features = self.stem(image)
+        features: Tensor = self.stem(image)
         for block in self.blocks:
             features = features + block(features)
-        return self.dropout(features)
+        dropped: Tensor = self.dropout(features)
+        return dropped
 
 
 class ConvClassifier(nn.Sequential):

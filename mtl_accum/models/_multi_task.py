@@ -77,6 +77,7 @@ class MultiTaskModel(nn.Module):
 
     Raises:
         TypeError: a task is not a `Task`-like module.
+        ValueError: there is no task.
     """
 
     def __init__(self, trunk: nn.Module, tasks: Mapping[str, nn.Module], inputs: Selector) -> None:
@@ -109,6 +110,8 @@ class _Tasks(nn.Module, Mapping[str, Any]):
 
     def __init__(self, tasks: Mapping[str, nn.Module]) -> None:
         super().__init__()
+        if not tasks:
+            raise ValueError("tasks must hold at least one task, found none")
         self._keys = {name: quote(name, safe=" ").replace(".", "%2E") or "%" for name in tasks}
         for name, task in tasks.items():
             if not isinstance(task, nn.Module):

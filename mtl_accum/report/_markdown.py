@@ -37,7 +37,9 @@ def markdown(report: Mapping[str, Any]) -> str:
             "",
             f"{training['epochs']} epochs, {steps(training)} steps in {training['seconds']:.1f} s.",
             "",
-            *markdown_table([["measure", "on the test data"], *([n, f"{v:.4f}"] for n, v in report["metrics"].items())]),
+            *markdown_table(
+                [["measure", "on the test data"], *([n, f"{v:.4f}"] for n, v in report["metrics"].items())]
+            ),
             "",
             "## What was run",
             "",

@@ -34,7 +34,12 @@ def _draw_bars(axes: Any, report: Mapping[str, Any]) -> None:
     rows = report["editions"]
     peaks = [peak_bytes(row, source) for row in rows]
     for index, (row, peak) in enumerate(zip(rows, peaks, strict=True)):
-        look = {"color": _COLOURS[index % 6], "hatch": _HATCHES[index % 6], "edgecolor": "white", "width": 0.65}
+        look = {
+            "color": _COLOURS[index % 6],
+            "hatch": _HATCHES[index % 6],
+            "edgecolor": "white",
+            "width": 0.65,
+        }
         axes.bar(row["edition"], (peak or 0) / 2**20, **look)
         label = mib(peak)
         if index and peak is not None and peaks[0]:

@@ -73,7 +73,11 @@ def mib(size: float | None) -> str:
 def _columns(source: str, first: str) -> list[_Column]:
     if source == "cuda":
         memory = [
-            _size("allocated, peak", "the most that torch's allocator had handed out to tensors during one step", source),
+            _size(
+                "allocated, peak",
+                "the most that torch's allocator had handed out to tensors during one step",
+                source,
+            ),
             _against_memory(source, first),
             _size("reserved, peak", "the pool that it held for that", source, "reserved_bytes"),
             _size(
@@ -82,11 +86,20 @@ def _columns(source: str, first: str) -> list[_Column]:
                 source,
                 "process_bytes",
             ),
-            _size("NVML, device", "used memory of the whole device, other processes included", source, "device_bytes"),
+            _size(
+                "NVML, device",
+                "used memory of the whole device, other processes included",
+                source,
+                "device_bytes",
+            ),
         ]
     else:
         memory = [
-            _size("live tensors, peak", "the most bytes of tensors that were alive at once during one step", source),
+            _size(
+                "live tensors, peak",
+                "the most bytes of tensors that were alive at once during one step",
+                source,
+            ),
             _against_memory(source, first),
             _size(
                 "process, peak",
@@ -111,9 +124,7 @@ def _size(heading: str, meaning: str, source: str, key: str = "peak_bytes") -> _
 
 
 def _against_memory(source: str, first: str) -> _Column:
-    return _Column(
-        f"memory / {first}", "", lambda row, base: _ratio(peak_bytes(row, source), peak_bytes(base, source))
-    )
+    return _Column(f"memory / {first}", "", lambda row, base: _ratio(peak_bytes(row, source), peak_bytes(base, source)))
 
 
 def _step(row: Row, _: Row) -> str:
@@ -138,11 +149,17 @@ def _conclusion(rows: list[Row], source: str) -> str:
         if peak is None or not base_peak:
             continue
         saved = 100 * (1 - peak / base_peak)
-        part = f"{row['edition']} {'saved' if saved >= 0 else 'took'} {abs(saved):.1f} % of {base['edition']}'s peak"
-        part += f" ({mib(peak)} instead of {mib(base_peak)})" if saved >= 0 else " on top of it"
+        part = f"{_name(row)} {'saved' if saved >= 0 else 'needed'} {abs(saved):.1f} %{'' if saved >= 0 else ' more'}"
+        part += f" ({mib(peak)} instead of {mib(base_peak)})"
         if seconds is not None and base_seconds:
-            part += f" at {seconds / base_seconds:.2f} times its time per step"
+            part += f" at {seconds / base_seconds:.2f} times the time per step"
         parts.append(part)
     if not parts:
         return "There is nothing to compare: see above for what could not be measured."
-    return "; ".join(parts) + "."
+    return f"Of the peak memory of {_name(base)}, {'; '.join(parts)}."
+
+
+def _name(row: Row) -> str:
+    """What a person calls the edition: "Edition 2 (per_task)", and the name in the table where they differ."""
+    title, colon, _ = row["meaning"].partition(":")
+    return row["edition"] if not colon or title.lower() == row["edition"] else f"{title} ({row['edition']})"

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,11 +95,11 @@ def train(
     keep_freed_memory()
     torch.manual_seed(seed)
     model.to(where)
-    stepper = optimizer(model.parameters())
+    stepper = _make(optimizer, model)
     batches = data.train()
     started = time.perf_counter()
     with Progress() as progress:
-        on_step = progress.training(epochs * len(batches) if hasattr(batches, "__len__") else None)
+        on_step = progress.training(epochs * len(batches) if isinstance(batches, Sized) else None)
         losses = fit(model, batches, edition, stepper, epochs=epochs, device=where, on_step=on_step)
         seconds = time.perf_counter() - started
         metrics = evaluate(model, measures, data.test(), device=where)
@@ -132,8 +132,19 @@ def train(
     report.show(written, run.folder)
 
 
+def _make(optimizer: MakeOptimizer, model: nn.Module) -> torch.optim.Optimizer:
+    try:
+        return optimizer(model.parameters())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer: {error}") from error
+
+
 def _versions() -> dict[str, str]:
-    versions = {"mtl_accum": mtl_accum.__version__, "python": platform.python_version(), "torch": torch.__version__}
+    versions = {
+        "mtl_accum": mtl_accum.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
     if torch.version.cuda:
         versions["cuda"] = torch.version.cuda
     return {**versions, "platform": sys.platform}

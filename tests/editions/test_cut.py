@@ -1,0 +1,74 @@
+"""`cut` in somebody else's loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mtl_accum import cut
+
+
+def test_drop_in():
+    encoder, heads = nn.Linear(4, 6).double(), [nn.Linear(6, n).double() for n in (1, 3)]
+    x = torch.randn(5, 4, dtype=torch.float64)
+    sum(head(encoder(x)).square().mean() for head in heads).backward()
+    expected = encoder.weight.grad.clone()
+    encoder.zero_grad()
+    with cut(encoder(x)) as z:
+        for head in heads:
+            head(z).square().mean().backward()
+        assert encoder.weight.grad is None
+    torch.testing.assert_close(encoder.weight.grad, expected, rtol=1e-13, atol=1e-15)
+
+
+def test_an_exception_leaves_the_trunk_alone():
+    encoder = nn.Linear(4, 6)
+    with pytest.raises(ZeroDivisionError), cut(encoder(torch.randn(5, 4))) as z:
+        z.sum().backward()
+        raise ZeroDivisionError
+    assert encoder.weight.grad is None
+
+
+def test_nothing_to_send_back():
+    encoder = nn.Linear(4, 6)
+    with cut(encoder(torch.randn(5, 4))) as z:
+        pass
+    with cut(torch.randn(3)) as frozen:
+        assert not frozen.requires_grad
+    assert z.requires_grad
+    assert encoder.weight.grad is None
+
+
+def test_a_tensor_that_occurs_twice_is_one_leaf():
+    weight = torch.ones(3, requires_grad=True)
+    y = 2 * weight
+    with cut({"a": y, "b": [y]}) as z:
+        assert z["a"] is z["b"][0]
+        (z["a"] + z["b"][0]).sum().backward()
+    assert weight.grad.tolist() == [4.0, 4.0, 4.0]
+
+
+def test_sixteen_bit_representation_adds_up_in_float32():
+    """64 terms of which bfloat16 would lose every one after the first."""
+    weight = torch.ones(1, dtype=torch.bfloat16, requires_grad=True)
+    with cut(weight * 1.0) as z:
+        (256 * z).sum().backward()
+        for _ in range(64):
+            z.sum().backward()
+    assert weight.grad.item() == 320.0
+    assert weight.grad.dtype == torch.bfloat16
+
+
+class Opaque:
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+def test_unknown_container_is_refused_by_its_path():
+    z = {"maps": [torch.ones(2, requires_grad=True), Opaque(torch.ones(2))]}
+    with (
+        pytest.raises(TypeError, match=r"representation\['maps'\]\[1\]: .*found .*Opaque.*register_pytree_node"),
+        cut(z),
+    ):
+        pass

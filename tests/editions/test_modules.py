@@ -1,0 +1,76 @@
+"""Modules are found behind any callable that a person would write as a trunk."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from mtl_accum.editions._modules import modules_of
+
+NET = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+
+
+def through_a_global(x):
+    return NET(x)
+
+
+def through_another_function(x):
+    return through_a_global(x)
+
+
+class Holder:
+    def __init__(self):
+        self.parts = {"net": [NET]}
+
+    def method(self, x):
+        return self.parts["net"][0](x)
+
+    def __call__(self, x):
+        return self.method(x)
+
+
+class CallsGlobal:
+    def __call__(self, x):
+        return NET(x)
+
+
+def closure():
+    net = NET
+    return lambda x: net(x)
+
+
+CALLABLES = {
+    "module": NET,
+    "its method": NET.forward,
+    "global": through_a_global,
+    "function of a function": through_another_function,
+    "closure": closure(),
+    "partial": functools.partial(lambda net, x: net(x), NET),
+    "keyword of a partial": functools.partial(lambda x, net: net(x), net=NET),
+    "default": lambda x, net=NET: net(x),
+    "callable object": Holder(),
+    "method of an object": Holder().method,
+    "global in __call__": CallsGlobal(),
+    "wrapper": functools.wraps(through_a_global)(lambda *a: through_a_global(*a)),
+    "compiled module": torch.compile(NET, backend="eager"),
+    "compiled function": torch.compile(through_a_global, backend="eager"),
+}
+
+
+@pytest.mark.parametrize("name", CALLABLES, ids=str)
+def test_found(name):
+    found = modules_of(CALLABLES[name])
+    assert all(module in found for module in NET.modules())
+    assert len(found) == len(set(map(id, found)))
+
+
+def test_a_function_without_modules_has_none():
+    assert modules_of(lambda x: torch.relu(x)) == []
+
+
+def test_a_long_list_is_not_walked():
+    data = list(range(10_000_000))
+    assert modules_of(lambda x: data[0]) == []

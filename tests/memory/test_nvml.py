@@ -1,0 +1,112 @@
+"""NVML's answers, by fakes of the functions with the library's own types and errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pynvml
+import pytest
+
+from mtl_accum.memory import read_nvml
+
+UUID = "0f3a7c1e-0000-1111-2222-333344445555"
+TOTAL, FREE, MINE = 80 * 2**30, 70 * 2**30, 9 * 2**30
+
+
+def process(pid, used):
+    info = pynvml.c_nvmlProcessInfo_v3_t()
+    info.pid = pid
+    # pynvml itself turns NVML_VALUE_NOT_AVAILABLE into None
+    friendly = pynvml.nvmlStructToFriendlyObject(info)
+    friendly.usedGpuMemory = used
+    return friendly
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """A driver that answers everything; returns what the tests change: asked uuids, running processes."""
+    state = {"asked": [], "running": [process(os.getpid(), MINE)], "shutdowns": 0, "v2": True}
+
+    def handle(uuid):
+        state["asked"].append(uuid)
+        return object()
+
+    def memory(handle, version=None):
+        if version is not None and not state["v2"]:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+        info = pynvml.c_nvmlMemory_v2_t() if version else pynvml.c_nvmlMemory_t()
+        info.total, info.free, info.used = TOTAL, FREE, 1  # `used` is what versions disagree about
+        return info
+
+    def running(handle):
+        if isinstance(state["running"], Exception):
+            raise state["running"]
+        return state["running"]
+
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: state.update(shutdowns=state["shutdowns"] + 1))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", handle)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", memory)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", running)
+    return state
+
+
+@pytest.mark.parametrize("version_two", [True, False])
+def test_reads_process_and_device(library, version_two):
+    library["v2"] = version_two
+    reading = read_nvml(UUID)
+    assert (reading.process_bytes, reading.device_bytes, reading.caveats) == (MINE, TOTAL - FREE, ())
+    assert library["asked"] == [f"GPU-{UUID}"]
+    assert library["shutdowns"] == 1
+
+
+@pytest.mark.parametrize("uuid", [f"GPU-{UUID}", f"MIG-{UUID}"])
+def test_asks_by_the_uuid_as_it_is(library, uuid):
+    read_nvml(uuid)
+    assert library["asked"] == [uuid]
+
+
+@pytest.mark.parametrize(
+    ("running", "caveat"),
+    [
+        ([], "does not list this process"),
+        ([process(1, 5)], r"other processes on the device: \[1\]"),
+        ([process(os.getpid(), None)], "does not tell a process's memory"),
+        (
+            pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION),
+            "gives no list of processes: Insufficient Permissions",
+        ),
+    ],
+)
+def test_a_process_that_cannot_be_known_is_none_with_a_caveat(library, running, caveat):
+    library["running"] = running
+    reading = read_nvml(UUID)
+    assert reading.process_bytes is None
+    assert reading.device_bytes == TOTAL - FREE
+    with pytest.raises(AssertionError, match=caveat):
+        raise AssertionError(" ".join(reading.caveats))
+
+
+def test_no_driver(monkeypatch):
+    def init():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", init)
+    reading = read_nvml(UUID)
+    assert reading.device_bytes is None
+    assert "NVML cannot be used: NVML Shared Library Not Found" in reading.caveats[0]
+
+
+def test_unknown_device(library, monkeypatch):
+    def handle(uuid):
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", handle)
+    assert f"does not know the device {UUID}" in read_nvml(UUID).caveats[0]
+    assert library["shutdowns"] == 1
+
+
+def test_package_absent(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert read_nvml(UUID).caveats == ("NVML: the package nvidia-ml-py is not installed",)

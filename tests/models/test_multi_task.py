@@ -1,0 +1,96 @@
+"""`Task` and `MultiTaskModel`."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import nn
+
+from mtl_accum import MultiTaskModel, Split, SummedLoss, Task
+from mtl_accum._difference import gradient_difference
+
+ODD_NAMES = ["", "a.b", "keys", "type", "forward", "_keys", "two words", "100%", "é", "weight", "a%2Eb"]
+
+
+def task(**changes) -> Task:
+    return Task(**{"head": nn.Linear(4, 3), "loss": nn.CrossEntropyLoss(), "target": "y", **changes})
+
+
+def test_weight_is_part_of_the_loss():
+    z, batch = torch.randn(5, 4), {"y": torch.tensor([0, 1, 2, 0, 1])}
+    one = task()
+    assert torch.equal(task(head=one.head, weight=0.25)(z, batch), 0.25 * one(z, batch))
+
+
+def test_count_is_the_number_of_samples_unless_told():
+    batch = {"y": torch.tensor([0, -100, 2])}
+    assert task().count(batch) == 3
+    assert task(count=lambda b: (b["y"] != -100).sum()).count(batch) == 2
+    assert task(target=lambda b: (b["y"], b["y"])).count(batch) == 3
+    assert task().count({"x": batch["y"]}) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head": 3}, "head must be callable, found 3"),
+        ({"loss": "mse"}, "loss must be callable, found 'mse'"),
+        ({"weight": "big"}, "weight must be a number, found 'big'"),
+    ],
+)
+def test_task_refuses(change, message):
+    with pytest.raises(TypeError, match=message):
+        task(**change)
+
+
+def model() -> MultiTaskModel:
+    torch.manual_seed(0)
+    return MultiTaskModel(nn.Linear(2, 4), {name: task() for name in ODD_NAMES}, "x")
+
+
+def test_any_string_is_a_name():
+    tasks = model().tasks
+    assert isinstance(tasks, Mapping)
+    assert list(tasks) == list(tasks.keys()) == ODD_NAMES
+    assert "a.b" in tasks
+    assert "b" not in tasks
+    assert len({id(tasks[name]) for name in ODD_NAMES}) == len(ODD_NAMES)
+    assert tasks == tasks and hash(tasks) != hash(model().tasks)  # noqa: PLR0124  modules compare by identity
+
+
+def test_state_travels():
+    first, second = model(), model()
+    nn.init.zeros_(second.tasks["a.b"].head.weight)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.tasks["a.b"].head.weight, first.tasks["a.b"].head.weight)
+    assert list(pickle.loads(pickle.dumps(first)).tasks) == ODD_NAMES
+    assert {id(m) for m in first.modules()} >= {id(t) for t in first.tasks.values()}
+
+
+def test_goes_straight_into_an_edition():
+    net, batch = model(), {"x": torch.randn(6, 2), "y": torch.randint(0, 3, (6,))}
+    gradients = []
+    for edition in (SummedLoss(), Split()):
+        net.zero_grad()
+        assert list(edition.forward_backward(net.trunk, net.tasks, batch)) == ODD_NAMES
+        gradients.append({name: parameter.grad for name, parameter in net.named_parameters()})
+    assert gradient_difference(gradients[1], gradients[0]) <= 1e-5
+
+
+def test_forward_gives_every_output():
+    outputs = model()({"x": torch.randn(6, 2)})
+    assert list(outputs) == ODD_NAMES
+    assert outputs["keys"].shape == (6, 3)
+
+
+def test_inputs_may_be_a_callable():
+    net = MultiTaskModel(nn.Linear(2, 4), {"t": task()}, lambda batch: batch[0])
+    assert net([torch.randn(6, 2)])["t"].shape == (6, 3)
+
+
+def test_tasks_must_be_modules():
+    with pytest.raises(TypeError, match="task 'f' must be an nn.Module such as Task, found function"):
+        MultiTaskModel(nn.Linear(2, 4), {"f": lambda z, b: z.mean()}, "x")

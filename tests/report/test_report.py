@@ -1,0 +1,132 @@
+"""Tables, pages and pictures out of plain records."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+
+from mtl_accum import report as reports
+from tests.report.examples import MIB, memory, report, row
+
+
+def test_table_on_a_cpu():
+    table = reports.editions_table(report())
+    assert table.columns == [
+        "edition",
+        "live tensors, peak",
+        "memory / summed",
+        "process, peak",
+        "step",
+        "time / summed",
+        "gradient difference",
+    ]
+    assert table.rows == [
+        ["summed", "400.0 MiB", "1.00", "800.0 MiB", "100.0 ms", "1.00", "0.0e+00"],
+        ["per_task", "300.0 MiB", "0.75", "–", "150.0 ms", "1.50", "2.0e-07"],
+        ["split", "–", "–", "–", "–", "–", "–"],
+    ]
+    assert "mind the gap" in table.notes
+    assert "split was not measured completely: prepare: out of memory" in table.notes
+    assert table.conclusion == (
+        "Of the peak memory of Edition 1 (summed), Edition 2 (per_task) saved 25.0 % (300.0 MiB instead of 400.0 MiB) "
+        "at 1.50 times the time per step."
+    )
+
+
+def test_table_on_a_gpu():
+    table = reports.editions_table(report("cuda"))
+    assert table.columns[1:6] == [
+        "allocated, peak",
+        "memory / summed",
+        "reserved, peak",
+        "NVML, process",
+        "NVML, device",
+    ]
+    assert table.rows[0][1:6] == ["400.0 MiB", "1.00", "600.0 MiB", "900.0 MiB", "–"]
+
+
+def test_every_figure_has_its_meaning():
+    notes = reports.editions_table(report("cuda")).notes
+    for heading in (
+        "allocated, peak",
+        "reserved, peak",
+        "NVML, process",
+        "NVML, device",
+        "step",
+        "gradient difference",
+    ):
+        assert any(note.startswith(f"{heading}: ") for note in notes), heading
+
+
+def test_an_edition_that_needs_more():
+    worse = report()
+    worse["editions"][1]["memory"] = [memory("tensors", 500)]
+    assert "needed 25.0 % more (500.0 MiB instead of 400.0 MiB)" in reports.editions_table(worse).conclusion
+
+
+def test_nothing_was_measured():
+    nothing = {**report(), "editions": [row("summed", "x", failure="no"), row("split", "y", failure="no")]}
+    assert reports.editions_table(nothing).conclusion.startswith("There is nothing to compare")
+
+
+def test_markdown():
+    page = reports.markdown(report())
+    assert "| per_task | 300.0 MiB | 0.75 | – | 150.0 ms | 1.50 | 2.0e-07 |" in page
+    assert "2 epochs, 3 steps in 1.5 s." in page
+    assert "| accuracy | 0.5000 |" in page
+    assert "CPU: A CPU, 2 of 4 cores, seed 3" in page
+    assert "A GPU (80 GiB)" in reports.markdown(report("cuda"))
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_picture(tmp_path, kind):
+    reports.picture(report(kind), tmp_path / "memory.png")
+    data = (tmp_path / "memory.png").read_bytes()
+    assert data.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", data[16:24])
+    assert width > height > 500
+
+
+def test_picture_without_training(tmp_path):
+    untrained = report()
+    untrained["training"]["losses"] = {"a": [], "b": []}
+    reports.picture(untrained, tmp_path / "memory.png")
+    assert (tmp_path / "memory.png").stat().st_size > 10_000
+
+
+def test_write(tmp_path):
+    written = reports.write(report(), tmp_path, {"weights": lambda path: path.write_bytes(b"w")})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "memory.png",
+        "report.json",
+        "report.md",
+        "weights",
+    ]
+    assert json.loads((tmp_path / "report.json").read_text()) == written
+    assert written["version"] == reports.VERSION
+    assert written["editions"][0]["memory"][0]["peak_bytes"] == 400 * MIB
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_write_leaves_nothing(tmp_path, error):
+    def fails(path):
+        path.write_text("half")
+        raise error
+
+    with pytest.raises(error):
+        reports.write(report(), tmp_path, {"weights": fails})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_show(tmp_path, capsys, monkeypatch, terminal):
+    monkeypatch.setenv("COLUMNS", "200")
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    reports.show(report(), tmp_path)
+    printed = capsys.readouterr().out
+    assert "300.0 MiB" in printed
+    assert "Trained 3 steps in 1.5 s on CPU: A CPU" in printed
+    assert ("| per_task |" in printed) is not terminal

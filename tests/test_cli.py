@@ -1,0 +1,154 @@
+"""The command line as a person uses it: what a run leaves, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.cli import SMALL, mtl_accum
+
+TWO_TASK = ["+experiment=two_task", *SMALL]
+
+
+def test_a_run_leaves_a_report(tmp_path):
+    done = mtl_accum(*TWO_TASK, "edition=split", "model.tasks.digit.weight=0.5", "hydra.run.dir=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} >= {
+        "report.json",
+        "report.md",
+        "memory.png",
+        "model.safetensors",
+    }
+    report = json.loads((out / "report.json").read_text())
+    assert report["command"].startswith("python -m mtl_accum +experiment=two_task model.trunk.width=8")
+    assert report["config"]["edition"] == {"_target_": "mtl_accum.Split"}
+    assert report["config"]["model"]["tasks"]["digit"]["weight"] == 0.5
+    assert [row["edition"] for row in report["editions"]] == ["summed", "per_task", "split"]
+    assert all(row["failure"] is None and row["gradient_difference"] <= 1e-5 for row in report["editions"])
+    assert len(report["training"]["losses"]["digit"]) == 3
+    assert set(report["metrics"]) == {"accuracy", "psnr_restored", "psnr_noisy"}
+    assert str(tmp_path) not in (out / "report.json").read_text()
+    assert "trunk.module.stem.0.weight" in load_file(out / "model.safetensors")
+    assert "| split |" in done.stdout
+    assert "Edition 2 (per_task) saved" in done.stdout
+    assert "training" not in done.stderr  # no progress bar: this is not a terminal
+
+
+def test_own_experiment_from_a_folder_of_ones_own(tmp_path):
+    mine = tmp_path / "my_conf" / "experiment"
+    mine.mkdir(parents=True)
+    (mine / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - two_task\n  - override /edition: split\n  - override /optimizer: sgd\n"
+    )
+    done = mtl_accum("--config-dir", "my_conf", "+experiment=mine", *SMALL, "hydra.run.dir=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "out" / "report.json").read_text())["config"]
+    assert (config["edition"]["_target_"], config["optimizer"]["_target_"]) == (
+        "mtl_accum.Split",
+        "torch.optim.SGD",
+    )
+
+
+def test_help_shows_what_one_can_do_without_torch(tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    done = mtl_accum("--help", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    for text in ("+experiment=two_task", "edition: per_task, split, summed", "--config-dir", "epochs: 40"):
+        assert text in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to train: expected model and data, found none; add +experiment=two_task"),
+        (["+experiment=nope"], "experiment=nope: expected one of two_task; found no experiment of that name"),
+        (
+            [*TWO_TASK, "edition=nope"],
+            "edition=nope: expected one of per_task, split, summed; found no edition",
+        ),
+        ([*TWO_TASK, "data=nope"], "data=nope: expected one of digits; found no data of that name"),
+        ([*TWO_TASK, "data.batch_size=0"], "data: batch_size must be a positive integer, found 0"),
+        ([*TWO_TASK, "data.batch_size=abc"], "data: batch_size must be a positive integer, found 'abc'"),
+        ([*TWO_TASK, "epochs=-1"], "epochs must be an integer of at least 0, found -1"),
+        ([*TWO_TASK, "compare.steps=0"], "compare.steps must be a positive integer, found 0"),
+        ([*TWO_TASK, "epoch=3"], "Could not override 'epoch'. To append to your config use +epoch=3"),
+        (
+            [*TWO_TASK, "model.tasks.digit.target=label"],
+            "task 'digit': expected its target in the data, found batches",
+        ),
+        ([*TWO_TASK, "model.tasks.digit.loss.reduction=none"], "Could not override"),
+        (
+            [*TWO_TASK, "+model.tasks.digit.loss.reduction=none"],
+            "task 'digit': expected a 0-dim loss, found one of shape (500,); reduce it to a mean",
+        ),
+        ([*TWO_TASK, "optimizer=sgd", "optimizer.lr=1e20", "epochs=3"], "loss is nan at step"),
+        ([*TWO_TASK, "device=gpu"], "device must be auto, cpu, cuda or cuda:N, found 'gpu'"),
+        ([*TWO_TASK, "model.trunk.depth=0"], "model.trunk: depth must be at least 1, found 0"),
+        (
+            [*TWO_TASK, "+edition.heads=2"],
+            "edition: PerTask.__init__() got an unexpected keyword argument 'heads'",
+        ),
+        ([*TWO_TASK, "model.tasks.digit.loss._target_=torch.nn.Foo"], "Error locating target 'torch.nn.Foo'"),
+        (
+            [*TWO_TASK, "model.trunk.width=7"],
+            "model.trunk: num_channels (7) must be divisible by num_groups (4)",
+        ),
+        ([*TWO_TASK, "optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        ([*TWO_TASK, "seed=a"], "seed must be an integer of at least 0, found 'a'"),
+        ([*TWO_TASK, "hydra.run.dir=taken/run"], "taken"),
+    ],
+    ids=lambda value: " ".join(value[-1:]) if isinstance(value, list) else "",
+)
+def test_a_mistake_gets_one_line(tmp_path, arguments, message):
+    (tmp_path / "taken").write_text("a file where a folder should be")
+    done = mtl_accum(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.startswith("mtl_accum: ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("report.*"))
+
+
+def test_no_cuda(tmp_path):
+    done = mtl_accum(*TWO_TASK, "device=cuda", cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "mtl_accum: device=cuda: expected a CUDA device, found none here; use device=cpu\n",
+    )
+
+
+def test_full_error_on_request(tmp_path):
+    done = mtl_accum(*TWO_TASK, "data.batch_size=0", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert "Traceback" in done.stderr
+
+
+def test_an_interrupted_run_leaves_no_report(tmp_path):
+    command = [sys.executable, "-m", "mtl_accum", *TWO_TASK, "epochs=10000", "hydra.run.dir=out"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "out").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(4)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr == "mtl_accum: interrupted; no report was written\n"
+    assert not list(tmp_path.rglob("report.*"))
+    assert not list((tmp_path / "out").glob(".writing*"))
+
+
+def test_multirun(tmp_path):
+    done = mtl_accum("-m", *TWO_TASK, "edition=summed,split", "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    reports = [json.loads((tmp_path / "sweep" / job / "report.json").read_text()) for job in "01"]
+    assert reports[0]["training"]["losses"]["digit"] == pytest.approx(
+        reports[1]["training"]["losses"]["digit"], rel=1e-4
+    )
+    assert reports[0]["config"]["edition"] != reports[1]["config"]["edition"]

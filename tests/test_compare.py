@@ -1,0 +1,67 @@
+"""Editions side by side, each in a fresh process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mtl_accum import MultiTaskModel, PerTask, Split, SummedLoss, Task, compare
+from mtl_accum.models import ConvClassifier, ConvTrunk, DenseHead
+
+
+def parts():
+    torch.manual_seed(0)
+    tasks = {
+        "digit": Task(ConvClassifier(16, 10, depth=3), nn.CrossEntropyLoss(), "digit"),
+        "denoise": Task(DenseHead(16, depth=3), nn.MSELoss(), "clean"),
+        "edges": Task(DenseHead(16, depth=3), nn.L1Loss(), "clean"),
+    }
+    model = MultiTaskModel(ConvTrunk(width=16, depth=3, dropout=0.2), tasks, "image")
+    image = torch.randn(33, 1, 9, 9)
+    batch = {"image": image, "clean": image.clone(), "digit": torch.randint(0, 10, (33,))}
+    return model.trunk, model.tasks, batch, torch.optim.AdamW(model.parameters())
+
+
+def dies():
+    raise MemoryError("no room")
+
+
+def test_measures_every_edition_and_changes_nothing():
+    trunk, tasks, batch, optimizer = parts()
+    before = [parameter.clone() for parameter in trunk.parameters()]
+    random = torch.get_rng_state()
+    rows = compare(trunk, tasks, batch, optimizer=optimizer, steps=2)
+    assert [row.edition for row in rows] == ["summed", "per_task", "split"]
+    assert [row.failure for row in rows] == [None] * 3
+    assert all(len(row.step_seconds) == 2 and min(row.step_seconds) > 0 for row in rows)
+    assert all(row.gradient_difference <= 1e-5 for row in rows)
+    peaks = [{record.source: record.peak_bytes for record in row.memory}["tensors"] for row in rows]
+    assert max(peaks[1:]) < 0.75 * peaks[0]
+    assert all(torch.equal(a, b) for a, b in zip(before, trunk.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in trunk.parameters())
+    assert not optimizer.state
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_build_serves_closures_and_failures_are_rows():
+    trunk, tasks, batch, _ = parts()
+    rows = compare(lambda b: trunk(b), tasks, batch, editions={"split": Split()}, steps=1, build=dies)
+    assert rows[0].failure == "prepare: MemoryError: no room"
+    assert rows[0].memory == [] and rows[0].step_seconds == [] and rows[0].gradient_difference is None
+
+
+def test_closures_are_refused_with_the_fix():
+    trunk, tasks, batch, _ = parts()
+    with pytest.raises(TypeError, match="cannot be sent to a fresh process .* build=: an importable function"):
+        compare(lambda b: trunk(b), tasks, batch, editions={"per_task": PerTask()})
+
+
+def test_steps_must_be_positive():
+    with pytest.raises(ValueError, match="steps must be a positive integer, found 0"):
+        compare(*parts()[:3], steps=0)
+
+
+def test_first_sentence_is_the_meaning():
+    rows = compare(*parts()[:3], editions={"mine": SummedLoss()}, steps=1, build=dies)
+    assert rows[0].meaning == "Edition 1: all heads, one sum, one backward."

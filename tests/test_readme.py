@@ -1,0 +1,44 @@
+"""The README's code runs as it stands, and its commands are the ones that are tested."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", BLOCKS, ids=[block.splitlines()[2] for block in BLOCKS])
+def test_code_block(tmp_path, code):
+    script = tmp_path / "example.py"
+    script.write_text(code)
+    subprocess.run([sys.executable, "-W", "error", str(script)], check=True, cwd=tmp_path, timeout=300)
+
+
+def test_the_blocks_are_short():
+    assert len(BLOCKS) == 3
+    assert len([line for line in BLOCKS[1].splitlines() if line.strip()]) <= 15
+
+
+def test_ci_calls_the_test_command_word_for_word():
+    command = 'pip install -c constraints.txt -e ".[test]" && pytest'
+    assert f"    {command}\n" in README
+    assert f"\n{command}\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_constraints_pin_every_dependency():
+    pins = (ROOT / "constraints.txt").read_text().lower()
+    named = re.findall(r'^  "([a-z0-9-]+)[>\[]', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert {"torch", "hydra-core", "pytest"} <= set(named)
+    assert [name for name in named if name != "mtl-accum" and f"\n{name}==" not in pins] == []
+
+
+def test_every_link_leads_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target

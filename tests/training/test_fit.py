@@ -1,0 +1,72 @@
+"""The loop: it learns, it reads losses late but names the right step, it finds missing targets early."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mtl_accum import MultiTaskModel, PerTask, Split, SummedLoss, Task
+from mtl_accum.training import fit
+
+CPU = torch.device("cpu")
+
+
+def model(target="y") -> MultiTaskModel:
+    torch.manual_seed(0)
+    tasks = {"a": Task(nn.Linear(4, 1), nn.MSELoss(), "y"), "b": Task(nn.Linear(4, 1), nn.MSELoss(), target)}
+    return MultiTaskModel(nn.Linear(3, 4), tasks, "x")
+
+
+def batches(count=13):
+    generator = torch.Generator().manual_seed(0)
+    return [{"x": (x := torch.randn(8, 3, generator=generator)), "y": x.sum(1, keepdim=True)} for _ in range(count)]
+
+
+def train(net, data, edition=None, **changes):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    return fit(net, data, edition or Split(), optimizer, **{"epochs": 2, "device": CPU, **changes})
+
+
+def test_learns_and_tells_every_loss():
+    told = []
+    losses = train(model(), batches(), on_step=lambda step, losses: told.append((step, len(losses["a"]))))
+    assert {name: len(history) for name, history in losses.items()} == {"a": 26, "b": 26}
+    assert losses["a"][-1] < 0.3 * losses["a"][0]
+    assert told[-1] == (26, 20)
+    assert all(read <= step for step, read in told)
+
+
+@pytest.mark.parametrize("edition", [PerTask(), Split()], ids=repr)
+def test_every_edition_trains_the_same(edition):
+    reference = train(model(), batches(), SummedLoss())
+    assert train(model(), batches(), edition) == {n: pytest.approx(v, rel=1e-4) for n, v in reference.items()}
+
+
+def test_nan_names_the_task_and_the_step():
+    data = batches()
+    data[4]["y"] = data[4]["y"] * math.nan
+    with pytest.raises(FloatingPointError, match="task 'a': loss is nan at step 5; a lower learning rate"):
+        train(model(), data)
+
+
+def test_a_target_that_is_nowhere_is_found_before_the_first_step():
+    net = model(target="typo")
+    before = net.trunk.module.weight.clone()
+    with pytest.raises(ValueError, match="task 'b': expected its target in the data, found batches of x, y; set model"):
+        train(net, batches())
+    assert torch.equal(net.trunk.module.weight, before)
+
+
+def test_a_target_that_is_in_some_batches_is_enough():
+    data = batches(3)
+    data[2]["rare"] = data[2]["y"]
+    losses = train(model(target="rare"), data, epochs=1)
+    assert losses["b"][:2] == [0, 0]
+    assert losses["b"][2] > 0
+
+
+def test_no_epochs():
+    assert train(model(), batches(), epochs=0) == {"a": [], "b": []}

@@ -1,0 +1,99 @@
+"""Small multi-task networks for the tests: dropout on, odd sizes, every kind of representation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SAMPLES = 7
+
+
+@dataclass
+class Workload:
+    """A network, its tasks and a batch; `modules` owns every parameter and buffer."""
+
+    trunk: Callable[[Any], Any]
+    tasks: Mapping[str, Callable[[Any, Any], Tensor]]
+    batch: Any
+    modules: nn.Module
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def gradients(self) -> dict[str, Tensor | None]:
+        return {n: None if p.grad is None else p.grad.clone() for n, p in self.modules.named_parameters()}
+
+    def buffers(self) -> dict[str, Tensor]:
+        return {n: b.clone() for n, b in self.modules.named_buffers()}
+
+
+class Head(nn.Module):
+    """Two layers with dropout between them and a mean squared error, on `pick(representation)`."""
+
+    def __init__(self, inputs: int, outputs: int, pick: Callable[[Any], Tensor], target: str, dropout: float = 0.25):
+        super().__init__()
+        self.first, self.last = nn.Linear(inputs, 5), nn.Linear(5, outputs)
+        self.pick, self.target, self.dropout = pick, target, dropout
+
+    def forward(self, representation: Any, batch: Any) -> Tensor:
+        hidden = F.dropout(torch.tanh(self.first(self.pick(representation))), self.dropout, self.training)
+        return F.mse_loss(self.last(hidden), batch[self.target])
+
+
+def vector(dtype=torch.float64, tasks=3, dropout=0.25, trunk_dropout=0.25, norm=None) -> Workload:
+    """A trunk of two layers on vectors; one tensor as representation."""
+    torch.manual_seed(1)
+    layers = [
+        nn.Linear(6, 9),
+        *([norm] if norm else []),
+        nn.Tanh(),
+        nn.Dropout(trunk_dropout),
+        nn.Linear(9, 8),
+    ]
+    trunk = nn.Sequential(*layers)
+    heads = nn.ModuleDict({f"t{i}": Head(8, 2 + i, lambda z: z, f"y{i}", dropout) for i in range(tasks)})
+    modules = nn.ModuleList([trunk, heads]).to(dtype)
+    batch = {"x": torch.randn(SAMPLES, 6, dtype=dtype)}
+    batch |= {f"y{i}": torch.randn(SAMPLES, 2 + i, dtype=dtype) for i in range(tasks)}
+    return Workload(lambda b: trunk(b["x"]), dict(heads.items()), batch, modules)
+
+
+def images(dtype=torch.float64) -> Workload:
+    """A convolutional trunk on images of odd size and two dense heads."""
+    from mtl_accum import MultiTaskModel, Task
+    from mtl_accum.models import ConvClassifier, ConvTrunk, DenseHead
+
+    torch.manual_seed(2)
+    tasks = {
+        "digit": Task(ConvClassifier(8, 10, depth=1), nn.CrossEntropyLoss(), "digit"),
+        "denoise": Task(DenseHead(8, depth=1), nn.MSELoss(), "clean", weight=3.0),
+    }
+    model = MultiTaskModel(ConvTrunk(width=8, depth=3, dropout=0.2), tasks, "image").to(dtype)
+    batch = {
+        "image": torch.randn(SAMPLES, 1, 5, 7, dtype=dtype),
+        "clean": torch.randn(SAMPLES, 1, 5, 7, dtype=dtype),
+        "digit": torch.randint(0, 10, (SAMPLES,)),
+    }
+    return Workload(model.trunk, model.tasks, batch, model)
+
+
+def nested(container: Callable[[Tensor, Tensor, Tensor], Any], pick: Callable[[Any, int], Tensor]) -> Workload:
+    """A representation of two feature maps and an integer tensor in a container.
+
+    Args:
+        container: makes the representation from (first, second, integers).
+        pick: takes the first (0) or second (1) tensor out again.
+    """
+    load = vector()
+    trunk = load.modules[0]
+
+    def run(batch: Any) -> Any:
+        z = trunk(batch["x"])
+        return container(z, torch.sin(z), torch.arange(SAMPLES))
+
+    for number, head in enumerate(load.tasks.values()):
+        head.pick = lambda z, which=number % 2: pick(z, which)
+    return Workload(run, load.tasks, load.batch, load.modules)
