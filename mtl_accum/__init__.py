@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mtl_accum._compare import compare
-    from mtl_accum.editions import Edition, PerTask, Split, SummedLoss, backward_scale, cut
+    from mtl_accum.editions import Accumulated, Cached, Edition, PerTask, Split, SummedLoss, backward_scale, cut
     from mtl_accum.models import MultiTaskModel, Task
 
 __all__ = [
+    "Accumulated",
+    "Cached",
     "Edition",
     "MultiTaskModel",
     "PerTask",
@@ -37,6 +39,8 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Accumulated": "editions",
+    "Cached": "editions",
     "Edition": "editions",
     "MultiTaskModel": "models",
     "PerTask": "editions",

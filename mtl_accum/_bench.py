@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -46,13 +45,15 @@ class Bench:
         """Two warm-up steps: optimizer state, workspaces and lazily loaded kernels exist after them."""
         parts = self._parts() if callable(self._parts) else self._parts
         self._trunk, self._tasks, self._batch, self._optimizer = parts
-        modules = {id(module): module for function in self._functions() for module in modules_of(function)}
+        functions: tuple[Callable[..., Any], ...] = (self._trunk, *self._tasks.values())
+        found = {id(module): module for function in functions for module in modules_of(function)}
+        self._modules = list(found.values())
         self._parameters = {
             f"{number}.{name}": parameter
-            for number, module in enumerate(modules.values())
+            for number, module in enumerate(self._modules)
             for name, parameter in module.named_parameters(recurse=False)
         }
-        self._buffers = [buffer for module in modules.values() for buffer in module.buffers(recurse=False)]
+        self._buffers = [buffer for module in self._modules for buffer in module.buffers(recurse=False)]
         tensors = [
             *self._parameters.values(),
             *(t for t in tree_leaves(self._batch) if isinstance(t, Tensor)),
@@ -88,9 +89,6 @@ class Bench:
         reference = self._gradient(SummedLoss())
         return gradient_difference(self._gradient(self._edition), reference)
 
-    def _functions(self) -> list[Callable[..., Any]]:
-        return [self._trunk, *self._tasks.values()]
-
     def _step(self) -> None:
         self._zero_grad()
         self._edition.forward_backward(self._trunk, self._tasks, self._batch)
@@ -110,10 +108,8 @@ class Bench:
         self._zero_grad()
         torch.manual_seed(0)
         buffers = BufferLog()
-        with ExitStack() as watching:
-            for function in self._functions():
-                watching.enter_context(buffers.watch(function))
-            edition.forward_backward(self._trunk, self._tasks, self._batch)
+        buffers.before(self._modules)
+        edition.forward_backward(self._trunk, self._tasks, self._batch)
         buffers.restore()
         gradient = {name: parameter.grad for name, parameter in self._parameters.items()}
         self._zero_grad()

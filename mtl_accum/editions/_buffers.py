@@ -1,19 +1,13 @@
-"""The values of buffers before a step, for its replays and for the way back after an exception."""
+"""The values of buffers before a pass, for its replays and for the way back after an exception."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
 
-from mtl_accum.editions._modules import modules_of
-
 __all__ = ["BufferLog", "Saved"]
-
-Slot = tuple[int, str]  # id of the owning module, name of the buffer
 
 
 class Saved:
@@ -23,6 +17,11 @@ class Saved:
         self.owner, self.name, self.tensor = owner, name, tensor
         self.value = tensor.detach().clone()
         self._version = tensor._version
+
+    @property
+    def slot(self) -> tuple[int, str]:
+        """What tells this buffer from all others."""
+        return id(self.owner), self.name
 
     def may_have_changed(self) -> bool:
         """Whether somebody may have written to the buffer or put another tensor in its place.
@@ -44,44 +43,35 @@ class Saved:
 
 
 class BufferLog:
-    """Keeps the original values of those buffers that a step has changed so far.
-
-    A buffer that a pass cannot have changed is forgotten after it: a causal mask has a copy only while a pass
-    runs that might write to it.
-    """
+    """The original values of those buffers that may have changed since the log was begun."""
 
     def __init__(self) -> None:
-        self._saved: dict[Slot, Saved] = {}
-        self._modules: dict[int, list[nn.Module]] = {}
+        self._saved: dict[tuple[int, str], Saved] = {}
 
-    @contextmanager
-    def watch(self, function: Callable[..., Any]) -> Iterator[None]:
-        """Record which buffers of the callable's modules change in the block."""
+    def before(self, modules: Collection[nn.Module]) -> list[Saved]:
+        """Save what a pass through these modules might change; hand the answer to `after`."""
+        if not modules:
+            return []
         fresh = [
             Saved(module, name, tensor)
-            for module in self._modules_of(function)
+            for module in modules
             for name, tensor in module._buffers.items()
             if tensor is not None and (id(module), name) not in self._saved
         ]
-        if not fresh:
-            yield
-            return
-        self._saved.update({(id(saved.owner), saved.name): saved for saved in fresh})
-        yield  # after an exception all of them stay, for `restore`
+        self._saved.update((saved.slot, saved) for saved in fresh)
+        return fresh
+
+    def after(self, fresh: list[Saved]) -> None:
+        """Forget what the pass cannot have changed: a causal mask has a copy only while a pass runs."""
         for saved in fresh:
             if not saved.may_have_changed():
-                del self._saved[id(saved.owner), saved.name]
+                del self._saved[saved.slot]
 
     def changed(self) -> list[Saved]:
-        """The buffers that may have changed since the first block, with their values before it."""
+        """The buffers that may have changed, with their original values."""
         return list(self._saved.values())
 
     def restore(self) -> None:
-        """Give every buffer the value that it had before the step."""
+        """Give every buffer its original value."""
         for saved in self._saved.values():
             saved.restore()
-
-    def _modules_of(self, function: Callable[..., Any]) -> list[nn.Module]:
-        if id(function) not in self._modules:
-            self._modules[id(function)] = modules_of(function)
-        return self._modules[id(function)]

@@ -1,52 +1,90 @@
-"""How many terms each task's mean has."""
+"""How many terms each task's mean has, on the whole batch and on its pieces."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["read_counts"]
+from mtl_accum.editions._pieces import Piece, Range
+from mtl_accum.editions._types import Tasks
+
+__all__ = ["Counts", "Share", "read_counts"]
+
+Counts = dict[Range | None, float]  # by the samples that were counted; None is a batch that is not cut
 
 
-def read_counts(questions: Iterable[tuple[str, Any, Any]]) -> list[float | None]:
-    """Ask tasks for their counts; tensors are read in one transfer a device, and that is all that waits.
+class Share:
+    """A task on one piece of a batch: its loss times the piece's share of the whole mean.
+
+    Composition in place of a flag: the edition that runs the piece sees a task like any other.
 
     Args:
-        questions: (task's name, task, batch) triples.
+        task: the task of the whole batch.
+        samples: the piece.
+        whole: all samples.
+        counts: of the whole batch, of this piece, and of what an inner edition will cut it into.
+    """
+
+    def __init__(self, task: Any, samples: Range, whole: Range, counts: Counts) -> None:
+        self._task, self._share = task, counts[samples] / counts[whole]
+        self._known: Counts = {None: counts[samples]}
+        first, last = samples
+        for cut, count in counts.items():
+            if cut is not None and first <= cut[0] and cut[1] <= last:
+                self._known[cut[0] - first, cut[1] - first] = count
+        self.couples_samples = getattr(task, "couples_samples", False)
+        self.count = getattr(task, "count", None)
+
+    def __call__(self, representation: Any, batch: Any) -> Tensor:
+        """The task's loss, weighted."""
+        loss: Any = self._task(representation, batch)
+        return loss * self._share if isinstance(loss, Tensor) else loss
+
+    def known(self, samples: Range | None) -> float | None:
+        """The count of some of the piece's samples, if it has been read already."""
+        return self._known.get(samples)
+
+
+def read_counts(tasks: Tasks, pieces: Sequence[Piece]) -> dict[str, Counts]:
+    """Ask tasks for their counts on pieces; tensors are read in one transfer a device, all that an edition waits for.
 
     Returns:
-        For each triple the mean's denominator, 0 where the task is absent, None where it has no `count`.
+        By task and piece the mean's denominator, 0 where the task is absent. A task without a `count` counts the
+        samples of a piece, and is present in a batch that is not cut.
 
     Raises:
         TypeError: a count is neither a number nor a tensor with one element.
         ValueError: a count is negative, infinite or NaN.
     """
-    asked = list(questions)
-    counts: list[Any] = [_ask(name, task, batch) for name, task, batch in asked]
-    waiting: dict[torch.device, list[int]] = {}
-    for index, count in enumerate(counts):
-        if isinstance(count, Tensor):
-            waiting.setdefault(count.device, []).append(index)
-    for device, indices in waiting.items():
+    counts = {name: {piece.samples: _ask(name, task, piece) for piece in pieces} for name, task in tasks.items()}
+    waiting: dict[torch.device, list[tuple[Counts, Range | None, Tensor]]] = {}
+    for found in counts.values():
+        for samples, count in found.items():
+            if isinstance(count, Tensor):
+                waiting.setdefault(count.device, []).append((found, samples, count))
+    for device, group in waiting.items():
         exact = torch.float32 if device.type == "mps" else torch.float64  # integers up to 2**53
-        together = torch.stack([counts[index].reshape(()).to(exact) for index in indices])
-        for index, value in zip(indices, together.tolist(), strict=True):
-            counts[index] = value
-    for (name, _, _), count in zip(asked, counts, strict=True):
-        if count is not None and not 0 <= count < math.inf:
-            raise ValueError(f"task '{name}': count must be a finite number of at least 0, found {count}")
+        together = torch.stack([count.reshape(()).to(exact) for _, _, count in group])
+        for (found, samples, _), value in zip(group, together.tolist(), strict=True):
+            found[samples] = value
+    for name, found in counts.items():
+        for count in found.values():
+            if not 0 <= count < math.inf:
+                raise ValueError(f"task '{name}': count must be a finite number of at least 0, found {count}")
     return counts
 
 
-def _ask(name: str, task: Any, batch: Any) -> Any:
+def _ask(name: str, task: Any, piece: Piece) -> Any:
+    if isinstance(task, Share) and (known := task.known(piece.samples)) is not None:
+        return known
     ask = getattr(task, "count", None)
     if ask is None:
-        return None
-    count = ask(batch)
+        return 1 if piece.samples is None else piece.samples[1] - piece.samples[0]
+    count = ask(piece.batch)
     if isinstance(count, Tensor):
         if count.numel() != 1 or count.is_complex():
             raise TypeError(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from mtl_accum.editions._pieces import Range, samples_of, take
 from mtl_accum.editions._pytree import flatten, unflatten
 
-__all__ = ["cut"]
+__all__ = ["Leaves", "cut"]
 
 T = TypeVar("T")
 
@@ -39,31 +40,88 @@ def cut(representation: T) -> Iterator[T]:
     Raises:
         TypeError: the representation holds a container that is not registered, by its path.
     """
-    values, spec = flatten(representation, "representation")
-    roots = {id(value): value for value in values if isinstance(value, Tensor) and value.requires_grad}
-    leaves = {key: _Leaf(root) for key, root in roots.items()}
-    yield unflatten([leaves[id(v)].tensor if id(v) in leaves else v for v in values], spec)
-    reached = [(roots[key], gradient) for key, leaf in leaves.items() if (gradient := leaf.take()) is not None]
-    if reached:
-        tensors, gradients = zip(*reached, strict=True)
-        torch.autograd.backward(tensors, gradients)
+    leaves = Leaves(representation)
+    yield leaves.tree
+    leaves.send_back(representation)
+
+
+class Leaves:
+    """A representation as detached leaves, and the sum of the gradients that heads leave in them.
+
+    Args:
+        representation: any pytree of tensors.
+        require_grad: every tensor that can have a gradient is a leaf, with a graph behind it or not.
+
+    Attributes:
+        tree: the representation with leaves in place of its tensors.
+    """
+
+    def __init__(self, representation: Any, *, require_grad: bool = False) -> None:
+        self._values, self._spec = flatten(representation, "representation")
+        self._leaves = {
+            id(value): _Leaf(value)
+            for value in self._values
+            if isinstance(value, Tensor)
+            and (value.requires_grad or (require_grad and (value.is_floating_point() or value.is_complex())))
+        }
+        self.tree = self._with({key: leaf.tensor for key, leaf in self._leaves.items()})
+
+    def piece(self, samples: Range | None) -> Leaves:
+        """Some samples of every leaf, as leaves of their own; None means these leaves themselves.
+
+        Raises:
+            ValueError: a tensor has not the samples in dimension 0.
+        """
+        if samples is None:
+            return self
+        samples_of(self.tree, "representation")
+        return Leaves(take(self.tree, samples), require_grad=False)
+
+    def land(self, piece: Leaves, samples: Range | None) -> None:
+        """Add what a piece's leaves have summed up, in their slice."""
+        if samples is not None:
+            for mine, theirs in zip(self._leaves.values(), piece._leaves.values(), strict=True):
+                mine.add(theirs.sum(), samples)
+
+    def send_back(self, representation: Any, samples: Range | None = None) -> None:
+        """Backward of a representation with its graph, of all samples or of some, from the summed gradients."""
+        values, _ = flatten(representation, "representation")
+        reached: dict[int, tuple[Tensor, Tensor]] = {}
+        for key, value in zip(map(id, self._values), values, strict=True):
+            gradient = self._leaves[key].sum() if key in self._leaves else None
+            if gradient is not None and value.requires_grad:
+                of_samples = gradient if samples is None else gradient[slice(*samples)]
+                reached[key] = value, of_samples.to(value.dtype)
+        if reached:
+            tensors, gradients = zip(*reached.values(), strict=True)
+            torch.autograd.backward(tensors, gradients)
+
+    def _with(self, tensors: dict[int, Tensor]) -> Any:
+        return unflatten([tensors.get(id(value), value) for value in self._values], self._spec)
 
 
 class _Leaf:
-    """A detached tensor and what the heads' backwards have added up in it."""
+    """A detached tensor and what the heads' backwards have added up for it."""
 
-    def __init__(self, root: Tensor) -> None:
-        self.tensor = root.detach().requires_grad_()
-        self._sum: Tensor | None = None
-        if root.dtype in (torch.bfloat16, torch.float16):
-            self.tensor.register_post_accumulate_grad_hook(self._add)
+    def __init__(self, value: Tensor) -> None:
+        self.tensor = value.detach().requires_grad_()
+        self._sum: Tensor | None = None  # where autograd's own sum, .grad, would not do
+        self._precision = torch.float32 if value.dtype in (torch.bfloat16, torch.float16) else value.dtype
+        if self._precision != value.dtype:
+            self.tensor.register_post_accumulate_grad_hook(self._take)
 
-    def _add(self, leaf: Tensor) -> None:
-        assert leaf.grad is not None
-        term, leaf.grad = leaf.grad.float(), None
+    def _take(self, tensor: Tensor) -> None:
+        assert tensor.grad is not None
+        term, tensor.grad = tensor.grad.to(self._precision), None
         self._sum = term if self._sum is None else self._sum.add_(term)
 
-    def take(self) -> Tensor | None:
-        """The sum of the gradients, in the leaf's own precision; None if no head reached the leaf."""
-        gradient, self.tensor.grad = self.tensor.grad, None
-        return gradient if self._sum is None else self._sum.to(self.tensor.dtype)
+    def add(self, gradient: Tensor | None, samples: Range) -> None:
+        """Add a gradient in its slice."""
+        if gradient is not None:
+            if self._sum is None:
+                self._sum = torch.zeros_like(self.tensor, dtype=self._precision, requires_grad=False)
+            self._sum[slice(*samples)] += gradient
+
+    def sum(self) -> Tensor | None:
+        """All that has been added; None if no head reached the leaf."""
+        return self.tensor.grad if self._sum is None else self._sum

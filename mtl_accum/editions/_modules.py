@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import functools
 import types
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["modules_of"]
+__all__ = ["buffer_owners", "is_compiled", "modules_of", "named_modules_of"]
 
 _DEEPEST = 8  # references followed from the callable; what a person writes by hand is two or three away
 _LONGEST = 4096  # items followed of a container: heads are fewer, data sets are more
+_ATOMS = (str, bytes, int, float, complex, type, types.ModuleType, types.BuiltinFunctionType, Tensor, type(None))
+
+# By the id of a callable: a weak reference to it, and to the modules behind it that have buffers.
+_OWNERS: dict[int, tuple[weakref.ref[Any], list[weakref.ref[nn.Module]]]] = {}
+
+Named = tuple[str, Any]  # an attribute, a variable or a key, and what it refers to
 
 
 def modules_of(function: Callable[..., Any]) -> list[nn.Module]:
@@ -22,52 +29,92 @@ def modules_of(function: Callable[..., Any]) -> list[nn.Module]:
     Followed are bound methods, partials, wrappers (`torch.compile` too), closures, defaults, the globals that
     its code names, and the attributes and items of plain objects on the way.
     """
-    found: dict[int, nn.Module] = {}
-    seen: dict[int, Any] = {}  # the values too: a freed temporary's id may come again
-    pending: list[tuple[Any, int]] = [(function, 0)]
-    while pending:
-        value, depth = pending.pop()
-        if isinstance(value, nn.Module):
-            if id(value) not in found:
-                found.update((id(module), module) for module in value.modules())
-        elif depth < _DEEPEST and id(value) not in seen:
-            seen[id(value)] = value
-            pending += [(other, depth + 1) for other in _referred(value)]
+    if isinstance(function, nn.Module):
+        return list(function.modules())
+    found = {id(module): module for _, root in _roots(function) for module in root.modules()}
     return list(found.values())
 
 
-def _referred(value: Any) -> Iterator[Any]:
+def buffer_owners(function: Callable[..., Any]) -> list[nn.Module]:
+    """The modules of a callable that have buffers, as they were when it was first asked about.
+
+    For the way back after an exception, where a search in every step would cost more than a small head does;
+    a replay, which changes what a step computes, always searches anew with `modules_of`.
+    """
+    key = id(function)
+    known = _OWNERS.get(key)
+    if known is None or known[0]() is not function:
+        owners = [module for module in modules_of(function) if module._buffers]
+        try:
+            forget = weakref.ref(function, lambda _: _OWNERS.pop(key, None))
+        except TypeError:  # knows no weak references
+            return owners
+        known = _OWNERS[key] = forget, [weakref.ref(owner) for owner in owners]
+    return [owner for reference in known[1] if (owner := reference()) is not None]
+
+
+def named_modules_of(function: Callable[..., Any]) -> list[tuple[str, nn.Module]]:
+    """The same with their names: dotted paths, which begin at the variable that holds the outermost module."""
+    found: dict[int, tuple[str, nn.Module]] = {}
+    for name, root in _roots(function):
+        for path, module in root.named_modules(prefix=name):
+            found.setdefault(id(module), (path, module))
+    return list(found.values())
+
+
+def is_compiled(function: Callable[..., Any]) -> bool:
+    """Whether `torch.compile` made this function (a compiled module is a module like any other)."""
+    return hasattr(function, "_torchdynamo_orig_callable")
+
+
+def _roots(function: Callable[..., Any]) -> list[tuple[str, nn.Module]]:
+    """The modules that are reached first, by the name that leads to them; a callable itself has none."""
+    found: list[tuple[str, nn.Module]] = []
+    seen: dict[int, Any] = {}  # the values too: a freed temporary's id may come again
+    pending: list[tuple[str, Any, int]] = [("", function, 0)]
+    while pending:
+        name, value, depth = pending.pop()
+        if id(value) in seen or depth > _DEEPEST or isinstance(value, _ATOMS):
+            continue
+        seen[id(value)] = value
+        if isinstance(value, nn.Module):
+            found.append((name, value))
+        else:
+            pending += [(inner, other, depth + 1) for inner, other in _referred(value)]
+    return found
+
+
+def _referred(value: Any) -> Iterator[Named]:
     """What a function, container or plain object refers to."""
-    if isinstance(value, str | bytes | int | float | complex | type | types.ModuleType | Tensor | None):
-        return
     if isinstance(value, types.FunctionType):
         yield from _referred_by_function(value)
-        yield from vars(value).values()  # __wrapped__, torch.compile's original
+        yield from vars(value).items()  # __wrapped__, torch.compile's original
     elif isinstance(value, types.MethodType):
-        yield from (value.__self__, value.__func__)
+        yield from (("", value.__self__), ("", value.__func__))
     elif isinstance(value, functools.partial):
-        yield from (value.func, *value.args, *value.keywords.values())
+        yield from (("", other) for other in (value.func, *value.args))
+        yield from value.keywords.items()
     elif isinstance(value, Mapping):
-        yield from islice(value.values(), _LONGEST)
+        yield from ((str(key), other) for key, other in islice(value.items(), _LONGEST))
     elif isinstance(value, list | tuple | set | frozenset):
-        yield from islice(value, _LONGEST)
+        yield from ((str(index), other) for index, other in enumerate(islice(value, _LONGEST)))
     else:
-        yield from getattr(value, "__dict__", {}).values()
+        yield from getattr(value, "__dict__", {}).items()
         if callable(value):
-            yield type(value).__call__  # its code may name globals
+            yield "", type(value).__call__  # its code may name globals
 
 
-def _referred_by_function(function: types.FunctionType) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
+def _referred_by_function(function: types.FunctionType) -> Iterator[Named]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
-            yield cell.cell_contents
+            yield name, cell.cell_contents
         except ValueError:  # a name of the enclosing function that is not bound yet
             continue
-    yield from function.__defaults__ or ()
-    yield from (function.__kwdefaults__ or {}).values()
+    yield from (("", value) for value in function.__defaults__ or ())
+    yield from (function.__kwdefaults__ or {}).items()
     for name in _names(function.__code__):
         if name in function.__globals__:
-            yield function.__globals__[name]
+            yield name, function.__globals__[name]
 
 
 @functools.lru_cache(maxsize=4096)

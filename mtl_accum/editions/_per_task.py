@@ -7,6 +7,7 @@ from typing import Any, final
 
 from torch import Tensor
 
+from mtl_accum.editions._refuse import refuse_hidden_modules
 from mtl_accum.editions._step import Step
 from mtl_accum.editions._types import Tasks, Trunk
 
@@ -33,18 +34,24 @@ class PerTask:
         2. Every later pass replays the trunk from the state that the first one found; heads run live.
         3. The random stream and the buffers end where `SummedLoss` leaves them.
 
-    DDP: each backward would synchronise; all but the last belong under `no_sync`. AMP: autocast in the
-    callables, `backward_scale` for the scaler. BatchNorm: statistics change once.
+    With 16-bit parameters `.grad` itself adds up in 16 bit, once a task; with float32 parameters under autocast
+    it does not. DDP: each backward would synchronise; all but the last belong under `no_sync`. AMP: autocast in
+    the callables, `backward_scale` for the scaler. BatchNorm: statistics change once.
+
+    Raises:
+        ValueError: the trunk is a compiled function behind which no module can be found.
     """
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`."""
+        refuse_hidden_modules(self, {"trunk": trunk})
         with Step(trunk, tasks, batch) as step:
+            replay = step.replay()
             for name in step.present:
-                with step.replay.forward():
+                with replay.forward():
                     z = step.run_trunk()
-                loss = step.run_heads([name], z)
-                with step.replay.backward():
+                loss = step.run_heads([name], z, step.pieces[0])
+                with replay.backward():
                     step.backward(loss)
                 del z, loss  # the next trunk pass must not find this task's tensors alive
         return step.losses()

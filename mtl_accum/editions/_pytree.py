@@ -13,12 +13,14 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["flatten", "leaves", "unflatten"]
+__all__ = ["TreeSpec", "flatten", "flatten_with_paths", "leaves", "unflatten"]
 
+TreeSpec = pytree.TreeSpec
+_LEAF = pytree.tree_structure(None)  # of a single leaf, whatever it is
 _OPAQUE = (Tensor, Number, str, bytes, type(None))
 
 
-def flatten(tree: Any, what: str) -> tuple[list[Any], pytree.TreeSpec]:
+def flatten(tree: Any, what: str) -> tuple[list[Any], TreeSpec]:
     """Take a container apart into its leaves and its structure.
 
     Args:
@@ -29,6 +31,8 @@ def flatten(tree: Any, what: str) -> tuple[list[Any], pytree.TreeSpec]:
         TypeError: a leaf is neither a tensor nor a number, string, bytes or None: a container that nobody
             registered would pass as one leaf, tensors, graph and all.
     """
+    if isinstance(tree, Tensor):
+        return [tree], _LEAF
     found, spec = pytree.tree_flatten(tree)
     unknown = [leaf for leaf in found if not isinstance(leaf, _OPAQUE)]
     if not unknown:
@@ -38,9 +42,15 @@ def flatten(tree: Any, what: str) -> tuple[list[Any], pytree.TreeSpec]:
     return flatten(tree, what)
 
 
-def unflatten(found: list[Any], spec: pytree.TreeSpec) -> Any:
+def unflatten(found: list[Any], spec: TreeSpec) -> Any:
     """Put a container together again."""
-    return pytree.tree_unflatten(found, spec)
+    return found[0] if spec is _LEAF else pytree.tree_unflatten(found, spec)
+
+
+def flatten_with_paths(tree: Any, what: str) -> list[tuple[str, Any]]:
+    """Every leaf with the expression that leads to it, such as `batch['image']`."""
+    flatten(tree, what)  # registers, or refuses, what it meets
+    return [(what + pytree.keystr(path), leaf) for path, leaf in pytree.tree_leaves_with_path(tree)]
 
 
 def leaves(tree: Any) -> list[Any]:

@@ -1,12 +1,12 @@
-"""Later passes of the same trunk: the same random numbers, the same buffers, and no trace afterwards."""
+"""Later passes of the same function: the same random numbers, the same buffers, and no trace afterwards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtl_accum.editions._buffers import BufferLog, Saved
 
@@ -28,30 +28,35 @@ class RandomState:
 
 
 class Replay:
-    """Runs the trunk's first pass live and every later one as a copy of it.
+    """Runs the first pass of a function live and every later one as a copy of it.
 
     Under `SummedLoss` the trunk runs once: it draws its random numbers once and changes its buffers once.
     A later pass therefore starts from the generator states and the buffers that the first one found, and what
     it draws and changes is forgotten. Its buffers are clones, seen through `module._buffers`, during its
     backward too, where checkpointed layers run again: writing into the real ones between a forward and its
     backward would trip autograd's version check.
+
+    Args:
+        modules: whose buffers the function may change.
     """
 
-    def __init__(self, log: BufferLog) -> None:
-        self._log = log
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._modules = modules
         self._start: RandomState | None = None
         self._before: list[Saved] = []
         self._aside: list[Tensor | None] = []  # one for each of _before during a replay, else none
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """A trunk pass: live the first time, afterwards a replay."""
-        if self._start is None:
-            self._start = RandomState()
-            yield
-            self._before = self._log.changed()
-            return
+        """A pass: live the first time, afterwards a replay."""
         now = RandomState()
+        if self._start is None:
+            self._start, log = now, BufferLog()
+            fresh = log.before(self._modules)
+            yield
+            log.after(fresh)
+            self._before = log.changed()
+            return
         self._aside = [saved.value.clone() for saved in self._before]
         self._start.restore()
         try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 from torch import Tensor
 
-from mtl_accum.editions._cut import cut
+from mtl_accum._validate import positive_int
+from mtl_accum.editions._cut import Leaves
+from mtl_accum.editions._pieces import Range, equal_ranges
 from mtl_accum.editions._step import Step
 from mtl_accum.editions._types import Tasks, Trunk
 
@@ -32,19 +34,55 @@ class Split:
         2. Each head forward and backward; its graph dies, dL/dz adds up in the leaves.
         3. Trunk backward, once, from the summed dL/dz.
 
-    In float32 two tasks give `SummedLoss`'s gradient to the last bit where each head reads each tensor of the
-    representation once. DDP, FSDP2: wrap trunk and heads each on their own, every part has one backward. AMP:
-    autocast in the callables; dL/dz adds up in float32 where the representation is 16 bit. BatchNorm: as ever.
+    In float32 the gradient is `SummedLoss`'s to the last bit for two tasks, and for more with `order="reverse"`,
+    where heads_per_graph and head_chunks are 1 and each head reads each tensor of the representation once and
+    draws no random numbers. Head chunks draw other, equally valid dropout masks than the whole batch does.
+
+    DDP, FSDP2: wrap trunk and heads each on their own, every part has one backward. AMP: autocast in the
+    callables; dL/dz adds up in float32 where the representation is 16 bit. BatchNorm: as ever in the trunk, in
+    heads where head_chunks is 1.
 
     Reference: the chain rule at the representation, as in Sener and Koltun (2018), Multi-Task Learning as
     Multi-Objective Optimization, who use dL/dz of each task for its weights.
+
+    Args:
+        heads_per_graph: heads that share one graph and one backward; more of them for many tiny heads.
+        head_chunks: pieces of the batch that each head runs over, one after the other; for a large head.
+        order: of the tasks; "reverse" adds dL/dz up as autograd does for the summed loss.
+        allow_batch_statistics: let heads use statistics of the chunks.
+
+    Raises:
+        ValueError: an argument is out of range; or, in head chunks, a head uses batch statistics, a task
+            couples samples, or a tensor cannot be cut.
     """
+
+    heads_per_graph: int = 1
+    head_chunks: int = 1
+    order: Literal["forward", "reverse"] = "forward"
+    allow_batch_statistics: bool = False
+
+    def __post_init__(self) -> None:
+        positive_int("heads_per_graph", self.heads_per_graph)
+        positive_int("head_chunks", self.head_chunks)
+        if self.order not in ("forward", "reverse"):
+            raise ValueError(f"order must be 'forward' or 'reverse', found {self.order!r}")
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`."""
-        with Step(trunk, tasks, batch) as step:
-            if step.present:
-                with cut(step.run_trunk()) as z:
-                    for name in step.present:
-                        step.backward(step.run_heads([name], z))
+        with Step(trunk, tasks, batch, cuts=self.head_chunks) as step:
+            step.refuse_in_pieces(self, allow_batch_statistics=self.allow_batch_statistics)
+            names = step.present if self.order == "forward" else step.present[::-1]
+            if names:
+                representation = step.run_trunk()
+                z = Leaves(representation)
+                for first in range(0, len(names), self.heads_per_graph):
+                    group = names[first : first + self.heads_per_graph]
+                    for piece in step.pieces:
+                        part = z.piece(piece.samples)
+                        step.backward(step.run_heads(group, part.tree, piece))
+                        z.land(part, piece.samples)
+                z.send_back(representation)
         return step.losses()
+
+    def _counted(self, samples: int) -> list[Range]:
+        return equal_ranges(samples, self.head_chunks)

@@ -1,8 +1,8 @@
-"""What every edition does the same way: run the trunk, run a task forward and backward, report the losses."""
+"""What every edition does the same way: run the trunk, run tasks forward and backward, report the losses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -10,33 +10,49 @@ import torch
 from torch import Tensor
 
 from mtl_accum.editions._buffers import BufferLog
-from mtl_accum.editions._counts import read_counts
+from mtl_accum.editions._counts import Counts, Share, read_counts
+from mtl_accum.editions._modules import buffer_owners, modules_of
+from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, samples_of, take
 from mtl_accum.editions._pytree import leaves
+from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_coupled_samples
 from mtl_accum.editions._replay import Replay
 from mtl_accum.editions._scale import scaled_one
-from mtl_accum.editions._types import Tasks, Trunk
+from mtl_accum.editions._types import Edition, Tasks, Trunk
 
-__all__ = ["Step"]
+__all__ = ["Step", "inner_ranges"]
 
 
 class Step:
-    """One call of an edition: which tasks are present, and the two helpers that run trunk and heads.
+    """One call of an edition: which tasks are present, and the helpers that run trunk and heads.
 
     Leaving it with an exception gives every buffer its value of before the call.
 
+    Args:
+        trunk: maps a batch to its representation.
+        tasks: by name.
+        batch: all of it.
+        cuts: into how many pieces of equal size to cut the batch; 1 leaves it whole, and uncuttable.
+        inner: an edition that each piece goes through.
+
     Attributes:
+        pieces: the batch, cut.
         present: the names of the tasks that have something to learn from this batch, in the tasks' order.
-        replay: for editions that run the trunk more than once.
     """
 
-    def __init__(self, trunk: Trunk, tasks: Tasks, batch: Any) -> None:
+    def __init__(self, trunk: Trunk, tasks: Tasks, batch: Any, *, cuts: int = 1, inner: Edition | None = None) -> None:
         self._trunk, self._tasks, self._batch = trunk, tasks, batch
-        counts = read_counts((name, task, batch) for name, task in tasks.items())
-        self.present = [name for name, count in zip(tasks, counts, strict=True) if count != 0]
-        self._latest: list[str] = []
+        self._whole: Range | None = None
+        self.pieces = [Piece(None, batch)]
+        asked = self.pieces
+        if cuts > 1:
+            self._whole = (0, samples_of(batch, "batch"))
+            self.pieces = cut_batch(batch, equal_ranges(self._whole[1], cuts))
+            asked = [Piece(self._whole, batch), *self.pieces, *_inner_pieces(self.pieces, inner)]
+        self._counts: dict[str, Counts] = read_counts(tasks, asked)
+        self.present = [name for name, counts in self._counts.items() if counts[self._whole]]
         self._losses: dict[str, Tensor] = {}
+        self._running: Sequence[str] = ()
         self._buffers = BufferLog()
-        self.replay = Replay(self._buffers)
 
     def __enter__(self) -> Step:
         return self
@@ -45,20 +61,44 @@ class Step:
         if kind is not None:
             self._buffers.restore()
 
-    def run_trunk(self) -> Any:
-        """The representation of the batch."""
-        torch.clear_autocast_cache()  # the weight casts of an earlier pass belong to its graph, or to none
-        with self._buffers.watch(self._trunk):
-            return self._trunk(self._batch)
+    def refuse_in_pieces(self, edition: object, *, allow_batch_statistics: bool, trunk: bool = False) -> None:
+        """Raise ValueError for what cannot be exact in pieces, if there are several; the trunk's part on request."""
+        if len(self.pieces) > 1:
+            heads = {name: self._tasks[name] for name in self.present}
+            refuse_coupled_samples(edition, heads)
+            parts: dict[str, Callable[..., Any]] = {"trunk": self._trunk} if trunk else {}
+            parts |= {f"task '{name}'": task for name, task in heads.items()}
+            if not allow_batch_statistics:
+                refuse_batch_statistics(edition, parts)
 
-    def run_heads(self, names: Iterable[str], representation: Any) -> Tensor | None:
-        """Forward of some tasks; the sum of their losses, None for no task."""
+    def replay(self) -> Replay:
+        """For a trunk pass that will run again."""
+        return Replay(modules_of(self._trunk))
+
+    def run_trunk(self, piece: Piece | None = None) -> Any:
+        """The representation of the batch, or of a piece of it."""
+        torch.clear_autocast_cache()  # the weight casts of an earlier pass belong to its graph, or to none
+        fresh = self._buffers.before(buffer_owners(self._trunk))
+        representation = self._trunk(self._batch if piece is None else piece.batch)
+        self._buffers.after(fresh)
+        return representation
+
+    def run_heads(self, names: Sequence[str], representation: Any, piece: Piece) -> Tensor | None:
+        """Forward of some tasks on a piece; the sum of their losses, None if none of them is present there."""
         total: Tensor | None = None
-        self._latest = list(names)
-        for name in self._latest:
-            loss = self._run_head(name, representation)
-            # The clone: the 0-dim result of a mean can keep the storage of its element-wise map alive.
-            self._losses[name] = loss.detach().clone()
+        self._running = names
+        for name in names:
+            if not self._counts[name][piece.samples]:
+                continue
+            fresh = self._buffers.before(buffer_owners(self._tasks[name]))
+            try:
+                loss = self._on(name, piece)(representation, piece.batch)
+            except RuntimeError as error:
+                raise _explained(error, [name]) from error
+            self._buffers.after(fresh)
+            if not isinstance(loss, Tensor) or loss.dim():
+                raise _no_loss(name, loss)
+            self._report(name, loss)
             total = loss if total is None else total + loss
         return total
 
@@ -68,29 +108,33 @@ class Step:
             try:
                 total.backward(scaled_one(total))
             except RuntimeError as error:
-                raise _explained(error, self._latest) from error
+                raise _explained(error, self._running) from error
         torch.clear_autocast_cache()
+
+    def run_edition(self, edition: Edition, piece: Piece) -> None:
+        """Forward and backward of a piece through another edition."""
+        tasks = {name: self._on(name, piece) for name in self.present if self._counts[name][piece.samples]}
+        functions: tuple[Callable[..., Any], ...] = (self._trunk, *(self._tasks[name] for name in tasks))
+        fresh = self._buffers.before({owner: None for function in functions for owner in buffer_owners(function)})
+        for name, loss in edition.forward_backward(self._trunk, tasks, piece.batch).items():
+            self._report(name, loss)
+        self._buffers.after(fresh)
 
     def losses(self) -> dict[str, Tensor]:
         """The tasks' own losses, detached, in the tasks' order; 0 for an absent task."""
         absent = self._zero() if len(self._losses) < len(self._tasks) else None
         return {name: self._losses.get(name, absent) for name in self._tasks}  # type: ignore[misc]
 
-    def _run_head(self, name: str, representation: Any) -> Tensor:
-        task = self._tasks[name]
-        try:
-            with self._buffers.watch(task):
-                loss = task(representation, self._batch)
-        except RuntimeError as error:
-            raise _explained(error, [name]) from error
-        if not isinstance(loss, Tensor):
-            raise TypeError(f"task '{name}': expected a 0-dim tensor as loss, found {type(loss).__name__}")
-        if loss.dim() != 0:
-            raise ValueError(
-                f"task '{name}': expected a 0-dim loss, found one of shape {tuple(loss.shape)}; "
-                "reduce it to a mean, e.g. reduction='mean'"
-            )
-        return loss
+    def _on(self, name: str, piece: Piece) -> Any:
+        """The task on a piece: itself, or its share."""
+        if piece.samples is None or self._whole is None:
+            return self._tasks[name]
+        return Share(self._tasks[name], piece.samples, self._whole, self._counts[name])
+
+    def _report(self, name: str, loss: Tensor) -> None:
+        # The clone: the 0-dim result of a mean can keep the storage of its element-wise map alive.
+        value = loss.detach().clone()
+        self._losses[name] = self._losses[name] + value if name in self._losses else value
 
     def _zero(self) -> Tensor:
         for like in (*self._losses.values(), *leaves(self._batch)):
@@ -99,7 +143,32 @@ class Step:
         return torch.zeros(())
 
 
-def _explained(error: RuntimeError, names: list[str]) -> RuntimeError:
+def inner_ranges(edition: object, samples: int) -> list[Range]:
+    """The pieces of a batch of that many samples whose counts an edition will want to know."""
+    ranges = getattr(edition, "_counted", None)
+    return ranges(samples) if ranges is not None else []
+
+
+def _inner_pieces(pieces: list[Piece], edition: Edition | None) -> list[Piece]:
+    found = []
+    for piece in pieces:
+        assert piece.samples is not None
+        start, stop = piece.samples
+        for first, last in inner_ranges(edition, stop - start):
+            found.append(Piece((start + first, start + last), take(piece.batch, (first, last))))
+    return found
+
+
+def _no_loss(name: str, found: Any) -> Exception:
+    if not isinstance(found, Tensor):
+        return TypeError(f"task '{name}': expected a 0-dim tensor as loss, found {type(found).__name__}")
+    return ValueError(
+        f"task '{name}': expected a 0-dim loss, found one of shape {tuple(found.shape)}; "
+        "reduce it to a mean, e.g. reduction='mean'"
+    )
+
+
+def _explained(error: RuntimeError, names: Sequence[str]) -> RuntimeError:
     """Autograd's error with the task's name and what to do about it, where we know."""
     text = str(error)
     if "leaf Variable that requires grad is being used in an in-place operation" in text:

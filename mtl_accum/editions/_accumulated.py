@@ -1,0 +1,81 @@
+"""Classic gradient accumulation, around any edition, with the right weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor
+
+from mtl_accum._validate import positive_int
+from mtl_accum.editions._pieces import Range, equal_ranges
+from mtl_accum.editions._refuse import refuse_hidden_modules
+from mtl_accum.editions._step import Step, inner_ranges
+from mtl_accum.editions._types import Edition, Tasks, Trunk
+
+__all__ = ["Accumulated"]
+
+
+@final
+@dataclass(frozen=True)
+class Accumulated:
+    """Accumulated: micro-batches one after the other, each through another edition; the gradients add up.
+
+    Equals::
+
+        for piece in micro_batches:
+            for task in tasks.values():
+                (task(trunk(piece), piece) * task.count(piece) / task.count(batch)).backward()
+
+    A micro-batch weighs its share of each task's own mean: dividing by the number of micro-batches would be
+    wrong for a short last one, and for tasks whose valid terms are spread unevenly.
+
+    Memory: the edition's, for one micro-batch. Passes: as the edition, for each micro-batch.
+
+    Steps:
+        1. All counts, of the batch and of every piece, are read in one transfer.
+        2. Each micro-batch runs through the edition with its tasks weighted; one without terms for a task leaves
+           that task out.
+
+    Micro-batches draw other, equally valid dropout masks than the whole batch does. With 16-bit parameters
+    `.grad` itself adds up in 16 bit. DDP: all but the last micro-batch belong under `no_sync`. AMP: autocast in
+    the callables, `backward_scale` around the whole call. BatchNorm: refused, because its statistics would be
+    the micro-batches'.
+
+    Args:
+        edition: what a micro-batch goes through.
+        micro_batches: pieces of one size; the last one may be shorter, and there are never more than samples.
+        allow_batch_statistics: let modules use statistics of the micro-batches; each one updates them.
+
+    Raises:
+        TypeError: edition is none.
+        ValueError: micro_batches is less than 1; a module uses batch statistics; a task couples samples; a
+            tensor cannot be cut; or the trunk is a compiled function behind which no module can be found.
+    """
+
+    edition: Edition
+    micro_batches: int
+    allow_batch_statistics: bool = False
+
+    def __post_init__(self) -> None:
+        positive_int("micro_batches", self.micro_batches)
+        if not hasattr(self.edition, "forward_backward"):
+            raise TypeError(f"edition must have forward_backward, found {self.edition!r}; e.g. Split()")
+
+    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Edition.forward_backward`."""
+        refuse_hidden_modules(self, {"trunk": trunk})
+        with Step(trunk, tasks, batch, cuts=self.micro_batches, inner=self.edition) as step:
+            step.refuse_in_pieces(self, allow_batch_statistics=self.allow_batch_statistics, trunk=True)
+            for piece in step.pieces:
+                step.run_edition(self.edition, piece)
+        return step.losses()
+
+    def _counted(self, samples: int) -> list[Range]:
+        pieces = equal_ranges(samples, self.micro_batches)
+        inner = [
+            (start + first, start + last)
+            for start, stop in pieces
+            for first, last in inner_ranges(self.edition, stop - start)
+        ]
+        return pieces + inner

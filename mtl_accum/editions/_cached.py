@@ -1,0 +1,99 @@
+"""The trunk in chunks, without a graph and then once more with one: memory below a single trunk pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from mtl_accum._validate import positive_int
+from mtl_accum.editions._cut import Leaves
+from mtl_accum.editions._pieces import Assembly, Range, cut_batch, equal_ranges, ranges, samples_of
+from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_hidden_modules
+from mtl_accum.editions._step import Step
+from mtl_accum.editions._types import Tasks, Trunk
+
+__all__ = ["Cached"]
+
+
+@final
+@dataclass(frozen=True)
+class Cached:
+    """Cached: the trunk chunk by chunk, forward without a graph, heads as in Split, then each chunk with its graph.
+
+    Equals::
+
+        z = torch.cat([trunk(chunk) for chunk in chunks])
+        sum(task(z, batch) for task in tasks.values()).backward()
+
+    so that a loss over all samples (a contrastive one) stays what it is.
+
+    Memory: O(max(one trunk chunk, largest head) + representation + dL/dz). Passes: the trunk 2 forward and 1
+    backward, heads one each.
+
+    Steps:
+        1. Trunk forward without a graph, chunk by chunk; the representations are put together.
+        2. Each head forward and backward on the whole representation, as in `Split`; dL/dz adds up.
+        3. Each chunk's trunk forward again, from the random numbers and buffers of its first pass, and backward
+           from its slice of dL/dz.
+
+    A chunk draws other, equally valid dropout masks than the whole batch does. With 16-bit parameters `.grad`
+    itself adds up in 16 bit, once a chunk; with float32 parameters under autocast it does not. DDP: all but the
+    last chunk's backward belong under `no_sync`. AMP: autocast in the callables. BatchNorm: refused in the
+    trunk (and in heads in head chunks), because its statistics would be the chunks'.
+
+    Reference: Gao, Zhang, Han and Callan (2021), Scaling Deep Contrastive Learning Batch Size under Memory
+    Limited Setup (GradCache).
+
+    Args:
+        chunk_size: samples of a trunk chunk; the last one may be shorter.
+        head_chunks: pieces of the batch that each head runs over, one after the other; for a large head.
+        allow_batch_statistics: let modules use statistics of the chunks; each chunk updates them once.
+
+    Raises:
+        ValueError: an argument is out of range; the trunk uses batch statistics, or is a compiled function
+            behind which no module can be found; a tensor cannot be cut; or what `Split` refuses in head chunks.
+    """
+
+    chunk_size: int
+    head_chunks: int = 1
+    allow_batch_statistics: bool = False
+
+    def __post_init__(self) -> None:
+        positive_int("chunk_size", self.chunk_size)
+        positive_int("head_chunks", self.head_chunks)
+
+    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Edition.forward_backward`."""
+        refuse_hidden_modules(self, {"trunk": trunk})
+        samples = samples_of(batch, "batch")
+        chunks = cut_batch(batch, ranges(samples, self.chunk_size))
+        if len(chunks) > 1 and not self.allow_batch_statistics:
+            refuse_batch_statistics(self, {"trunk": trunk})
+        with Step(trunk, tasks, batch, cuts=self.head_chunks) as step:
+            step.refuse_in_pieces(self, allow_batch_statistics=self.allow_batch_statistics)
+            if not step.present:
+                return step.losses()
+            replays = [step.replay() for _ in chunks]
+            assembly = Assembly(samples)
+            for chunk, replay in zip(chunks, replays, strict=True):
+                with torch.no_grad(), replay.forward():
+                    assembly.add(chunk, step.run_trunk(chunk))
+            z = Leaves(assembly.whole(), require_grad=True)
+            for name in step.present:
+                for piece in step.pieces:
+                    part = z.piece(piece.samples)
+                    step.backward(step.run_heads([name], part.tree, piece))
+                    z.land(part, piece.samples)
+            for chunk, replay in zip(chunks, replays, strict=True):
+                with replay.forward():
+                    representation = step.run_trunk(chunk)
+                with replay.backward():
+                    z.send_back(representation, chunk.samples)
+                del representation  # the next chunk must not find this one's graph alive
+        return step.losses()
+
+    def _counted(self, samples: int) -> list[Range]:
+        return equal_ranges(samples, self.head_chunks)

@@ -1,0 +1,54 @@
+"""What cannot be exact is refused by name, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from mtl_accum.editions._modules import is_compiled, modules_of, named_modules_of
+
+__all__ = ["refuse_batch_statistics", "refuse_coupled_samples", "refuse_hidden_modules"]
+
+Parts = Mapping[str, Callable[..., Any]]  # the trunk and the tasks, by the name to call them
+
+
+def refuse_batch_statistics(edition: object, parts: Parts) -> None:
+    """Raise ValueError if a module normalises over the samples of what it is given.
+
+    That is every kind of BatchNorm (Ioffe and Szegedy, 2015) in training mode or without running statistics.
+    """
+    for part, function in parts.items():
+        for path, module in named_modules_of(function):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+                raise ValueError(
+                    f"{_name(edition)}: {'.'.join(filter(None, (part, path)))} ({type(module).__name__}) uses batch "
+                    "statistics, which "
+                    "differ in pieces of the batch; convert it with mtl_accum.to_group_norm(module), put it in eval "
+                    "mode, or accept statistics of the pieces with allow_batch_statistics=True"
+                )
+
+
+def refuse_coupled_samples(edition: object, tasks: Parts) -> None:
+    """Raise ValueError if a task declares that its loss couples samples."""
+    for name, task in tasks.items():
+        if getattr(task, "couples_samples", False):
+            raise ValueError(
+                f"{_name(edition)}: task '{name}' declares couples_samples=True: its loss over pieces is another loss; "
+                "Cached without head_chunks, Split and PerTask give it the whole batch"
+            )
+
+
+def refuse_hidden_modules(edition: object, parts: Parts) -> None:
+    """Raise ValueError if a compiled function hides the modules whose buffers would have to be replayed."""
+    for part, function in parts.items():
+        if is_compiled(function) and not modules_of(function):
+            raise ValueError(
+                f"{_name(edition)}: {part} is a compiled function, and no module can be found behind it, so that its "
+                "buffers cannot be replayed; compile the module itself: torch.compile(module)"
+            )
+
+
+def _name(edition: object) -> str:
+    return type(edition).__name__
