@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mtl_accum._compare import compare
     from mtl_accum.editions import Accumulated, Cached, Edition, PerTask, Split, SummedLoss, backward_scale, cut
-    from mtl_accum.models import MultiTaskModel, Task
+    from mtl_accum.models import MultiTaskModel, Task, count_labels, count_mask, count_present, to_group_norm
 
 __all__ = [
     "Accumulated",
@@ -33,7 +33,11 @@ __all__ = [
     "Task",
     "backward_scale",
     "compare",
+    "count_labels",
+    "count_mask",
+    "count_present",
     "cut",
+    "to_group_norm",
 ]
 
 __version__ = "0.1.0"
@@ -49,7 +53,11 @@ _HOMES = {
     "Task": "models",
     "backward_scale": "editions",
     "compare": "_compare",
+    "count_labels": "models",
+    "count_mask": "models",
+    "count_present": "models",
     "cut": "editions",
+    "to_group_norm": "models",
 }
 
 

@@ -47,7 +47,7 @@ def vector(dtype=torch.float64, tasks=3, dropout=0.25, trunk_dropout=0.25, norm=
     """A trunk of two layers on vectors; one tensor as representation."""
     torch.manual_seed(1)
     layers = [
-        nn.Linear(6, 9),
+        nn.Linear(6, 9, bias=norm is None),
         *([norm] if norm else []),
         nn.Tanh(),
         nn.Dropout(trunk_dropout),
@@ -92,7 +92,7 @@ def nested(container: Callable[[Tensor, Tensor, Tensor], Any], pick: Callable[[A
 
     def run(batch: Any) -> Any:
         z = trunk(batch["x"])
-        return container(z, torch.sin(z), torch.arange(SAMPLES))
+        return container(z, torch.sin(z), torch.arange(len(z)))
 
     for number, head in enumerate(load.tasks.values()):
         head.pick = lambda z, which=number % 2: pick(z, which)

@@ -94,8 +94,8 @@ def main() -> None:
 
     python experiments/overhead/run.py
 
-A trunk and {HEADS} heads of one Linear {WIDTH}x{WIDTH} each, batch {SAMPLES}, plain functions as tasks, CPU, one thread:
-so little work that what an edition does around it shows. {ROUNDS} interleaved rounds of {STEPS} steps each, torch
+A trunk and {HEADS} heads of one Linear {WIDTH}x{WIDTH} each, batch {SAMPLES}, plain functions as tasks, CPU, one
+thread: so little work that what an edition does around it shows. {ROUNDS} interleaved rounds of {STEPS} steps, torch
 {torch.__version__}, Python {platform.python_version()}. Ratios are taken round by round.
 
 | edition | its step, µs | by hand, µs | ratio, median | ratio, smallest to largest |

@@ -36,8 +36,8 @@ class Cached:
     Steps:
         1. Trunk forward without a graph, chunk by chunk; the representations are put together.
         2. Each head forward and backward on the whole representation, as in `Split`; dL/dz adds up.
-        3. Each chunk's trunk forward again, from the random numbers and buffers of its first pass, and backward
-           from its slice of dL/dz.
+        3. Last chunk first: its trunk forward again, from the random numbers and buffers of its first pass, and
+           backward from its slice of dL/dz.
 
     A chunk draws other, equally valid dropout masks than the whole batch does. With 16-bit parameters `.grad`
     itself adds up in 16 bit, once a chunk; with float32 parameters under autocast it does not. DDP: all but the
@@ -87,11 +87,10 @@ class Cached:
                     part = z.piece(piece.samples)
                     step.backward(step.run_heads([name], part.tree, piece))
                     z.land(part, piece.samples)
-            for chunk, replay in zip(chunks, replays, strict=True):
+            for chunk, replay in reversed(list(zip(chunks, replays, strict=True))):  # as autograd would go back
                 with replay.forward():
                     representation = step.run_trunk(chunk)
-                with replay.backward():
-                    z.send_back(representation, chunk.samples)
+                z.send_back(representation, chunk.samples)
                 del representation  # the next chunk must not find this one's graph alive
         return step.losses()
 

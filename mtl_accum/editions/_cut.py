@@ -80,8 +80,9 @@ class Leaves:
     def land(self, piece: Leaves, samples: Range | None) -> None:
         """Add what a piece's leaves have summed up, in their slice."""
         if samples is not None:
-            for mine, theirs in zip(self._leaves.values(), piece._leaves.values(), strict=True):
-                mine.add(theirs.sum(), samples)
+            for mine, theirs in zip(self._values, piece._values, strict=True):
+                if id(mine) in self._leaves:
+                    self._leaves[id(mine)].add(piece._leaves[id(theirs)].sum(), samples)
 
     def send_back(self, representation: Any, samples: Range | None = None) -> None:
         """Backward of a representation with its graph, of all samples or of some, from the summed gradients."""

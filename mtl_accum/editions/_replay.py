@@ -32,9 +32,9 @@ class Replay:
 
     Under `SummedLoss` the trunk runs once: it draws its random numbers once and changes its buffers once.
     A later pass therefore starts from the generator states and the buffers that the first one found, and what
-    it draws and changes is forgotten. Its buffers are clones, seen through `module._buffers`, during its
-    backward too, where checkpointed layers run again: writing into the real ones between a forward and its
-    backward would trip autograd's version check.
+    it draws and changes is forgotten. Its buffers are clones, seen through `module._buffers`: writing into the
+    real ones between a forward and its backward would trip autograd's version check. Checkpointed layers run
+    again in the backward. Where the first pass had a backward of its own, this one's belongs to the replay too.
 
     Args:
         modules: whose buffers the function may change.

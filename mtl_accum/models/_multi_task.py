@@ -9,7 +9,7 @@ from urllib.parse import quote
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["MultiTaskModel", "Task"]
+__all__ = ["MultiTaskModel", "Selector", "Task", "select"]
 
 Selector = Hashable | Callable[[Any], Any]  # a key of the batch, or a function of it
 
@@ -24,7 +24,9 @@ class Task(nn.Module):
             None or raises KeyError) has nothing for this task: it is absent.
         weight: factor of the loss; it is part of the loss that an edition returns.
         count: callable of the batch, the denominator of the mean: a number or a 0-dim tensor. By default the
-            number of samples in the target.
+            number of samples in the target; see `count_labels`, `count_mask` and `count_present`.
+        couples_samples: the loss of a sample depends on other samples (a contrastive loss), so that it cannot
+            be computed in pieces.
 
     Raises:
         TypeError: head or loss cannot be called, or weight is not a number.
@@ -37,6 +39,8 @@ class Task(nn.Module):
         target: Selector,
         weight: float = 1.0,
         count: Callable[[Any], float | Tensor] | None = None,
+        *,
+        couples_samples: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("head", head), ("loss", loss)):
@@ -45,6 +49,7 @@ class Task(nn.Module):
         if not isinstance(weight, int | float):
             raise TypeError(f"weight must be a number, found {weight!r}")
         self.head, self.loss, self._target, self.weight, self._count = head, loss, target, weight, count
+        self.couples_samples = couples_samples
 
     def forward(self, representation: Any, batch: Any) -> Tensor:
         """The weighted loss, a 0-dim tensor."""

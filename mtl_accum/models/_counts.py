@@ -1,0 +1,52 @@
+"""Ready-made counts: how many terms the mean of a loss has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from mtl_accum.models._multi_task import Selector, select
+
+__all__ = ["count_labels", "count_mask", "count_present"]
+
+
+def count_labels(
+    target: Selector, *, ignore_index: int = -100, weight: Tensor | None = None
+) -> Callable[[Any], Tensor]:
+    """Count of a cross-entropy: the labels that are not ignored, or the sum of their classes' weights.
+
+    Args:
+        target: key of the batch, or callable of it, that gives int64 class labels of any shape.
+        ignore_index: label that the loss leaves out.
+        weight: the weights of the classes that the loss was given, shape (classes,).
+
+    Returns:
+        A function of the batch for `Task(count=...)`, which returns a 0-dim tensor.
+    """
+
+    def count(batch: Any) -> Tensor:
+        labels: Tensor = select(target, batch)
+        valid = labels != ignore_index
+        return valid.sum() if weight is None else weight.to(labels.device, non_blocking=True)[labels[valid]].sum()
+
+    return count
+
+
+def count_mask(mask: Selector) -> Callable[[Any], Tensor]:
+    """Count of a masked mean: the entries of a mask that are true, or the sum of its weights.
+
+    Args:
+        mask: key of the batch, or callable of it, that gives a tensor of bool, int or float, of any shape.
+    """
+    return lambda batch: select(mask, batch).sum()
+
+
+def count_present(target: Selector) -> Callable[[Any], Tensor]:
+    """Count of a regression with missing labels: the entries that are not NaN.
+
+    Args:
+        target: key of the batch, or callable of it, that gives a floating-point tensor of any shape.
+    """
+    return lambda batch: (~select(target, batch).isnan()).sum()
