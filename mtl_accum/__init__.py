@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mtl_accum._check import check
     from mtl_accum._compare import compare
     from mtl_accum.editions import Accumulated, Cached, Edition, PerTask, Split, SummedLoss, backward_scale, cut
     from mtl_accum.models import MultiTaskModel, Task, count_labels, count_mask, count_present, to_group_norm
@@ -32,6 +33,7 @@ __all__ = [
     "SummedLoss",
     "Task",
     "backward_scale",
+    "check",
     "compare",
     "count_labels",
     "count_mask",
@@ -52,6 +54,7 @@ _HOMES = {
     "SummedLoss": "editions",
     "Task": "models",
     "backward_scale": "editions",
+    "check": "_check",
     "compare": "_compare",
     "count_labels": "models",
     "count_mask": "models",

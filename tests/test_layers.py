@@ -17,9 +17,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"_validate", "report"},
     {"editions"},
-    {"memory", "models", "data", "_difference"},
-    {"_bench"},
-    {"_compare"},
+    {"memory", "models", "data", "_difference", "_no_dropout"},
+    {"_bench", "_oracle", "_trial"},
+    {"_compare", "_check"},
     {"training"},
     {"__main__"},
 ]

@@ -20,6 +20,10 @@ class RandomState:
         self._cpu = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
+    def states(self) -> list[Tensor]:
+        """The states, one a generator."""
+        return [self._cpu, *self._cuda]
+
     def restore(self) -> None:
         """Put every generator back to this state."""
         torch.set_rng_state(self._cpu)

@@ -1,7 +1,8 @@
 """The training loop and the jobs of the command line."""
 
+from mtl_accum.training._check import check
 from mtl_accum.training._evaluate import Measure, evaluate
 from mtl_accum.training._fit import fit
 from mtl_accum.training._train import Data, Run, train
 
-__all__ = ["Data", "Measure", "Run", "evaluate", "fit", "train"]
+__all__ = ["Data", "Measure", "Run", "check", "evaluate", "fit", "train"]

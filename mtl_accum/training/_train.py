@@ -28,7 +28,7 @@ from mtl_accum.training._evaluate import Measure, evaluate
 from mtl_accum.training._fit import fit
 from mtl_accum.training._progress import Progress
 
-__all__ = ["Data", "Run", "train"]
+__all__ = ["Data", "Run", "require_parts", "train"]
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -87,8 +87,7 @@ def train(
         ValueError: an argument is out of range, or a part of the experiment is missing.
         FloatingPointError: a loss is NaN or infinite.
     """
-    if model is None or data is None:
-        raise ValueError("nothing to train: expected model and data, found none; add +experiment=two_task")
+    model, data = require_parts(model, data)
     natural("epochs", epochs)
     positive_int("compare.steps", steps)
     where = resolve(device)
@@ -130,6 +129,13 @@ def train(
         {"model.safetensors": lambda path: save_model(model, str(path))},
     )
     report.show(written, run.folder)
+
+
+def require_parts(model: MultiTaskModel | None, data: Data | None) -> tuple[MultiTaskModel, Data]:
+    """The model and the data of an experiment, which the command line may have left out."""
+    if model is None or data is None:
+        raise ValueError("nothing to train: expected model and data, found none; add +experiment=two_task")
+    return model, data
 
 
 def _make(optimizer: MakeOptimizer, model: nn.Module) -> torch.optim.Optimizer:

@@ -1,0 +1,52 @@
+"""The job that proves an experiment's editions on its own model and data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import nn
+
+from mtl_accum import _check
+from mtl_accum.editions import Edition
+from mtl_accum.models import MultiTaskModel
+from mtl_accum.training._device import resolve, to_device
+from mtl_accum.training._train import Data, Run, require_parts
+
+__all__ = ["check"]
+
+
+def check(
+    *,
+    model: MultiTaskModel | None,
+    data: Data | None,
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    editions: Mapping[str, Edition],
+    device: str,
+    seed: int,
+    run: Run,
+) -> None:
+    """Hold editions against `SummedLoss` on the first training batch, print the table, and write it to `check.md`.
+
+    Args:
+        model: trunk and tasks.
+        data: whose first training batch is used.
+        optimizer: says which parameters are trainable.
+        editions: what to check, by name.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: of dropout and noise.
+        run: the folder for `check.md`.
+
+    Raises:
+        ValueError: a part of the experiment is missing, or an edition is not exact here.
+    """
+    model, data = require_parts(model, data)
+    where = resolve(device)
+    torch.manual_seed(seed)
+    model.to(where)
+    batch = to_device(next(iter(data.train())), where)
+    found = _check.check(model.trunk, model.tasks, batch, optimizer=optimizer(model.parameters()), editions=editions)
+    (run.folder / "check.md").write_text(f"# {run.command}\n\n{found}\n", encoding="utf-8")
+    if not found.passed():
+        differing = ", ".join(name for name, edition in found.editions.items() if not edition.passed())
+        raise ValueError(f"not exact on this model: {differing}; see the reasons above")
