@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from mtl_accum._difference import gradient_difference
+from mtl_accum._difference import largest_difference
 from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk
 from mtl_accum.editions._buffers import BufferLog
 from mtl_accum.editions._modules import modules_of
@@ -53,6 +54,10 @@ class Bench:
             for number, module in enumerate(self._modules)
             for name, parameter in module.named_parameters(recurse=False)
         }
+        if self._optimizer is not None:  # parameters that no module owns
+            owned = {id(parameter) for parameter in self._parameters.values()}
+            loose = (p for group in self._optimizer.param_groups for p in group["params"] if id(p) not in owned)
+            self._parameters |= {f"optimizer.{number}": parameter for number, parameter in enumerate(loose)}
         self._buffers = [buffer for module in self._modules for buffer in module.buffers(recurse=False)]
         tensors = [
             *self._parameters.values(),
@@ -87,7 +92,12 @@ class Bench:
     def difference(self) -> float:
         """How far this edition's gradient is from SummedLoss's, from the same buffers and random numbers."""
         reference = self._gradient(SummedLoss())
-        return gradient_difference(self._gradient(self._edition), reference)
+        if not any(gradient is not None for gradient in reference.values()):
+            raise RuntimeError("found no parameter with a gradient; pass modules, or the optimizer of its parameters")
+        difference, parameter = largest_difference(self._gradient(self._edition), reference)
+        if math.isinf(difference):
+            raise RuntimeError(f"the gradient of {parameter} is missing or not finite")
+        return difference
 
     def _step(self) -> None:
         self._zero_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,10 +102,10 @@ class Check:
         rows, notes = [columns], []
         for name, found in self.editions.items():
             verdict = "refused" if found.refusal else "exact" if found.passed() else "DIFFERS"
-            for agreement, missing in ((found.own, found.refusal), (found.double, found.without)):
-                rows.append([name, *_cells(agreement), verdict])
-                if agreement is None and missing and f"{name}: {missing}" not in notes:
-                    notes.append(f"{name}: {missing}")
+            rows.append([name, *_cells(found.own, "own"), verdict])
+            if not found.refusal:
+                rows.append([name, *_cells(found.double, "float64"), verdict])
+            notes += [f"{name}: {why}" for why in (found.refusal, found.without) if why]
             if not found.passed():
                 notes.append(f"{name}: {found.reason}")
         if self.idle:
@@ -237,10 +237,10 @@ def _in_double(trunk: Trunk, tasks: Tasks, batch: Any) -> tuple[Network | None, 
         copied, copied_tasks = copy.deepcopy((trunk, dict(tasks)))
     except Exception as error:
         return None, f"not in float64: cannot be copied ({error})"
-    functions = [trunk, *tasks.values()]
-    if modules_behind(functions) & modules_behind([copied, *copied_tasks.values()]):
+    functions: list[Callable[..., Any]] = [copied, *copied_tasks.values()]
+    if modules_behind([trunk, *tasks.values()]) & modules_behind(functions):
         return None, "not in float64: a closure's modules cannot be copied; pass modules, such as Task"
-    for function in (copied, *copied_tasks.values()):
+    for function in functions:
         for module in modules_of(function):
             module.double()
     wide = tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, batch)
@@ -271,8 +271,8 @@ def _same(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def _cells(agreement: Agreement | None) -> list[str]:
+def _cells(agreement: Agreement | None, dtype: str) -> list[str]:
     if agreement is None:
-        return ["–"] * 5
+        return [dtype, *["–"] * 4]
     figures = [f"{value:.1e}" for value in (agreement.losses, agreement.gradients, agreement.buffers)]
     return [str(agreement.dtype).removeprefix("torch."), *figures, "same" if agreement.random else "elsewhere"]

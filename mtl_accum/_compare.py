@@ -79,6 +79,8 @@ def compare(
     chosen = editions or {"summed": SummedLoss(), "per_task": PerTask(), "split": Split()}
     parts: Parts | Build = build or (trunk, tasks, batch, optimizer)
     rows = {name: Measurement(name, _first_sentence(edition)) for name, edition in chosen.items()}
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # the processes need the room
     one_by_one = _device(trunk, tasks, batch).type != "cpu"
     for group in [[name] for name in chosen] if one_by_one else [list(chosen)]:
         members = {name: chosen[name] for name in group}
@@ -115,7 +117,7 @@ def _processes(
             try:
                 return processes[name].call(method)
             except MeasurementError as error:
-                rows[name].failure = f"{method}: {error}"
+                rows[name].failure = str(error)
                 return None
 
         yield ask

@@ -25,8 +25,8 @@ def gradient_difference(gradients: Gradients, reference: Gradients) -> float:
         reference: the same names.
 
     Returns:
-        The difference, without unit; infinite where a parameter has a gradient on one side only, or NaN or
-        infinity on one side only.
+        The difference, without unit; infinite where a parameter has a gradient on one side only, or is NaN or
+        infinite.
 
     Raises:
         ValueError: the names differ.

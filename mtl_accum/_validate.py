@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["fraction", "natural", "positive", "positive_int"]
+__all__ = ["fraction", "natural", "not_negative", "positive_int"]
 
 
 def positive_int(name: str, value: Any) -> None:
@@ -14,13 +14,13 @@ def positive_int(name: str, value: Any) -> None:
 
 
 def natural(name: str, value: Any) -> None:
-    """Raise ValueError unless value is an integer of at least 0."""
-    _check(name, value, "an integer of at least 0", isinstance(value, int) and value >= 0)
+    """Raise ValueError unless value is an integer of at least 0 that fits into 64 bits."""
+    _check(name, value, "an integer from 0 to 2**63 - 1", isinstance(value, int) and 0 <= value < 2**63)
 
 
-def positive(name: str, value: Any) -> None:
-    """Raise ValueError unless value is a finite number above 0."""
-    _check(name, value, "a positive number", isinstance(value, int | float) and 0 < value < math.inf)
+def not_negative(name: str, value: Any) -> None:
+    """Raise ValueError unless value is a finite number of at least 0."""
+    _check(name, value, "a number of at least 0", isinstance(value, int | float) and 0 <= value < math.inf)
 
 
 def fraction(name: str, value: Any) -> None:

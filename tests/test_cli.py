@@ -60,7 +60,12 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     done = mtl_accum("--help", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    for text in ("+experiment=two_task", "edition: per_task, split, summed", "--config-dir", "epochs: 40"):
+    for text in (
+        "+experiment=two_task",
+        "edition: accumulated, cached, per_task, split, summed",
+        "--config-dir",
+        "epochs: 40",
+    ):
         assert text in done.stdout
 
 
@@ -71,12 +76,12 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
         (["+experiment=nope"], "experiment=nope: expected one of two_task; found no experiment of that name"),
         (
             [*TWO_TASK, "edition=nope"],
-            "edition=nope: expected one of per_task, split, summed; found no edition",
+            "edition=nope: expected one of accumulated, cached, per_task, split, summed; found no edition",
         ),
         ([*TWO_TASK, "data=nope"], "data=nope: expected one of digits; found no data of that name"),
         ([*TWO_TASK, "data.batch_size=0"], "data: batch_size must be a positive integer, found 0"),
         ([*TWO_TASK, "data.batch_size=abc"], "data: batch_size must be a positive integer, found 'abc'"),
-        ([*TWO_TASK, "epochs=-1"], "epochs must be an integer of at least 0, found -1"),
+        ([*TWO_TASK, "epochs=-1"], "epochs must be an integer from 0 to 2**63 - 1, found -1"),
         ([*TWO_TASK, "compare.steps=0"], "compare.steps must be a positive integer, found 0"),
         ([*TWO_TASK, "epoch=3"], "Could not override 'epoch'. To append to your config use +epoch=3"),
         (
@@ -101,7 +106,7 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
             "model.trunk: num_channels (7) must be divisible by num_groups (4)",
         ),
         ([*TWO_TASK, "optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
-        ([*TWO_TASK, "seed=a"], "seed must be an integer of at least 0, found 'a'"),
+        ([*TWO_TASK, "seed=a"], "seed must be an integer from 0 to 2**63 - 1, found 'a'"),
         ([*TWO_TASK, "hydra.run.dir=taken/run"], "taken"),
     ],
     ids=lambda value: " ".join(value[-1:]) if isinstance(value, list) else "",

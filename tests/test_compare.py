@@ -47,7 +47,7 @@ def test_measures_every_edition_and_changes_nothing():
 def test_build_serves_closures_and_failures_are_rows():
     trunk, tasks, batch, _ = parts()
     rows = compare(lambda b: trunk(b), tasks, batch, editions={"split": Split()}, steps=1, build=dies)
-    assert rows[0].failure == "prepare: MemoryError: no room"
+    assert rows[0].failure == "MemoryError: no room"
     assert rows[0].memory == [] and rows[0].step_seconds == [] and rows[0].gradient_difference is None
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mtl_accum._validate import fraction, positive, positive_int
+from mtl_accum._validate import fraction, not_negative, positive_int
 
 __all__ = ["Digits"]
 
@@ -38,7 +38,7 @@ class Digits:
 
     def __post_init__(self) -> None:
         positive_int("batch_size", self.batch_size)
-        positive("noise", self.noise)
+        not_negative("noise", self.noise)
         fraction("test_fraction", self.test_fraction)
 
     def train(self) -> DataLoader[dict[str, Tensor]]:
@@ -61,9 +61,12 @@ class Digits:
         digits: Any = load_digits()
         clean = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16.0  # the scans count 0 to 16
         digit = torch.tensor(digits.target, dtype=torch.int64)
-        train, test = train_test_split(
-            torch.arange(len(digit)), test_size=self.test_fraction, random_state=0, stratify=digit
-        )
+        try:
+            train, test = train_test_split(
+                torch.arange(len(digit)), test_size=self.test_fraction, random_state=0, stratify=digit
+            )
+        except ValueError as error:
+            raise ValueError(f"test_fraction={self.test_fraction} leaves too few samples: {error}") from error
         return clean[train], digit[train], clean[test], digit[test]
 
 

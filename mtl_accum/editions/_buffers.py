@@ -6,17 +6,21 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 __all__ = ["BufferLog", "Saved"]
 
 
-class Saved:
-    """One buffer: where it lives, the tensor that was there, and its value then."""
+_STATISTICS = 65536  # elements; more than a layer has channels
 
-    def __init__(self, owner: nn.Module, name: str, tensor: Tensor) -> None:
+
+class Saved:
+    """One buffer: where it lives, the tensor that was there (or None), and its value then."""
+
+    def __init__(self, owner: nn.Module, name: str, tensor: Tensor | None) -> None:
         self.owner, self.name, self.tensor = owner, name, tensor
-        self.value = tensor.detach().clone()
-        self._version = tensor._version
+        self.value = None if tensor is None else tensor.detach().clone()
+        self._version = 0 if tensor is None else tensor._version
 
     @property
     def slot(self) -> tuple[int, str]:
@@ -26,20 +30,22 @@ class Saved:
     def may_have_changed(self) -> bool:
         """Whether somebody may have written to the buffer or put another tensor in its place.
 
-        Floating-point buffers always may: batch normalisation's kernels write running statistics without
+        Small floating-point buffers always may: batch normalisation's kernels write running statistics without
         autograd's version counter, and comparing values would wait for the device.
         """
-        return (
-            self.tensor.is_floating_point()
-            or self.tensor._version != self._version
-            or self.owner._buffers.get(self.name) is not self.tensor
-        )
+        if self.owner._buffers.get(self.name) is not self.tensor:
+            return True
+        if self.tensor is None:
+            return False
+        statistics = self.tensor.is_floating_point() and self.tensor.numel() <= _STATISTICS
+        return statistics or self.tensor._version != self._version
 
     def restore(self) -> None:
         """Put the tensor and its value back."""
         self.owner._buffers[self.name] = self.tensor
-        with torch.no_grad():
-            self.tensor.copy_(self.value)
+        if self.tensor is not None and self.value is not None:
+            with torch.no_grad():
+                self.tensor.copy_(self.value)
 
 
 class BufferLog:
@@ -56,7 +62,7 @@ class BufferLog:
             Saved(module, name, tensor)
             for module in modules
             for name, tensor in module._buffers.items()
-            if tensor is not None and (id(module), name) not in self._saved
+            if (id(module), name) not in self._saved and not _constant(tensor)
         ]
         self._saved.update((saved.slot, saved) for saved in fresh)
         return fresh
@@ -75,3 +81,8 @@ class BufferLog:
         """Give every buffer its original value."""
         for saved in self._saved.values():
             saved.restore()
+
+
+def _constant(tensor: Tensor | None) -> bool:
+    """Whether nobody can write to a buffer, or it has no value yet that could be saved (a lazy module's)."""
+    return tensor is not None and (is_lazy(tensor) or tensor.is_inference())

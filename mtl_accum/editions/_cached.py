@@ -90,7 +90,7 @@ class Cached:
             for chunk, replay in reversed(list(zip(chunks, replays, strict=True))):  # as autograd would go back
                 with replay.forward():
                     representation = step.run_trunk(chunk)
-                z.send_back(representation, chunk.samples)
+                step.send_back(z, representation, chunk.samples)
                 del representation  # the next chunk must not find this one's graph alive
         return step.losses()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -92,6 +93,6 @@ def _ask(name: str, task: Any, piece: Piece) -> Any:
                 f"{tuple(count.shape)}; sum it"
             )
         return count.detach()
-    if not isinstance(count, int | float):
+    if not isinstance(count, Real):
         raise TypeError(f"task '{name}': count(batch) must be a number or a 0-dim tensor, found {type(count).__name__}")
     return count

@@ -106,23 +106,31 @@ class _Leaf:
 
     def __init__(self, value: Tensor) -> None:
         self.tensor = value.detach().requires_grad_()
-        self._sum: Tensor | None = None  # where autograd's own sum, .grad, would not do
-        self._precision = torch.float32 if value.dtype in (torch.bfloat16, torch.float16) else value.dtype
-        if self._precision != value.dtype:
-            self.tensor.register_post_accumulate_grad_hook(self._take)
-
-    def _take(self, tensor: Tensor) -> None:
-        assert tensor.grad is not None
-        term, tensor.grad = tensor.grad.to(self._precision), None
-        self._sum = term if self._sum is None else self._sum.add_(term)
+        self._sum = _Sum(torch.float32 if value.dtype in (torch.bfloat16, torch.float16) else value.dtype)
+        if self._sum.dtype != value.dtype:
+            self.tensor.register_post_accumulate_grad_hook(self._sum.take)
 
     def add(self, gradient: Tensor | None, samples: Range) -> None:
         """Add a gradient in its slice."""
         if gradient is not None:
-            if self._sum is None:
-                self._sum = torch.zeros_like(self.tensor, dtype=self._precision, requires_grad=False)
-            self._sum[slice(*samples)] += gradient
+            if self._sum.value is None:
+                self._sum.value = torch.zeros_like(self.tensor, dtype=self._sum.dtype, requires_grad=False)
+            self._sum.value[slice(*samples)] += gradient
 
     def sum(self) -> Tensor | None:
         """All that has been added; None if no head reached the leaf."""
-        return self.tensor.grad if self._sum is None else self._sum
+        return self.tensor.grad if self._sum.value is None else self._sum.value
+
+
+class _Sum:
+    """A sum where autograd's own, `.grad`, would not do; knows no tensor that has it as a hook, or both would stay."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.value: Tensor | None = None
+
+    def take(self, tensor: Tensor) -> None:
+        """Move a leaf's new gradient over; autograd calls this right after it has set it."""
+        assert tensor.grad is not None
+        term, tensor.grad = tensor.grad.to(self.dtype), None
+        self.value = term if self.value is None else self.value.add_(term)

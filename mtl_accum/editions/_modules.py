@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -15,6 +15,8 @@ __all__ = ["buffer_owners", "is_compiled", "modules_of", "named_modules_of"]
 
 _DEEPEST = 8  # references followed from the callable; what a person writes by hand is two or three away
 _LONGEST = 4096  # items followed of a container: heads are fewer, data sets are more
+_MOST = 20_000  # values looked at in all
+_INTERNALS = frozenset(vars(nn.Module()))  # parameters, buffers, submodules, hooks
 _ATOMS = (str, bytes, int, float, complex, type, types.ModuleType, types.BuiltinFunctionType, Tensor, type(None))
 
 # By the id of a callable: a weak reference to it, and to the modules behind it that have buffers.
@@ -29,8 +31,6 @@ def modules_of(function: Callable[..., Any]) -> list[nn.Module]:
     Followed are bound methods, partials, wrappers (`torch.compile` too), closures, defaults, the globals that
     its code names, and the attributes and items of plain objects on the way.
     """
-    if isinstance(function, nn.Module):
-        return list(function.modules())
     found = {id(module): module for _, root in _roots(function) for module in root.modules()}
     return list(found.values())
 
@@ -72,16 +72,26 @@ def _roots(function: Callable[..., Any]) -> list[tuple[str, nn.Module]]:
     found: list[tuple[str, nn.Module]] = []
     seen: dict[int, Any] = {}  # the values too: a freed temporary's id may come again
     pending: list[tuple[str, Any, int]] = [("", function, 0)]
-    while pending:
+    while pending and len(seen) < _MOST:
         name, value, depth = pending.pop()
         if id(value) in seen or depth > _DEEPEST or isinstance(value, _ATOMS):
             continue
         seen[id(value)] = value
         if isinstance(value, nn.Module):
             found.append((name, value))
+            pending += [(inner, other, depth + 1) for part in value.modules() for inner, other in _attributes(part)]
         else:
             pending += [(inner, other, depth + 1) for inner, other in _referred(value)]
     return found
+
+
+def _attributes(module: nn.Module) -> list[Named]:
+    """What a module keeps besides parameters, buffers and submodules: functions, plain lists of modules."""
+    return [
+        (name, value)
+        for name, value in vars(module).items()
+        if not isinstance(value, _ATOMS) and name not in _INTERNALS
+    ]
 
 
 def _referred(value: Any) -> Iterator[Named]:
@@ -94,7 +104,7 @@ def _referred(value: Any) -> Iterator[Named]:
     elif isinstance(value, functools.partial):
         yield from (("", other) for other in (value.func, *value.args))
         yield from value.keywords.items()
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         yield from ((str(key), other) for key, other in islice(value.items(), _LONGEST))
     elif isinstance(value, list | tuple | set | frozenset):
         yield from ((str(index), other) for index, other in enumerate(islice(value, _LONGEST)))

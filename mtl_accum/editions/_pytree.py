@@ -93,7 +93,8 @@ def _make_user_dict(children: Any, context: Any) -> Any:
 
 def _take_dataclass(record: Any) -> tuple[list[Any], Any]:
     names = tuple(field.name for field in dataclasses.fields(record))
-    return [getattr(record, name) for name in names], (type(record), names)
+    others = {name: value for name, value in getattr(record, "__dict__", {}).items() if name not in names}
+    return [getattr(record, name) for name in names], (type(record), names, others)
 
 
 def _take_dataclass_with_keys(record: Any) -> tuple[list[Any], Any]:
@@ -102,10 +103,10 @@ def _take_dataclass_with_keys(record: Any) -> tuple[list[Any], Any]:
 
 
 def _make_dataclass(children: Any, context: Any) -> Any:
-    kind, names = context
+    kind, names, others = context
     made = object.__new__(kind)  # not kind(...): fields may be init=False, and __post_init__ has run already
-    for name, child in zip(names, children, strict=True):
-        object.__setattr__(made, name, child)  # frozen dataclasses too
+    for name, value in (*others.items(), *zip(names, children, strict=True)):
+        object.__setattr__(made, name, value)  # frozen dataclasses too
     return made
 
 

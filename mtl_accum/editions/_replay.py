@@ -14,7 +14,7 @@ __all__ = ["RandomState", "Replay"]
 
 
 class RandomState:
-    """The states of torch's generators, CPU and every CUDA device, when this was made."""
+    """The states of torch's default generators, CPU and every CUDA device, when this was made."""
 
     def __init__(self) -> None:
         self._cpu = torch.get_rng_state()
@@ -61,7 +61,8 @@ class Replay:
             log.after(fresh)
             self._before = log.changed()
             return
-        self._aside = [saved.value.clone() for saved in self._before]
+        clones = {id(saved.tensor): _clone(saved.value) for saved in self._before}  # shared ones too
+        self._aside = [clones[id(saved.tensor)] for saved in self._before]
         self._start.restore()
         try:
             with self.backward():
@@ -82,3 +83,7 @@ class Replay:
         for index, (saved, other) in enumerate(zip(self._before, self._aside, strict=False)):
             buffers = saved.owner._buffers
             buffers[saved.name], self._aside[index] = other, buffers[saved.name]
+
+
+def _clone(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.clone()

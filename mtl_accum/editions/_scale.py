@@ -18,7 +18,8 @@ _SCALE: ContextVar[float | Tensor] = ContextVar("mtl_accum_backward_scale", defa
 def backward_scale(scale: float | Tensor) -> Iterator[None]:
     """Multiply every gradient that editions add inside the block; the returned losses stay unscaled.
 
-    With `torch.amp.GradScaler`: `with backward_scale(scaler.scale(torch.ones(()))): edition.forward_backward(...)`.
+    With `torch.amp.GradScaler`: `with backward_scale(scaler.scale(torch.ones((), device=...))): ...`, on
+    the losses' device.
     Nested blocks multiply. Read in the calling thread only.
 
     Args:

@@ -81,7 +81,7 @@ class Split:
                         part = z.piece(piece.samples)
                         step.backward(step.run_heads(group, part.tree, piece))
                         z.land(part, piece.samples)
-                z.send_back(representation)
+                step.send_back(z, representation)
         return step.losses()
 
     def _counted(self, samples: int) -> list[Range]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtl_accum.editions._buffers import BufferLog
 from mtl_accum.editions._counts import Counts, Share, read_counts
+from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._modules import buffer_owners, modules_of
 from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, samples_of, take
 from mtl_accum.editions._pytree import leaves
@@ -40,6 +41,8 @@ class Step:
     """
 
     def __init__(self, trunk: Trunk, tasks: Tasks, batch: Any, *, cuts: int = 1, inner: Edition | None = None) -> None:
+        if not torch.is_grad_enabled():
+            raise RuntimeError("forward_backward: expected gradients to be enabled, found no_grad or inference_mode")
         self._trunk, self._tasks, self._batch = trunk, tasks, batch
         self._whole: Range | None = None
         self.pieces = [Piece(None, batch)]
@@ -94,7 +97,8 @@ class Step:
             try:
                 loss = self._on(name, piece)(representation, piece.batch)
             except RuntimeError as error:
-                raise _explained(error, [name]) from error
+                _explain(error, f"task '{name}'")
+                raise
             self._buffers.after(fresh)
             if not isinstance(loss, Tensor) or loss.dim():
                 raise _no_loss(name, loss)
@@ -108,8 +112,17 @@ class Step:
             try:
                 total.backward(scaled_one(total))
             except RuntimeError as error:
-                raise _explained(error, self._running) from error
+                _explain(error, f"task {', '.join(map(repr, self._running))}")
+                raise
         torch.clear_autocast_cache()
+
+    def send_back(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
+        """Backward of the trunk from what the heads left in the leaves."""
+        try:
+            z.send_back(representation, samples)
+        except RuntimeError as error:
+            _explain(error, "a task")
+            raise
 
     def run_edition(self, edition: Edition, piece: Piece) -> None:
         """Forward and backward of a piece through another edition."""
@@ -168,13 +181,13 @@ def _no_loss(name: str, found: Any) -> Exception:
     )
 
 
-def _explained(error: RuntimeError, names: Sequence[str]) -> RuntimeError:
-    """Autograd's error with the task's name and what to do about it, where we know."""
+def _explain(error: RuntimeError, who: str) -> None:
+    """Raise autograd's error with a name and what to do about it, where we know; else do nothing."""
     text = str(error)
     if "leaf Variable that requires grad is being used in an in-place operation" in text:
         fix = "the head starts with an in-place operation on the representation; use its out-of-place form"
     elif "backward through the graph a second time" in text:
-        fix = "a task reads what another task computed, whose graph is gone; make them one task"
+        fix = "it reads what another task, or the trunk behind the representation, computed; that graph is gone"
     else:
-        return error
-    return RuntimeError(f"task {', '.join(map(repr, names))}: {fix} ({text})")
+        return
+    raise RuntimeError(f"{who}: {fix} ({text})") from error

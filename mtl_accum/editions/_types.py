@@ -33,7 +33,7 @@ class Edition(Protocol):
         Raises:
             TypeError: a loss is not a tensor, a count is not a number, or a container is unknown.
             ValueError: a loss has more than one element or dimension, or a count is negative or NaN.
-            RuntimeError: from autograd, with the task's name and the likely fix.
+            RuntimeError: gradients are disabled; or from autograd, with the task's name and the likely fix.
 
         After an exception `.grad` is unspecified (call `zero_grad`), and buffers are as before the call.
         """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,7 +35,7 @@ class FreshProcess:
         path = Path(self._folder.name) / "subject.pt"
         try:
             torch.save(subject, path)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+        except Exception as error:  # whatever the objects' own pickling raises
             self._folder.cleanup()
             raise TypeError(
                 f"cannot be sent to a fresh process ({error}); pass modules, or functions defined at the top of a "
@@ -44,7 +43,7 @@ class FreshProcess:
             ) from error
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, path, torch.get_num_threads()), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, path, _Settings()), daemon=True)
         self._process.start()
         theirs.close()  # so that the death of the process ends our wait
 
@@ -76,8 +75,26 @@ class FreshProcess:
         self._folder.cleanup()
 
 
-def _serve(connection: Connection, path: Path, threads: int) -> None:
-    torch.set_num_threads(threads)
+class _Settings:
+    """What of torch's global settings changes figures; taken here, applied there."""
+
+    def __init__(self) -> None:
+        self.threads = torch.get_num_threads()
+        self.dtype = torch.get_default_dtype()
+        self.matmul = torch.get_float32_matmul_precision()
+        self.deterministic = torch.are_deterministic_algorithms_enabled()
+        self.benchmark = torch.backends.cudnn.benchmark
+
+    def apply(self) -> None:
+        torch.set_num_threads(self.threads)
+        torch.set_default_dtype(self.dtype)
+        torch.set_float32_matmul_precision(self.matmul)
+        torch.use_deterministic_algorithms(self.deterministic)
+        torch.backends.cudnn.benchmark = self.benchmark
+
+
+def _serve(connection: Connection, path: Path, settings: _Settings) -> None:
+    settings.apply()
     subject: Any = None
     while True:
         try:
@@ -95,4 +112,7 @@ def _serve(connection: Connection, path: Path, threads: int) -> None:
 def _cause_of_death(exitcode: int | None) -> str:
     if exitcode == -9:
         return "the process was killed (signal 9), most likely by the system for want of memory"
-    return f"the process ended with exit code {exitcode}"
+    return (
+        f"the process ended with exit code {exitcode}; it imports the script that started it, which must not run "
+        "anything then: put the call under if __name__ == '__main__':"
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mtl_accum._validate import positive_int
+
 __all__ = ["ConvBlock", "ConvClassifier", "ConvTrunk", "DenseHead"]
 
 
@@ -17,6 +19,8 @@ class ConvBlock(nn.Sequential):
     """
 
     def __init__(self, inputs: int, outputs: int, groups: int = 4) -> None:
+        positive_int("channels", inputs)
+        positive_int("width", outputs)
         super().__init__(
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
             nn.GroupNorm(groups, outputs),

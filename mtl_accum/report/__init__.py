@@ -7,6 +7,16 @@ from mtl_accum.report._console import show
 from mtl_accum.report._markdown import markdown, markdown_table
 from mtl_accum.report._picture import picture
 from mtl_accum.report._table import Table, editions_table
-from mtl_accum.report._write import VERSION, write
+from mtl_accum.report._write import VERSION, write, write_whole
 
-__all__ = ["VERSION", "Table", "editions_table", "markdown", "markdown_table", "picture", "show", "write"]
+__all__ = [
+    "VERSION",
+    "Table",
+    "editions_table",
+    "markdown",
+    "markdown_table",
+    "picture",
+    "show",
+    "write",
+    "write_whole",
+]

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from mtl_accum.report._markdown import device, markdown_table, steps
+from mtl_accum.report._markdown import device, figure, markdown_table, steps
 from mtl_accum.report._table import editions_table
 
 __all__ = ["show"]
@@ -21,7 +21,7 @@ def show(report: Mapping[str, Any], folder: Path) -> None:
     table = editions_table(report)
     training = report["training"]
     console.print(f"Trained {steps(training)} steps in {training['seconds']:.1f} s on {device(report)}.")
-    console.print("Test data: " + ", ".join(f"{name} {value:.4f}" for name, value in report["metrics"].items()))
+    console.print("Test data: " + ", ".join(f"{name} {figure(value)}" for name, value in report["metrics"].items()))
     console.print()
     if console.is_terminal:
         rich_table = RichTable(*table.columns)

@@ -37,9 +37,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             "",
             f"{training['epochs']} epochs, {steps(training)} steps in {training['seconds']:.1f} s.",
             "",
-            *markdown_table(
-                [["measure", "on the test data"], *([n, f"{v:.4f}"] for n, v in report["metrics"].items())]
-            ),
+            *markdown_table([["measure", "on the test data"], *([n, figure(v)] for n, v in report["metrics"].items())]),
             "",
             "## What was run",
             "",
@@ -72,3 +70,8 @@ def device(report: Mapping[str, Any]) -> str:
 def steps(training: Mapping[str, Any]) -> int:
     """How many steps the training took."""
     return max((len(history) for history in training["losses"].values()), default=0)
+
+
+def figure(value: float | None) -> str:
+    """A metric with four decimals, a dash where there is none."""
+    return "–" if value is None else f"{value:.4f}"

@@ -43,7 +43,7 @@ def _draw_bars(axes: Any, report: Mapping[str, Any]) -> None:
         axes.bar(row["edition"], (peak or 0) / 2**20, **look)
         label = mib(peak)
         if index and peak is not None and peaks[0]:
-            label += f"\n{100 * (peak / peaks[0] - 1):+.1f} %"
+            label += f"\n{100 * (peak / peaks[0] - 1):+.1f} %".replace("-", "−")
         axes.annotate(label, (index, (peak or 0) / 2**20), (0, 3), textcoords="offset points", ha="center", va="bottom")
     axes.set_ylim(0, 1.22 * max([peak for peak in peaks if peak], default=1) / 2**20)
     axes.set_ylabel("peak of allocated memory, MiB" if source == "cuda" else "peak of live tensors, MiB")

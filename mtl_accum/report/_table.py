@@ -44,7 +44,7 @@ def editions_table(report: Mapping[str, Any]) -> Table:
     source = peak_source(report)
     columns = _columns(source, first["edition"])
     notes = [f"{column.heading}: {column.meaning}." for column in columns if column.meaning]
-    notes += [f"{row['edition']}: {row['meaning']}" for row in rows]
+    notes += [f"{_name(row)}:{row['meaning'].partition(':')[2] or ' ' + row['meaning']}" for row in rows]
     notes += [f"{row['edition']} was not measured completely: {row['failure']}" for row in rows if row["failure"]]
     notes += sorted({caveat for row in rows for record in row["memory"] for caveat in record["caveats"]})
     return Table(
@@ -155,7 +155,7 @@ def _conclusion(rows: list[Row], source: str) -> str:
             part += f" at {seconds / base_seconds:.2f} times the time per step"
         parts.append(part)
     if not parts:
-        return "There is nothing to compare: see above for what could not be measured."
+        return "There is nothing to compare: the notes say what could not be measured, and why."
     return f"Of the peak memory of {_name(base)}, {'; '.join(parts)}."
 
 

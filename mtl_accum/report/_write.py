@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -12,23 +13,17 @@ from typing import Any
 from mtl_accum.report._markdown import markdown
 from mtl_accum.report._picture import picture
 
-__all__ = ["VERSION", "write"]
+__all__ = ["VERSION", "write", "write_whole"]
 
 VERSION = 1
 
 
-def write(
-    content: Mapping[str, Any], folder: Path, others: Mapping[str, Callable[[Path], object]] | None = None
-) -> dict[str, Any]:
-    """Write `report.json`, `report.md`, `memory.png` and other files into a folder.
-
-    Everything is written aside first and then moved in, `report.json` last: where it is, all is there, and an
-    interrupted run leaves nothing that is half written.
+def write(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Write `report.json`, `report.md` and `memory.png` into a folder.
 
     Args:
         content: the report without its version.
         folder: must exist.
-        others: by file name, what writes a file to a path.
 
     Returns:
         The report as it was written.
@@ -36,16 +31,39 @@ def write(
     Raises:
         OSError: the folder cannot be written.
     """
-    report = {"version": VERSION, "kind": "run", **content}
-    writers: dict[str, Callable[[Path], object]] = {
-        **(others or {}),
-        "memory.png": lambda path: picture(report, path),
-        "report.md": lambda path: path.write_text(markdown(report), encoding="utf-8"),
-        "report.json": lambda path: path.write_text(json.dumps(report, indent=1), encoding="utf-8"),
-    }
+    report: dict[str, Any] = _finite({"version": VERSION, "kind": "run", **content})
+    write_whole(
+        folder,
+        {
+            "memory.png": lambda path: picture(report, path),
+            "report.md": lambda path: path.write_text(markdown(report), encoding="utf-8"),
+            "report.json": lambda path: path.write_text(json.dumps(report, indent=1), encoding="utf-8"),
+        },
+    )
+    return report
+
+
+def write_whole(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:
+    """Write files aside first and move them in when all are done: an interruption leaves nothing half written.
+
+    Args:
+        folder: must exist.
+        writers: by file name, what writes it to a path; moved in this order.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as aside:
         for name, write_to in writers.items():
             write_to(Path(aside) / name)
         for name in writers:
             os.replace(Path(aside) / name, folder / name)
-    return report
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,6 +20,8 @@ def resolve(name: str) -> torch.device:
     Raises:
         ValueError: there is no such device here.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, found {name!r}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._device import to_device
 
-__all__ = ["Measure", "evaluate"]
+__all__ = ["Measure", "evaluate", "require_tasks"]
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,27 @@ def evaluate(
     """Every measure over all batches, by name.
 
     Raises:
-        ValueError: a measure names a task that the model does not have.
+        ValueError: a measure names a task that the model does not have, or a prediction that the batch has not.
     """
-    for name, measure in measures.items():
-        if measure.task not in model.tasks:
-            raise ValueError(f"measures.{name}.task must be one of {', '.join(model.tasks)}; found {measure.task!r}")
+    require_tasks(measures, model)
+    for measure in measures.values():
         measure.metric.to(device).reset()
     model.eval()
     for batch in batches:
         here = to_device(batch, device)
         outputs = model(here)
-        for measure in measures.values():
+        for name, measure in measures.items():
+            if measure.prediction is not None and measure.prediction not in here:
+                raise ValueError(f"measures.{name}.prediction must be a key of the batch, found {measure.prediction!r}")
             target = model.tasks[measure.task].target(here)
             if target is not None:
                 seen = outputs[measure.task] if measure.prediction is None else here[measure.prediction]
                 measure.metric.update(seen, target)
     return {name: float(measure.metric.compute()) for name, measure in measures.items()}
+
+
+def require_tasks(measures: Mapping[str, Measure], model: MultiTaskModel) -> None:
+    """Raise ValueError if a measure names a task that the model does not have."""
+    for name, measure in measures.items():
+        if measure.task not in model.tasks:
+            raise ValueError(f"measures.{name}.task must be one of {', '.join(model.tasks)}; found {measure.task!r}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mtl_accum._trial import parameters_reached
 from mtl_accum.editions import Edition
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._device import to_device
@@ -45,6 +47,10 @@ def fit(
     Raises:
         ValueError: a task finds no target in any batch.
         FloatingPointError: a loss is NaN or infinite; names the task and the step.
+        RuntimeError: after the first step a parameter has no gradient that `SummedLoss` would give it.
+
+    Warns:
+        UserWarning: a parameter gets no gradient in the first step, whatever the edition.
     """
     _require_targets(model, batches)
     names = list(model.tasks)
@@ -55,7 +61,10 @@ def fit(
     for _ in range(epochs):
         for batch in batches:
             optimizer.zero_grad()
-            now = edition.forward_backward(model.trunk, model.tasks, to_device(batch, device))
+            here = to_device(batch, device)
+            now = edition.forward_backward(model.trunk, model.tasks, here)
+            if step == 0:
+                _require_gradients(model, here)
             optimizer.step()
             unread.append(torch.stack(list(now.values())))
             step += 1
@@ -79,11 +88,30 @@ def _read(unread: list[Tensor], losses: dict[str, list[float]]) -> None:
     unread.clear()
 
 
+def _require_gradients(model: MultiTaskModel, batch: Any) -> None:
+    """Look for parameters that the first step forgot: a detached trunk trains silently, and never learns."""
+    present = {name: task for name, task in model.tasks.items() if _has_target(task, batch)}
+    absent = [task for name, task in model.tasks.items() if name not in present]
+    excused = {id(parameter) for task in absent for parameter in task.parameters()}
+    without = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is None and id(parameter) not in excused
+    }
+    if not without:
+        return
+    reached = parameters_reached(model.trunk, present, batch)
+    lost = [name for name, parameter in without.items() if id(parameter) in reached]
+    if lost:
+        raise RuntimeError(f"no gradient for {', '.join(lost)}, which SummedLoss gives one: the edition is not exact")
+    warnings.warn(f"no task's loss depends on {', '.join(without)}: no gradient, they are not trained", stacklevel=3)
+
+
 def _require_targets(model: MultiTaskModel, batches: Iterable[Any]) -> None:
     """Raise unless every task finds its target in some batch; looks no further than it must."""
     missing, keys = set(model.tasks), "nothing"
     for batch in batches:
-        missing -= {name for name in missing if model.tasks[name].target(batch) is not None}
+        missing -= {name for name in missing if _has_target(model.tasks[name], batch)}
         if not missing:
             return
         keys = ", ".join(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__
@@ -91,3 +119,7 @@ def _require_targets(model: MultiTaskModel, batches: Iterable[Any]) -> None:
         f"task '{min(missing)}': expected its target in the data, found batches of {keys}; "
         f"set model.tasks.{min(missing)}.target to one of them"
     )
+
+
+def _has_target(task: Any, batch: Any) -> bool:
+    return not hasattr(task, "target") or task.target(batch) is not None

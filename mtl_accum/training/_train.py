@@ -24,7 +24,7 @@ from mtl_accum.editions import Edition
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._device import describe, resolve, to_device
-from mtl_accum.training._evaluate import Measure, evaluate
+from mtl_accum.training._evaluate import Measure, evaluate, require_tasks
 from mtl_accum.training._fit import fit
 from mtl_accum.training._progress import Progress
 
@@ -95,12 +95,16 @@ def train(
     torch.manual_seed(seed)
     model.to(where)
     stepper = _make(optimizer, model)
+    require_tasks(measures, model)
     batches = data.train()
     started = time.perf_counter()
     with Progress() as progress:
         on_step = progress.training(epochs * len(batches) if isinstance(batches, Sized) else None)
         losses = fit(model, batches, edition, stepper, epochs=epochs, device=where, on_step=on_step)
         seconds = time.perf_counter() - started
+        stepper.zero_grad()
+        trained = model  # saved at once: whatever fails after this, the training was not for nothing
+        report.write_whole(run.folder, {"model.safetensors": lambda path: save_model(trained, str(path))})
         metrics = evaluate(model, measures, data.test(), device=where)
         model.train()
         rows = compare(
@@ -126,7 +130,6 @@ def train(
             "editions": [asdict(row) for row in rows],
         },
         run.folder,
-        {"model.safetensors": lambda path: save_model(model, str(path))},
     )
     report.show(written, run.folder)
 

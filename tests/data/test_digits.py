@@ -48,7 +48,7 @@ def test_order_and_test_noise_follow_the_seed():
         ({"batch_size": 0}, "batch_size must be a positive integer, found 0"),
         ({"batch_size": "abc"}, "batch_size must be a positive integer, found 'abc'"),
         ({"batch_size": True}, "batch_size must be a positive integer, found True"),
-        ({"noise": -1}, "noise must be a positive number, found -1"),
+        ({"noise": -1}, "noise must be a number of at least 0, found -1"),
         ({"test_fraction": 1.0}, "test_fraction must be a number between 0 and 1, found 1.0"),
     ],
 )

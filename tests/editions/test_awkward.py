@@ -174,7 +174,7 @@ def test_reading_another_tasks_graph_is_explained(edition):
         return seen["out"].square().mean()
 
     tasks = {"first": first, "second": lambda z, batch: seen["out"].exp().mean()}
-    with pytest.raises(RuntimeError, match="task 'second': a task reads what another task computed"):
+    with pytest.raises(RuntimeError, match="task 'second': it reads what another task, or the trunk"):
         edition.forward_backward(load.trunk, tasks, load.batch)
 
 
