@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mtl_accum import PerTask, Split, SummedLoss, Task
+from mtl_accum._difference import gradient_difference
+from mtl_accum.editions._modules import modules_of
 from tests.asserts import assert_same_gradient, run
 from tests.workloads import SAMPLES, Workload, vector
 
@@ -200,6 +202,91 @@ def test_buffers_are_put_back_after_an_exception(edition, where):
         edition.forward_backward(load.trunk, tasks, load.batch)
     for name, buffer in load.buffers().items():
         assert torch.equal(buffer, before[name]), name
+
+
+class LateBuffer(nn.Module):
+    """A buffer that is None until the first forward, and matters from then on."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", None)
+
+    def forward(self, x):
+        first = self.scale is None
+        self.scale = torch.full((), 0.5, dtype=x.dtype) if first else self.scale * 0.5
+        return x if first else x * self.scale
+
+
+class TwoNames(nn.Module):
+    """One tensor that is a buffer of two modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Module(), nn.Module()
+        for module in (self.a, self.b):
+            module.register_buffer("scale", torch.ones((), dtype=torch.float64) if module is self.a else self.a.scale)
+
+    def forward(self, x):
+        y = x * self.b.scale.clone()
+        self.a.scale.mul_(0.5)
+        return y * self.b.scale.clone()
+
+
+@pytest.mark.parametrize("module", [LateBuffer, TwoNames])
+def test_odd_buffers_are_replayed(module):
+    def losses(edition):
+        load = vector(norm=module())
+        torch.manual_seed(5)
+        return edition.forward_backward(load.trunk, load.tasks, load.batch), load.gradients(), load.buffers()
+
+    expected, found = losses(SummedLoss()), losses(PerTask())
+    assert gradient_difference(found[1], expected[1]) <= 1e-12
+    assert gradient_difference(found[0], expected[0]) <= 1e-12
+    assert gradient_difference(found[2], expected[2]) <= 1e-12
+
+
+class Hides(nn.Module):
+    """A module in a plain list, which `modules()` does not see."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.hidden = [norm]
+
+    def forward(self, x):
+        return self.hidden[0](x)
+
+
+def test_modules_in_plain_attributes_are_replayed_and_restored():
+    norm = nn.BatchNorm1d(9).double()
+    load = vector(norm=Hides(norm))
+    PerTask().forward_backward(load.trunk, load.tasks, load.batch)
+    assert norm.num_batches_tracked == 1
+    with pytest.raises(ValueError, match="0-dim loss"):
+        Split().forward_backward(load.trunk, {**load.tasks, "bad": lambda z, b: z}, load.batch)
+    assert norm.num_batches_tracked == 1
+
+
+def test_a_foreign_error_is_raised_as_it_is():
+    def fails(z, batch):
+        raise torch.OutOfMemoryError("too much")
+
+    with pytest.raises(torch.OutOfMemoryError, match="too much") as caught:
+        run(Split(), with_task("big", lambda load: fails))
+    assert caught.value.__cause__ is None
+
+
+@every_edition
+def test_gradients_must_be_enabled(edition):
+    load = vector()
+    with torch.no_grad(), pytest.raises(RuntimeError, match="expected gradients to be enabled"):
+        edition.forward_backward(load.trunk, load.tasks, load.batch)
+
+
+def test_a_huge_list_behind_a_task_costs_nothing():
+    numbers = [[float(i)] * 1000 for i in range(4000)]
+    load = vector()
+    modules = modules_of(lambda z, b: z.mean() * numbers[0][0] * len(list(load.tasks)))
+    assert any(module in modules for module in load.modules)
 
 
 def test_loss_keeps_no_map_alive():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -58,6 +62,24 @@ def test_sixteen_bit_representation_adds_up_in_float32():
             z.sum().backward()
     assert weight.grad.item() == 320.0
     assert weight.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_sixteen_bit_leaves_are_freed(fails):
+    """A hook that knows its own tensor would keep both for ever."""
+    freed = []
+    gc.disable()
+    try:
+        weight = torch.ones(1, dtype=torch.bfloat16, requires_grad=True)
+        with contextlib.suppress(ZeroDivisionError), cut(weight * 1.0) as z:
+            weakref.finalize(z, freed.append, True)
+            z.sum().backward()
+            if fails:
+                raise ZeroDivisionError
+        del z
+        assert freed
+    finally:
+        gc.enable()
 
 
 class Opaque:

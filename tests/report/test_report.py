@@ -97,13 +97,8 @@ def test_picture_without_training(tmp_path):
 
 
 def test_write(tmp_path):
-    written = reports.write(report(), tmp_path, {"weights": lambda path: path.write_bytes(b"w")})
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "memory.png",
-        "report.json",
-        "report.md",
-        "weights",
-    ]
+    written = reports.write(report(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["memory.png", "report.json", "report.md"]
     assert json.loads((tmp_path / "report.json").read_text()) == written
     assert written["version"] == reports.VERSION
     assert written["editions"][0]["memory"][0]["peak_bytes"] == 400 * MIB
@@ -116,8 +111,20 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, error):
         raise error
 
     with pytest.raises(error):
-        reports.write(report(), tmp_path, {"weights": fails})
+        reports.write_whole(tmp_path, {"done": lambda path: path.write_text("all"), "weights": fails})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_and_infinity_are_null_in_json(tmp_path):
+    odd = report()
+    odd["metrics"] = {"accuracy": float("nan"), "psnr": float("inf")}
+    reports.write(odd, tmp_path)
+    text = (tmp_path / "report.json").read_text()
+    assert json.loads(text, parse_constant=lambda _: pytest.fail("not JSON"))["metrics"] == {
+        "accuracy": None,
+        "psnr": None,
+    }
+    assert "| psnr | – |" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -1,0 +1,160 @@
+"""Cutting and putting together: any pytree, any sizes, and what cannot be cut by its name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtl_accum import Accumulated, Cached, Split, SummedLoss, Task, count_mask
+from mtl_accum._difference import gradient_difference
+from mtl_accum.editions._counts import read_counts
+from mtl_accum.editions._pieces import Assembly, Piece, cut_batch, equal_ranges, ranges, samples_of
+from mtl_accum.editions._pytree import flatten
+
+SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
+
+leaves = st.one_of(
+    st.tuples(st.integers(0, 3), st.integers(0, 3)).map(lambda shape: ("tensor", shape)),
+    st.sampled_from([1, 2.5, "text", b"bytes", None, True]),
+)
+trees = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        st.tuples(inner, inner),
+    ),
+    max_leaves=8,
+)
+
+
+def grow(tree, samples):
+    """The tree with random tensors of that many samples in place of their shapes."""
+    if isinstance(tree, tuple) and tree and tree[0] == "tensor":
+        return torch.randn(samples, *tree[1])
+    if isinstance(tree, dict):
+        return {key: grow(value, samples) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(grow(value, samples) for value in tree)
+    return tree
+
+
+@SETTINGS
+@given(trees, st.integers(1, 9), st.integers(1, 12))
+def test_what_is_cut_can_be_put_together(tree, samples, size):
+    whole = {"x": torch.randn(samples), "tree": grow(tree, samples)}
+    assembly = Assembly(samples)
+    pieces = cut_batch(whole, ranges(samples_of(whole, "batch"), size))
+    assert len(pieces) == -(-samples // size)
+    for piece in pieces:
+        assembly.add(piece, piece.batch)
+    (found, spec), (expected, expected_spec) = flatten(assembly.whole(), ""), flatten(whole, "")
+    assert spec == expected_spec
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.equal(mine, theirs) if isinstance(theirs, torch.Tensor) else mine is theirs
+
+
+@given(st.integers(1, 50), st.integers(1, 60))
+def test_equal_ranges(samples, pieces):
+    cut = equal_ranges(samples, pieces)
+    assert [number for start, stop in cut for number in range(start, stop)] == list(range(samples))
+    assert len(cut) <= pieces
+    assert len({stop - start for start, stop in cut[:-1]}) <= 1
+
+
+@SETTINGS
+@given(
+    samples=st.integers(1, 9),
+    masks=st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=1, max_size=4),
+    chunk=st.integers(1, 11),
+    pieces=st.integers(1, 11),
+)
+def test_any_counts_and_chunk_sizes(samples, masks, chunk, pieces):
+    torch.manual_seed(0)
+    trunk = torch.nn.Linear(3, 4).double()
+    x = torch.randn(samples, 3, dtype=torch.float64)
+    batch = {"x": x} | {f"m{i}": torch.tensor(mask[:samples], dtype=torch.float64) for i, mask in enumerate(masks)}
+
+    def masked(out, mask):
+        return (out.square().sum(1) * mask).sum() / mask.sum()
+
+    heads = [torch.nn.Linear(4, 2).double() for _ in masks]
+    tasks = {f"t{i}": Task(head, masked, f"m{i}", count=count_mask(f"m{i}")) for i, head in enumerate(heads)}
+    modules = torch.nn.ModuleList([trunk, *heads])
+
+    def gradients(edition):
+        modules.zero_grad()
+        losses = edition.forward_backward(lambda b: trunk(b["x"]), tasks, batch)
+        return {name: parameter.grad for name, parameter in modules.named_parameters()}, losses
+
+    expected, expected_losses = gradients(SummedLoss())
+    for edition in (
+        Split(head_chunks=pieces),
+        Cached(chunk_size=chunk, head_chunks=pieces),
+        Accumulated(Cached(chunk_size=chunk), micro_batches=pieces),
+    ):
+        found, losses = gradients(edition)
+        assert gradient_difference(found, expected) <= 1e-12
+        assert gradient_difference(losses, expected_losses) <= 1e-12
+        assert all(torch.isfinite(gradient).all() for gradient in found.values() if gradient is not None)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (
+            {"x": torch.ones(4, 2), "y": torch.ones(3)},
+            r"batch\['y'\]: .* 4 samples .* as batch\['x'\] has; found shape \(3,\)",
+        ),
+        ({"x": torch.ones(4, 2), "t": [torch.tensor(1.0)]}, r"batch\['t'\]\[0\]: .*found shape \(\)"),
+        ({"x": 3}, "batch: to be cut, expected a tensor with the samples in dimension 0, found no tensor"),
+        (torch.tensor(1.0), "batch: to be cut, expected the samples in dimension 0; found shape"),
+    ],
+)
+@pytest.mark.parametrize("edition", [Split(head_chunks=2), Cached(chunk_size=2), Accumulated(Split(), 2)], ids=repr)
+def test_what_cannot_be_cut_is_named(edition, batch, message):
+    with pytest.raises(ValueError, match=message):
+        edition.forward_backward(lambda b: b["x"], {"t": lambda z, b: z.mean()}, batch)
+
+
+@pytest.mark.parametrize("edition", [Split(head_chunks=2), Cached(chunk_size=2)], ids=repr)
+def test_a_representation_without_samples_is_named(edition):
+    weight = torch.ones(3, requires_grad=True)
+    trunk = lambda b: {"z": b["x"] * weight.sum(), "shared": weight * 1}
+    with pytest.raises(ValueError, match=r"representation\['shared'\]: to be cut, expected [24] samples"):
+        edition.forward_backward(trunk, {"t": lambda z, b: z["z"].mean()}, {"x": torch.ones(4)})
+
+
+def test_a_number_that_differs_between_pieces_is_refused():
+    assembly = Assembly(2)
+    assembly.add(Piece((0, 1), None), (torch.ones(1), 1.0))
+    with pytest.raises(ValueError, match=r"representation: 1.0 in one piece and 2.0 in another; make it a tensor"):
+        assembly.add(Piece((1, 2), None), (torch.ones(1), 2.0))
+
+
+def test_channels_last_stays():
+    assembly = Assembly(4)
+    image = torch.randn(2, 3, 5, 5).to(memory_format=torch.channels_last)
+    assembly.add(Piece((0, 2), None), image)
+    assert assembly.whole().is_contiguous(memory_format=torch.channels_last)
+
+
+def test_counts_of_nested_editions_are_read_once(monkeypatch):
+    reads = []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append(len(self)) or tolist(self))
+    x = torch.ones(8, 3)
+    task = Task(torch.nn.Linear(3, 1), lambda out, m: (out[:, 0] * m).sum() / m.sum(), "m", count=count_mask("m"))
+    edition = Accumulated(Accumulated(Split(head_chunks=2), micro_batches=2), micro_batches=2)
+    edition.forward_backward(lambda b: b["x"], {"t": task}, {"x": x, "m": torch.ones(8)})
+    assert len(reads) == 1
+
+
+def test_counts_are_exact_integers():
+    class Tokens:
+        def count(self, batch):
+            return torch.tensor(2**24 + 1)
+
+    assert read_counts({"t": Tokens()}, [Piece(None, None)]) == {"t": {None: 2**24 + 1}}
