@@ -82,11 +82,11 @@ class Cached:
                 with torch.no_grad(), replay.forward():
                     assembly.add(chunk, step.run_trunk(chunk))
             z = Leaves(assembly.whole(), require_grad=True)
+            parts = z.cut(step.pieces)
             for name in step.present:
-                for piece in step.pieces:
-                    part = z.piece(piece.samples)
-                    step.backward(step.run_heads([name], part.tree, piece))
-                    z.land(part, piece.samples)
+                for piece, part in parts:
+                    step.backward(step.run_heads([name], part, piece))
+            z.land()
             for chunk, replay in reversed(list(zip(chunks, replays, strict=True))):  # as autograd would go back
                 with replay.forward():
                     representation = step.run_trunk(chunk)

@@ -61,31 +61,36 @@ def read_counts(tasks: Tasks, pieces: Sequence[Piece]) -> dict[str, Counts]:
         TypeError: a count is neither a number nor a tensor with one element.
         ValueError: a count is negative, infinite or NaN.
     """
-    counts = {name: {piece.samples: _ask(name, task, piece) for piece in pieces} for name, task in tasks.items()}
+    counts: dict[str, Counts] = {}
+    asked: list[str] = []
     waiting: dict[torch.device, list[tuple[Counts, Range | None, Tensor]]] = {}
-    for found in counts.values():
-        for samples, count in found.items():
-            if isinstance(count, Tensor):
-                waiting.setdefault(count.device, []).append((found, samples, count))
+    for name, task in tasks.items():
+        found: Counts = {}
+        counts[name] = found
+        ask: Any = getattr(task, "count", None)
+        for piece in pieces:
+            count: Any = task.known(piece.samples) if isinstance(task, Share) else None
+            if count is None and ask is None:
+                count = 1 if piece.samples is None else piece.samples[1] - piece.samples[0]
+            elif count is None:
+                asked.append(name)
+                count = _checked(name, ask(piece.batch))
+                if isinstance(count, Tensor):
+                    waiting.setdefault(count.device, []).append((found, piece.samples, count))
+            found[piece.samples] = count
     for device, group in waiting.items():
         exact = torch.float32 if device.type == "mps" else torch.float64  # integers up to 2**53
         together = torch.stack([count.reshape(()).to(exact) for _, _, count in group])
         for (found, samples, _), value in zip(group, together.tolist(), strict=True):
             found[samples] = value
-    for name, found in counts.items():
-        for count in found.values():
+    for name in asked:
+        for count in counts[name].values():
             if not 0 <= count < math.inf:
                 raise ValueError(f"task '{name}': count must be a finite number of at least 0, found {count}")
     return counts
 
 
-def _ask(name: str, task: Any, piece: Piece) -> Any:
-    if isinstance(task, Share) and (known := task.known(piece.samples)) is not None:
-        return known
-    ask = getattr(task, "count", None)
-    if ask is None:
-        return 1 if piece.samples is None else piece.samples[1] - piece.samples[0]
-    count = ask(piece.batch)
+def _checked(name: str, count: Any) -> Any:
     if isinstance(count, Tensor):
         if count.numel() != 1 or count.is_complex():
             raise TypeError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from mtl_accum.editions._pieces import Range, samples_of, take
+from mtl_accum.editions._pieces import Piece, Range, samples_of, take
 from mtl_accum.editions._pytree import flatten, unflatten
 
 __all__ = ["Leaves", "cut"]
@@ -57,80 +57,87 @@ class Leaves:
     """
 
     def __init__(self, representation: Any, *, require_grad: bool = False) -> None:
-        self._values, self._spec = flatten(representation, "representation")
-        self._leaves = {
-            id(value): _Leaf(value)
-            for value in self._values
-            if isinstance(value, Tensor)
-            and (value.requires_grad or (require_grad and (value.is_floating_point() or value.is_complex())))
-        }
-        self.tree = self._with({key: leaf.tensor for key, leaf in self._leaves.items()})
+        self._values, spec = flatten(representation, "representation")
+        made: dict[int, _Leaf] = {}
+        self._leaves = [_leaf(value, require_grad, made) for value in self._values]
+        self._parts: list[tuple[Range, Leaves]] = []
+        pairs = zip(self._values, self._leaves, strict=True)
+        self.tree = unflatten([value if leaf is None else leaf.tensor for value, leaf in pairs], spec)
 
-    def piece(self, samples: Range | None) -> Leaves:
-        """Some samples of every leaf, as leaves of their own; None means these leaves themselves.
+    def cut(self, pieces: Sequence[Piece]) -> list[tuple[Piece, Any]]:
+        """The leaves of every piece, whose gradients add up until they `land`; a whole batch has these leaves.
 
         Raises:
             ValueError: a tensor has not the samples in dimension 0.
         """
-        if samples is None:
-            return self
+        if pieces[0].samples is None:
+            return [(pieces[0], self.tree)]
         samples_of(self.tree, "representation")
-        return Leaves(take(self.tree, samples), require_grad=False)
+        self._parts = [(piece.samples, Leaves(take(self.tree, piece.samples))) for piece in pieces if piece.samples]
+        return [(piece, part.tree) for piece, (_, part) in zip(pieces, self._parts, strict=True)]
 
-    def land(self, piece: Leaves, samples: Range | None) -> None:
-        """Add what a piece's leaves have summed up, in their slice."""
-        if samples is not None:
-            for mine, theirs in zip(self._values, piece._values, strict=True):
-                if id(mine) in self._leaves:
-                    self._leaves[id(mine)].add(piece._leaves[id(theirs)].sum(), samples)
+    def land(self) -> None:
+        """Add what the leaves of the pieces have summed up, in their slices."""
+        while self._parts:
+            samples, part = self._parts.pop()  # freed one by one
+            for mine, theirs in zip(self._leaves, part._leaves, strict=True):
+                if mine is not None and theirs is not None:
+                    mine.add(theirs.sum(), samples)
 
     def send_back(self, representation: Any, samples: Range | None = None) -> None:
         """Backward of a representation with its graph, of all samples or of some, from the summed gradients."""
-        values, _ = flatten(representation, "representation")
-        reached: dict[int, tuple[Tensor, Tensor]] = {}
-        for key, value in zip(map(id, self._values), values, strict=True):
-            gradient = self._leaves[key].sum() if key in self._leaves else None
-            if gradient is not None and value.requires_grad:
-                of_samples = gradient if samples is None else gradient[slice(*samples)]
-                reached[key] = value, of_samples.to(value.dtype)
-        if reached:
-            tensors, gradients = zip(*reached.values(), strict=True)
-            torch.autograd.backward(tensors, gradients)
+        values = self._values if samples is None else flatten(representation, "representation")[0]
+        roots, gradients, seen = [], [], set()
+        for root, leaf in zip(values, self._leaves, strict=True):
+            gradient = None if leaf is None or leaf in seen else leaf.sum()
+            if gradient is not None and root.requires_grad:
+                seen.add(leaf)
+                roots.append(root)
+                gradients.append((gradient if samples is None else gradient[slice(*samples)]).to(root.dtype))
+        if roots:
+            torch.autograd.backward(roots, gradients)
 
-    def _with(self, tensors: dict[int, Tensor]) -> Any:
-        return unflatten([tensors.get(id(value), value) for value in self._values], self._spec)
+
+def _leaf(value: Any, require_grad: bool, made: dict[int, _Leaf]) -> _Leaf | None:
+    """The leaf for a tensor, the same one for the same tensor; None for what can have no gradient."""
+    if not isinstance(value, Tensor):
+        return None
+    if not value.requires_grad and not (require_grad and (value.is_floating_point() or value.is_complex())):
+        return None
+    return made.get(id(value)) or made.setdefault(id(value), _Leaf(value))
 
 
 class _Leaf:
-    """A detached tensor and what the heads' backwards have added up for it."""
+    """A detached tensor and what the heads' backwards have added up for it: in `.grad`, or where that would not do."""
 
     def __init__(self, value: Tensor) -> None:
         self.tensor = value.detach().requires_grad_()
-        self._sum = _Sum(torch.float32 if value.dtype in (torch.bfloat16, torch.float16) else value.dtype)
-        if self._sum.dtype != value.dtype:
+        self._sum: _Sum | None = None
+        if value.dtype in (torch.bfloat16, torch.float16):
+            self._sum = _Sum()
             self.tensor.register_post_accumulate_grad_hook(self._sum.take)
 
     def add(self, gradient: Tensor | None, samples: Range) -> None:
         """Add a gradient in its slice."""
         if gradient is not None:
+            self._sum = self._sum or _Sum()
             if self._sum.value is None:
-                self._sum.value = torch.zeros_like(self.tensor, dtype=self._sum.dtype, requires_grad=False)
+                self._sum.value = torch.zeros_like(self.tensor, dtype=gradient.dtype, requires_grad=False)
             self._sum.value[slice(*samples)] += gradient
 
     def sum(self) -> Tensor | None:
         """All that has been added; None if no head reached the leaf."""
-        return self.tensor.grad if self._sum.value is None else self._sum.value
+        return self.tensor.grad if self._sum is None else self._sum.value
 
 
 class _Sum:
-    """A sum where autograd's own, `.grad`, would not do; knows no tensor that has it as a hook, or both would stay."""
+    """A sum in float32 at least; knows no tensor that has it as a hook, or both would stay for ever."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self) -> None:
         self.value: Tensor | None = None
 
     def take(self, tensor: Tensor) -> None:
         """Move a leaf's new gradient over; autograd calls this right after it has set it."""
         assert tensor.grad is not None
-        term, tensor.grad = tensor.grad.to(self.dtype), None
+        term, tensor.grad = tensor.grad.float(), None
         self.value = term if self.value is None else self.value.add_(term)

@@ -50,7 +50,7 @@ def buffer_owners(function: Callable[..., Any]) -> list[nn.Module]:
         except TypeError:  # knows no weak references
             return owners
         known = _OWNERS[key] = forget, [weakref.ref(owner) for owner in owners]
-    return [owner for reference in known[1] if (owner := reference()) is not None]
+    return [owner for reference in known[1] if (owner := reference()) is not None] if known[1] else []
 
 
 def named_modules_of(function: Callable[..., Any]) -> list[tuple[str, nn.Module]]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +14,7 @@ __all__ = ["Assembly", "Piece", "Range", "cut_batch", "equal_ranges", "ranges", 
 Range = tuple[int, int]  # the samples from the first number to the second, which is excluded
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Some samples of a batch; `samples` is None for a batch that is not cut."""
 
     samples: Range | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal, final
 
 from torch import Tensor
@@ -75,12 +76,10 @@ class Split:
             if names:
                 representation = step.run_trunk()
                 z = Leaves(representation)
-                for first in range(0, len(names), self.heads_per_graph):
-                    group = names[first : first + self.heads_per_graph]
-                    for piece in step.pieces:
-                        part = z.piece(piece.samples)
-                        step.backward(step.run_heads(group, part.tree, piece))
-                        z.land(part, piece.samples)
+                groups = [names[i : i + self.heads_per_graph] for i in range(0, len(names), self.heads_per_graph)]
+                for group, (piece, part) in list(product(groups, z.cut(step.pieces))):
+                    step.backward(step.run_heads(group, part, piece))
+                z.land()
                 step.send_back(z, representation)
         return step.losses()
 

@@ -53,6 +53,8 @@ class Step:
             asked = [Piece(self._whole, batch), *self.pieces, *_inner_pieces(self.pieces, inner)]
         self._counts: dict[str, Counts] = read_counts(tasks, asked)
         self.present = [name for name, counts in self._counts.items() if counts[self._whole]]
+        owners = ((name, buffer_owners(tasks[name])) for name in self.present)
+        self._owners = {name: found for name, found in owners if found}
         self._losses: dict[str, Tensor] = {}
         self._running: Sequence[str] = ()
         self._buffers = BufferLog()
@@ -81,25 +83,33 @@ class Step:
     def run_trunk(self, piece: Piece | None = None) -> Any:
         """The representation of the batch, or of a piece of it."""
         torch.clear_autocast_cache()  # the weight casts of an earlier pass belong to its graph, or to none
-        fresh = self._buffers.before(buffer_owners(self._trunk))
+        owners = buffer_owners(self._trunk)
+        fresh = self._buffers.before(owners) if owners else None
         representation = self._trunk(self._batch if piece is None else piece.batch)
-        self._buffers.after(fresh)
+        if fresh:
+            self._buffers.after(fresh)
         return representation
 
     def run_heads(self, names: Sequence[str], representation: Any, piece: Piece) -> Tensor | None:
         """Forward of some tasks on a piece; the sum of their losses, None if none of them is present there."""
         total: Tensor | None = None
         self._running = names
+        samples, batch = piece.samples, piece.batch
         for name in names:
-            if not self._counts[name][piece.samples]:
+            if samples is None:
+                task = self._tasks[name]
+            elif self._counts[name][samples]:
+                task = self._on(name, piece)
+            else:
                 continue
-            fresh = self._buffers.before(buffer_owners(self._tasks[name]))
+            fresh = self._buffers.before(self._owners[name]) if name in self._owners else None
             try:
-                loss = self._on(name, piece)(representation, piece.batch)
+                loss = task(representation, batch)
             except RuntimeError as error:
                 _explain(error, f"task '{name}'")
                 raise
-            self._buffers.after(fresh)
+            if fresh:
+                self._buffers.after(fresh)
             if not isinstance(loss, Tensor) or loss.dim():
                 raise _no_loss(name, loss)
             self._report(name, loss)
@@ -145,8 +155,9 @@ class Step:
         return Share(self._tasks[name], piece.samples, self._whole, self._counts[name])
 
     def _report(self, name: str, loss: Tensor) -> None:
-        # The clone: the 0-dim result of a mean can keep the storage of its element-wise map alive.
-        value = loss.detach().clone()
+        value = loss.detach()
+        if value.untyped_storage().nbytes() > value.element_size():
+            value = value.clone()  # the 0-dim result of a mean can keep the storage of its element-wise map alive
         self._losses[name] = self._losses[name] + value if name in self._losses else value
 
     def _zero(self) -> Tensor:
