@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from tests.cli import SMALL, mtl_accum
 
+ROOT = Path(__file__).resolve().parent.parent
 TWO_TASK = ["+experiment=two_task", *SMALL]
 
 
@@ -28,7 +30,7 @@ def test_a_run_leaves_a_report(tmp_path):
     }
     report = json.loads((out / "report.json").read_text())
     assert report["command"].startswith("python -m mtl_accum +experiment=two_task model.trunk.width=8")
-    assert report["config"]["edition"] == {"_target_": "mtl_accum.Split"}
+    assert report["config"]["edition"]["_target_"] == "mtl_accum.Split"
     assert report["config"]["model"]["tasks"]["digit"]["weight"] == 0.5
     assert [row["edition"] for row in report["editions"]] == ["summed", "per_task", "split"]
     assert all(row["failure"] is None and row["gradient_difference"] <= 1e-5 for row in report["editions"])
@@ -157,3 +159,36 @@ def test_multirun(tmp_path):
         reports[1]["training"]["losses"]["digit"], rel=1e-4
     )
     assert reports[0]["config"]["edition"] != reports[1]["config"]["edition"]
+
+
+def test_check_job(tmp_path):
+    small = ["check.editions.cached.chunk_size=200", "check.editions.accumulated.micro_batches=3", "hydra.run.dir=out"]
+    done = mtl_accum(*TWO_TASK, "job=check", *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for edition in ("per_task", "split", "cached", "accumulated"):
+        assert f"| {edition} | float64 |" in done.stdout
+    assert "| cached | float64 |" in (tmp_path / "out" / "check.md").read_text()
+
+
+def test_check_job_fails_where_an_edition_differs(tmp_path):
+    done = mtl_accum(
+        *TWO_TASK,
+        "job=check",
+        "+check.editions.odd={_target_: tests.odd_edition.Odd}",
+        cwd=tmp_path,
+        PYTHONPATH=str(ROOT),
+    )
+    assert done.returncode == 1
+    assert "| odd | float64 |" in done.stdout
+    assert done.stderr == "mtl_accum: not exact on this model: odd; see the reasons above\n"
+
+
+@pytest.mark.parametrize("edition", ["cached", "accumulated"])
+def test_every_edition_trains(tmp_path, edition):
+    done = mtl_accum(
+        *TWO_TASK, f"edition={edition}", f"+edition@compare.editions.mine={edition}", "hydra.run.dir=out", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    row = json.loads((tmp_path / "out" / "report.json").read_text())["editions"][-1]
+    assert (row["edition"], row["failure"]) == ("mine", None)
+    assert "model.safetensors" in {path.name for path in (tmp_path / "out").iterdir()}

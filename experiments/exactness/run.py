@@ -69,13 +69,13 @@ def main() -> None:
 
     python -m experiments.exactness.run
 
-Each cell is the largest relative difference of gradients, losses and buffers from `SummedLoss` on a small network
-with 7 samples (so that no chunk divides the batch), torch {torch.__version__} on the CPU; the random stream ended in the
-same place in all of them. A figure in bold would be above the bound. "refused" is a ValueError that names the module or
-the task: batch statistics in pieces, or a task that declares `couples_samples=True`. Where a network draws random
-numbers or keeps running state, editions in pieces are held against the summed loss over the same pieces; everywhere else
-against the whole batch. The same cells run in the tests (`pytest tests/editions/test_matrix.py`), with mutations of the
-code that must turn some of them red.
+Each cell is the largest relative difference of gradients, losses and buffers from `SummedLoss` on a small network with
+7 samples (so that no chunk divides the batch), torch {torch.__version__} on the CPU. A figure in bold would be above
+the bound; it is infinite where the random stream ends elsewhere. "refused" is a ValueError that names the module or the
+task: batch statistics in pieces, or a task that declares `couples_samples=True`. Where a network draws random numbers
+or keeps running state, editions in pieces are held against the summed loss over the same pieces; everywhere else against
+the whole batch. The same cells run in the tests (`pytest tests/editions/test_matrix.py`), with mutations of the code
+that must turn some of them red. Not here: CUDA, for want of a device.
 
 """
         + "\n".join(lines)

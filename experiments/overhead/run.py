@@ -93,9 +93,8 @@ def main() -> None:
         gc.collect()
         ratios = sorted(a / b for a, b in rounds)
         us = [1e6 * median(column) for column in zip(*rounds, strict=True)]
-        lines.append(
-            f"| `{name}` | {kind} | {us[0]:.0f} | {us[1]:.0f} | {median(ratios):.3f} | {ratios[0]:.3f} to {ratios[-1]:.3f} |"
-        )
+        spread = f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
+        lines.append(f"| `{name}` | {kind} | {us[0]:.0f} | {us[1]:.0f} | {median(ratios):.3f} | {spread} |")
         print(lines[-1], flush=True)
     (Path(__file__).parent / "README.md").write_text(
         f"""# What does an edition cost over the loop written by hand?

@@ -94,15 +94,15 @@ class Step:
         """Forward of some tasks on a piece; the sum of their losses, None if none of them is present there."""
         total: Tensor | None = None
         self._running = names
-        samples, batch = piece.samples, piece.batch
+        samples, batch = piece
+        tasks, owners, losses = self._tasks, self._owners, self._losses  # locals: this runs once a head
         for name in names:
-            if samples is None:
-                task = self._tasks[name]
-            elif self._counts[name][samples]:
+            task = tasks[name]
+            if samples is not None:
+                if not self._counts[name][samples]:
+                    continue
                 task = self._on(name, piece)
-            else:
-                continue
-            fresh = self._buffers.before(self._owners[name]) if name in self._owners else None
+            fresh = self._buffers.before(owners[name]) if name in owners else None
             try:
                 loss = task(representation, batch)
             except RuntimeError as error:
@@ -112,7 +112,8 @@ class Step:
                 self._buffers.after(fresh)
             if not isinstance(loss, Tensor) or loss.dim():
                 raise _no_loss(name, loss)
-            self._report(name, loss)
+            value = _value(loss)
+            losses[name] = losses[name] + value if name in losses else value
             total = loss if total is None else total + loss
         return total
 
@@ -140,7 +141,7 @@ class Step:
         functions: tuple[Callable[..., Any], ...] = (self._trunk, *(self._tasks[name] for name in tasks))
         fresh = self._buffers.before({owner: None for function in functions for owner in buffer_owners(function)})
         for name, loss in edition.forward_backward(self._trunk, tasks, piece.batch).items():
-            self._report(name, loss)
+            self._losses[name] = self._losses[name] + loss if name in self._losses else loss
         self._buffers.after(fresh)
 
     def losses(self) -> dict[str, Tensor]:
@@ -154,17 +155,17 @@ class Step:
             return self._tasks[name]
         return Share(self._tasks[name], piece.samples, self._whole, self._counts[name])
 
-    def _report(self, name: str, loss: Tensor) -> None:
-        value = loss.detach()
-        if value.untyped_storage().nbytes() > value.element_size():
-            value = value.clone()  # the 0-dim result of a mean can keep the storage of its element-wise map alive
-        self._losses[name] = self._losses[name] + value if name in self._losses else value
-
     def _zero(self) -> Tensor:
         for like in (*self._losses.values(), *leaves(self._batch)):
             if isinstance(like, Tensor):
                 return torch.zeros((), device=like.device)
         return torch.zeros(())
+
+
+def _value(loss: Tensor) -> Tensor:
+    """The loss for the caller: without its graph, and without the map that a mean's 0-dim result can keep alive."""
+    value = loss.detach()
+    return value if value.untyped_storage().nbytes() == value.element_size() else value.clone()
 
 
 def inner_ranges(edition: object, samples: int) -> list[Range]:
