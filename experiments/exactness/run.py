@@ -74,8 +74,8 @@ Each cell is the largest relative difference of gradients, losses and buffers fr
 the bound; it is infinite where the random stream ends elsewhere. "refused" is a ValueError that names the module or the
 task: batch statistics in pieces, or a task that declares `couples_samples=True`. Where a network draws random numbers
 or keeps running state, editions in pieces are held against the summed loss over the same pieces; everywhere else
-against the whole batch. The same cells run in the tests (`pytest tests/editions/test_matrix.py`), with mutations of the code
-that must turn some of them red. Not here: CUDA, for want of a device.
+against the whole batch. The same cells run in the tests (`pytest tests/editions/test_matrix.py`), with mutations of the
+code that must turn some of them red. Not here: CUDA, for want of a device.
 
 """
         + "\n".join(lines)
