@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtl_accum import PerTask, Split, SummedLoss, backward_scale
+from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss, backward_scale
 from tests.asserts import assert_bit_equal, assert_same_gradient, run
 from tests.workloads import images, nested, vector
 
@@ -67,7 +67,7 @@ def test_split_of_two_tasks_is_equal_to_the_last_bit(make):
     assert_bit_equal(Split(), make)
 
 
-@pytest.mark.parametrize("edition", ALL, ids=repr)
+@pytest.mark.parametrize("edition", [*ALL, Cached(chunk_size=3), Accumulated(Split(head_chunks=2), 2)], ids=repr)
 def test_gradients_are_added_to_those_already_there(edition):
     load = vector()
     once = run(edition, load)["gradients"]
