@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-__all__ = ["backward_scale", "scaled_one"]
+__all__ = ["ambient_scale", "backward_scale", "start_gradient"]
 
 _SCALE: ContextVar[float | Tensor] = ContextVar("mtl_accum_backward_scale", default=1.0)
 
@@ -37,9 +37,12 @@ def backward_scale(scale: float | Tensor) -> Iterator[None]:
         _SCALE.reset(token)
 
 
-def scaled_one(loss: Tensor) -> Tensor | None:
-    """The gradient to start this loss's backward with; None stands for 1."""
+def ambient_scale() -> float | Tensor | None:
+    """The product of the blocks around the caller; None for 1, which needs no multiplication."""
     scale = _SCALE.get()
-    if isinstance(scale, Tensor):
-        return scale.to(loss)
-    return None if scale == 1.0 else torch.full_like(loss, scale)
+    return None if not isinstance(scale, Tensor) and scale == 1.0 else scale
+
+
+def start_gradient(loss: Tensor, scale: float | Tensor) -> Tensor:
+    """The gradient to start a loss's backward with, in its precision and on its device."""
+    return scale.to(loss) if isinstance(scale, Tensor) else torch.full_like(loss, scale)

@@ -17,7 +17,7 @@ from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, sa
 from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_coupled_samples
 from mtl_accum.editions._replay import Replay
-from mtl_accum.editions._scale import scaled_one
+from mtl_accum.editions._scale import ambient_scale, start_gradient
 from mtl_accum.editions._types import Edition, Tasks, Trunk
 
 __all__ = ["Step", "inner_ranges"]
@@ -57,6 +57,7 @@ class Step:
         self._owners = {name: found for name, found in owners if found}
         self._losses: dict[str, Tensor] = {}
         self._running: Sequence[str] = ()
+        self._scale = ambient_scale()
         self._buffers = BufferLog()
 
     def __enter__(self) -> Step:
@@ -112,19 +113,20 @@ class Step:
                 self._buffers.after(fresh)
             if not isinstance(loss, Tensor) or loss.dim():
                 raise _no_loss(name, loss)
-            value = _value(loss)
+            value = loss.detach().clone()  # a copy: a mean's 0-dim result can keep its element-wise map alive
             losses[name] = losses[name] + value if name in losses else value
             total = loss if total is None else total + loss
         return total
 
     def backward(self, total: Tensor | None) -> None:
         """Backward of a sum of losses, with the ambient scale; nothing to do where no gradient is required."""
-        if total is not None and total.requires_grad:
-            try:
-                total.backward(scaled_one(total))
-            except RuntimeError as error:
-                _explain(error, f"task {', '.join(map(repr, self._running))}")
-                raise
+        if total is None or not total.requires_grad:
+            return
+        try:
+            total.backward(None if self._scale is None else start_gradient(total, self._scale))
+        except RuntimeError as error:
+            _explain(error, f"task {', '.join(map(repr, self._running))}")
+            raise
         torch.clear_autocast_cache()
 
     def send_back(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
@@ -160,12 +162,6 @@ class Step:
             if isinstance(like, Tensor):
                 return torch.zeros((), device=like.device)
         return torch.zeros(())
-
-
-def _value(loss: Tensor) -> Tensor:
-    """The loss for the caller: without its graph, and without the map that a mean's 0-dim result can keep alive."""
-    value = loss.detach()
-    return value if value.untyped_storage().nbytes() == value.element_size() else value.clone()
 
 
 def inner_ranges(edition: object, samples: int) -> list[Range]:

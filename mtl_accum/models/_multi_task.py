@@ -139,7 +139,6 @@ def select(selector: Selector, batch: Any) -> Any:
 
 
 def _samples(target: Any) -> int:
-    for leaf in tree_leaves(target):
-        if isinstance(leaf, Tensor):
-            return leaf.shape[0] if leaf.dim() else 1
-    return 1
+    leaves = [target] if isinstance(target, Tensor) else tree_leaves(target)
+    first = next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
+    return 1 if first is None or not first.dim() else first.shape[0]
