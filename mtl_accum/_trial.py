@@ -42,15 +42,16 @@ class Network:
     """A trunk, tasks and a batch, to be run without a trace.
 
     Attributes:
-        parameters: all that can be reached, by a name that begins with "trunk" or the task's name.
+        parameters: all that can be reached, by a name that begins with "trunk" or "tasks." and the task's name.
     """
 
     def __init__(self, trunk: Trunk, tasks: Tasks, batch: Any) -> None:
         self.trunk, self.tasks, self.batch = trunk, tasks, batch
-        functions: dict[str, Callable[..., Any]] = {"trunk": trunk, **tasks}
+        functions: list[tuple[str, Callable[..., Any]]] = [("trunk", trunk)]
+        functions += [(f"tasks.{name}", task) for name, task in tasks.items()]
         named = [
             (f"{part}.{path}" if path else part, module)
-            for part, function in functions.items()
+            for part, function in functions
             for path, module in named_modules_of(function)
         ]
         self._modules = {id(module): (name, module) for name, module in reversed(named)}  # the first name counts
@@ -83,12 +84,15 @@ class Network:
             random.restore()
 
     def _tensors(self, of: Callable[[nn.Module], dict[str, Any]]) -> dict[str, Any]:
-        found: dict[int, tuple[str, Tensor]] = {}
+        found: dict[str, Tensor] = {}
+        seen: set[int] = set()
         for path, module in reversed(self._modules.values()):
             for name, tensor in of(module).items():
-                if tensor is not None:
-                    found.setdefault(id(tensor), (f"{path}.{name}", tensor))
-        return dict(found.values())
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    full = f"{path}.{name}"
+                    found[f"{full}#{len(found)}" if full in found else full] = tensor  # variables may share a name
+        return found
 
 
 def parameters_reached(trunk: Trunk, tasks: Tasks, batch: Any) -> set[int]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mtl_accum import Accumulated, PerTask, Split, SummedLoss, check
-from mtl_accum._trial import parameters_reached
+from mtl_accum._trial import Network, parameters_reached
 from tests.workloads import Workload, images, vector
 
 
@@ -144,3 +144,16 @@ def test_the_first_training_step_looks_too():
         train(Frozen())
     with pytest.warns(UserWarning, match="no task's loss depends on spare.weight, spare.bias: no gradient"):
         train(PerTask(), spare=nn.Linear(2, 2))
+
+
+def test_parameters_that_share_a_name_are_all_seen():
+    def wrapped(net):
+        return lambda x: net(x)
+
+    first, second, third = (nn.Linear(3, 3).double() for _ in range(3))
+    one, two = wrapped(first), wrapped(second)
+    network = Network(lambda b: two(one(b)), {"trunk": lambda z, b: third(z).mean()}, torch.ones(2, 3).double())
+    assert len(network.parameters) == 6
+    assert {id(p) for p in network.parameters.values()} == {
+        id(p) for m in (first, second, third) for p in m.parameters()
+    }
