@@ -170,6 +170,11 @@ def test_check_job(tmp_path):
     assert "| cached | float64 |" in (tmp_path / "out" / "check.md").read_text()
 
 
+def test_check_job_says_what_the_optimizer_refuses(tmp_path):
+    done = mtl_accum(*TWO_TASK, "job=check", "optimizer.lr=-1", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "mtl_accum: optimizer: Invalid learning rate: -1\n")
+
+
 def test_check_job_fails_where_an_edition_differs(tmp_path):
     done = mtl_accum(
         *TWO_TASK,

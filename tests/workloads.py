@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ class Workload:
     tasks: Mapping[str, Callable[[Any, Any], Tensor]]
     batch: Any
     modules: nn.Module
-    notes: dict[str, Any] = field(default_factory=dict)
 
     def gradients(self) -> dict[str, Tensor | None]:
         return {n: None if p.grad is None else p.grad.clone() for n, p in self.modules.named_parameters()}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
-from torch import nn
 
-from mtl_accum import _check
+from mtl_accum import _check, report
 from mtl_accum.editions import Edition
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._device import resolve, to_device
-from mtl_accum.training._train import Data, Run, require_parts
+from mtl_accum.training._train import Data, MakeOptimizer, Run, make_optimizer, require_parts
 
 __all__ = ["check"]
 
@@ -20,7 +19,7 @@ def check(
     *,
     model: MultiTaskModel | None,
     data: Data | None,
-    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    optimizer: MakeOptimizer,
     editions: Mapping[str, Edition],
     device: str,
     seed: int,
@@ -45,8 +44,9 @@ def check(
     torch.manual_seed(seed)
     model.to(where)
     batch = to_device(next(iter(data.train())), where)
-    found = _check.check(model.trunk, model.tasks, batch, optimizer=optimizer(model.parameters()), editions=editions)
-    (run.folder / "check.md").write_text(f"# {run.command}\n\n{found}\n", encoding="utf-8")
+    found = _check.check(model.trunk, model.tasks, batch, optimizer=make_optimizer(optimizer, model), editions=editions)
+    page = f"# {run.command}\n\n{found}\n"
+    report.write_whole(run.folder, {"check.md": lambda path: path.write_text(page, encoding="utf-8")})
     if not found.passed():
         differing = ", ".join(name for name, edition in found.editions.items() if not edition.passed())
         raise ValueError(f"not exact on this model: {differing}; see the reasons above")

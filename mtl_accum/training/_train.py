@@ -28,7 +28,7 @@ from mtl_accum.training._evaluate import Measure, evaluate, require_tasks
 from mtl_accum.training._fit import fit
 from mtl_accum.training._progress import Progress
 
-__all__ = ["Data", "Run", "require_parts", "train"]
+__all__ = ["Data", "MakeOptimizer", "Run", "make_optimizer", "require_parts", "train"]
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -94,7 +94,7 @@ def train(
     keep_freed_memory()
     torch.manual_seed(seed)
     model.to(where)
-    stepper = _make(optimizer, model)
+    stepper = make_optimizer(optimizer, model)
     require_tasks(measures, model)
     batches = data.train()
     started = time.perf_counter()
@@ -141,7 +141,8 @@ def require_parts(model: MultiTaskModel | None, data: Data | None) -> tuple[Mult
     return model, data
 
 
-def _make(optimizer: MakeOptimizer, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(optimizer: MakeOptimizer, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a model's parameters; what it refuses is a ValueError that says so."""
     try:
         return optimizer(model.parameters())
     except (TypeError, ValueError) as error:
