@@ -4,6 +4,7 @@ from mtl_accum.editions._accumulated import Accumulated
 from mtl_accum.editions._cached import Cached
 from mtl_accum.editions._cut import cut
 from mtl_accum.editions._per_task import PerTask
+from mtl_accum.editions._phase import phase
 from mtl_accum.editions._scale import backward_scale
 from mtl_accum.editions._split import Split
 from mtl_accum.editions._summed import SummedLoss
@@ -20,4 +21,5 @@ __all__ = [
     "Trunk",
     "backward_scale",
     "cut",
+    "phase",
 ]

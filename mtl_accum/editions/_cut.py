@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from mtl_accum.editions._phase import phase
 from mtl_accum.editions._pieces import Piece, Range, samples_of, take
 from mtl_accum.editions._pytree import flatten, unflatten
 
@@ -95,7 +96,8 @@ class Leaves:
                 roots.append(root)
                 gradients.append((gradient if samples is None else gradient[slice(*samples)]).to(root.dtype))
         if roots:
-            torch.autograd.backward(roots, gradients)
+            with phase("trunk", "backward"):
+                torch.autograd.backward(roots, gradients)
 
 
 def _leaf(value: Any, require_grad: bool, made: dict[int, _Leaf]) -> _Leaf | None:

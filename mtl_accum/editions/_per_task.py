@@ -52,6 +52,6 @@ class PerTask:
                     z = step.run_trunk()
                 loss = step.run_heads([name], z, step.pieces[0])
                 with replay.backward():
-                    step.backward(loss)
+                    step.backward(loss, into_trunk=True)
                 del z, loss  # the next trunk pass must not find this task's tensors alive
         return step.losses()

@@ -13,6 +13,7 @@ from mtl_accum.editions._buffers import BufferLog
 from mtl_accum.editions._counts import Counts, Share, read_counts
 from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._modules import buffer_owners, modules_of
+from mtl_accum.editions._phase import SILENCE, heard, phase
 from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, samples_of, take
 from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_coupled_samples
@@ -59,6 +60,7 @@ class Step:
         self._running: Sequence[str] = ()
         self._scale = ambient_scale()
         self._buffers = BufferLog()
+        self._heard = heard()
 
     def __enter__(self) -> Step:
         return self
@@ -86,7 +88,8 @@ class Step:
         torch.clear_autocast_cache()  # the weight casts of an earlier pass belong to its graph, or to none
         owners = buffer_owners(self._trunk)
         fresh = self._buffers.before(owners) if owners else None
-        representation = self._trunk(self._batch if piece is None else piece.batch)
+        with phase("trunk", "forward"):
+            representation = self._trunk(self._batch if piece is None else piece.batch)
         if fresh:
             self._buffers.after(fresh)
         return representation
@@ -105,7 +108,8 @@ class Step:
                 task = self._on(name, piece)
             fresh = self._buffers.before(owners[name]) if name in owners else None
             try:
-                loss = task(representation, batch)
+                with phase(f"head {name}", "forward") if self._heard else SILENCE:
+                    loss = task(representation, batch)
             except RuntimeError as error:
                 _explain(error, f"task '{name}'")
                 raise
@@ -118,12 +122,13 @@ class Step:
             total = loss if total is None else total + loss
         return total
 
-    def backward(self, total: Tensor | None) -> None:
+    def backward(self, total: Tensor | None, *, into_trunk: bool = False) -> None:
         """Backward of a sum of losses, with the ambient scale; nothing to do where no gradient is required."""
         if total is None or not total.requires_grad:
             return
         try:
-            total.backward(None if self._scale is None else start_gradient(total, self._scale))
+            with phase(self._behind(into_trunk), "backward") if self._heard else SILENCE:
+                total.backward(None if self._scale is None else start_gradient(total, self._scale))
         except RuntimeError as error:
             _explain(error, f"task {', '.join(map(repr, self._running))}")
             raise
@@ -156,6 +161,11 @@ class Step:
         if piece.samples is None or self._whole is None:
             return self._tasks[name]
         return Share(self._tasks[name], piece.samples, self._whole, self._counts[name])
+
+    def _behind(self, into_trunk: bool) -> str:
+        """What a backward goes through."""
+        heads = f"head {self._running[0]}" if len(self._running) == 1 else f"{len(self._running)} heads"
+        return f"{heads} and trunk" if into_trunk else heads
 
     def _zero(self) -> Tensor:
         for like in (*self._losses.values(), *leaves(self._batch)):

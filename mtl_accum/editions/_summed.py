@@ -32,5 +32,5 @@ class SummedLoss:
         with Step(trunk, tasks, batch) as step:
             if step.present:
                 z = step.run_trunk()
-                step.backward(step.run_heads(step.present, z, step.pieces[0]))
+                step.backward(step.run_heads(step.present, z, step.pieces[0]), into_trunk=True)
         return step.losses()

@@ -1,18 +1,26 @@
-"""Memory: how it is measured, one meter a file."""
+"""Memory: how it is measured, one meter a file, and how it is predicted."""
 
 from mtl_accum.memory._cuda import CudaMeter
 from mtl_accum.memory._malloc import keep_freed_memory
 from mtl_accum.memory._nvml import NvmlReading, read_nvml
+from mtl_accum.memory._predict import PredictionError, predict
 from mtl_accum.memory._process import ProcessMeter
-from mtl_accum.memory._record import PeakMemory
+from mtl_accum.memory._record import Breakdown, Meter, PeakMemory, PhaseMemory
+from mtl_accum.memory._snapshot import write_snapshot
 from mtl_accum.memory._tensors import TensorMeter
 
 __all__ = [
+    "Breakdown",
     "CudaMeter",
+    "Meter",
     "NvmlReading",
     "PeakMemory",
+    "PhaseMemory",
+    "PredictionError",
     "ProcessMeter",
     "TensorMeter",
     "keep_freed_memory",
+    "predict",
     "read_nvml",
+    "write_snapshot",
 ]

@@ -1,19 +1,49 @@
-"""The tensor meter: bytes of live tensor storages, on any device."""
+"""The tensor meter: bytes of live tensor storages, by what they are, on any device and for fake tensors too."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import fields
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
-from mtl_accum.memory._record import PeakMemory
+from mtl_accum.editions._phase import Kind, listening
+from mtl_accum.memory._record import Breakdown, PeakMemory
+from mtl_accum.memory._timeline import Timeline
 
-__all__ = ["TensorMeter"]
+__all__ = ["Event", "TensorMeter"]
+
+
+class Event(NamedTuple):
+    """A storage came to life, or died.
+
+    Attributes:
+        storage: its number.
+        size: its bytes; negative where it died.
+        operator: what made it.
+        phase: when it was made.
+    """
+
+    storage: int
+    size: int
+    operator: str
+    phase: str
+
+
+class _Storage:
+    """What is known of a live storage."""
+
+    __slots__ = ("birth", "category", "event", "generation", "reference", "size")
+
+    def __init__(self, size: int, category: str, birth: int, generation: int, event: Event | None) -> None:
+        self.size, self.category, self.birth, self.generation, self.event = size, category, birth, generation, event
+        self.reference: weakref.ref[UntypedStorage] | None = None
 
 
 class TensorMeter(TorchDispatchMode):
@@ -21,26 +51,76 @@ class TensorMeter(TorchDispatchMode):
 
     Every operator is seen, those of the backward and of the optimizer too; a storage counts from its first
     sight until Python and autograd have let go of it. Not seen: buffers inside a kernel (a convolution's
-    reordered copies), and the intermediate tensors of compiled code.
+    reordered copies), the intermediate tensors of compiled code, memory of other libraries until an operator
+    touches it.
 
     Args:
         device: the device whose storages count.
-        tensors: pytrees of tensors that are alive already: parameters, optimizer state, inputs.
+        parameters: of the network; their gradients are recognised by hooks while the meter runs.
+        buffers: of its modules.
+        optimizer: its state is recognised after each of its steps.
+        inputs: a pytree: the batch.
+        round_to: every storage counts as a multiple of so many bytes; the CUDA allocator's is 512.
+        trace: keep every event, for a snapshot or a simulated allocator.
+
+    Attributes:
+        events: with `trace`, what came to life and died, in order.
+        operators: how many were seen.
     """
 
-    def __init__(self, device: torch.device, *tensors: Any) -> None:
+    source = "tensors"
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        parameters: Sequence[Tensor] = (),
+        buffers: Sequence[Tensor] = (),
+        optimizer: torch.optim.Optimizer | None = None,
+        inputs: Any = None,
+        round_to: int = 1,
+        trace: bool = False,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._device = device
-        self._sizes: dict[int, int] = {}
-        self._references: dict[int, weakref.ref[UntypedStorage]] = {}
-        self._live = 0
-        self._add(tree_leaves(tensors))
+        self.events: list[Event] = []
+        self.operators = 0
+        self._device, self._round_to, self._trace = device, round_to, trace
+        self._parameters, self._optimizer = list(parameters), optimizer
+        self._storages: dict[int, _Storage] = {}
+        self._timeline = Timeline()
+        self._hooks = ExitStack()
+        self._live, self._made = 0, 0
+        self._now = {field.name: 0 for field in fields(Breakdown)}
+        self._generation, self._in_backward = 0, False  # generations of activations: a backward ends one
+        self._resting(parameters, buffers, inputs)
         self._base = self._peak = self._live
+        self._at_peak, self._peak_at = dict(self._now), self._made
+        self._peak_operator: Any = None
+
+    def unavailable(self) -> str | None:
+        """Why this meter cannot run here: it always can."""
+        return None
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
         """Let compiled code run compiled; without it Dynamo would mark the user's code as skipped for ever."""
         return True
+
+    def __enter__(self) -> Self:
+        """Begin: hooks find gradients and optimizer state, phases are heard."""
+        self._hooks.enter_context(listening(self))
+        for parameter in self._parameters:
+            if parameter.requires_grad:
+                self._hooks.callback(parameter.register_post_accumulate_grad_hook(self._gradient).remove)
+        if self._optimizer is not None:
+            self._hooks.callback(self._optimizer.register_step_post_hook(lambda *_: self._state()).remove)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End, and take the hooks away."""
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        self._hooks.close()
 
     def __torch_dispatch__(
         self,
@@ -51,32 +131,126 @@ class TensorMeter(TorchDispatchMode):
     ) -> Any:
         """Run the operator and count what it made."""
         out = func(*args, **(kwargs or {}))
-        self._add(tree_leaves(out))
-        self._peak = max(self._peak, self._live)
+        self.operators += 1
+        # In a backward gradients are off, but for a checkpointed layer that computes its activations again.
+        backward = torch._C._current_graph_task_id() != -1 and not torch.is_grad_enabled()
+        if backward and not self._in_backward:
+            self._generation += 1
+        self._in_backward = backward
+        category = "temporaries" if backward else "activations"
+        if isinstance(out, Tensor):
+            self._add(out, category, func)
+        else:
+            for leaf in tree_leaves(out):
+                if isinstance(leaf, Tensor):
+                    self._add(leaf, category, func)
+        highest = self._live > self._peak
+        if highest:
+            self._peak, self._peak_at, self._peak_operator = self._live, self._made, func
+            self._at_peak = self._now.copy()
+        self._timeline.see(self._live, highest=highest)
         return out
+
+    def begin(self, name: str, kind: Kind) -> None:
+        """A phase begins."""
+        self._timeline.begin(name, kind)
+
+    def end(self) -> None:
+        """It is over."""
+        self._timeline.end(self._live)
 
     def result(self) -> PeakMemory:
         """The peak since this meter was made."""
         return PeakMemory(
-            "tensors", str(self._device), peak_bytes=self._peak, base_bytes=self._base, end_bytes=self._live
+            self.source,
+            str(self._device),
+            peak_bytes=self._peak,
+            base_bytes=self._base,
+            end_bytes=self._live,
+            categories=Breakdown(**self._at_peak),
+            peak_phase=self._timeline.peak_phase(),
+            peak_operator=None if self._peak_operator is None else str(self._peak_operator),
+            timeline=self._timeline.phases(),
         )
 
-    def _add(self, leaves: Iterable[Any]) -> None:
-        for leaf in leaves:
-            if isinstance(leaf, Tensor) and leaf.device == self._device:
-                for storage in _storages(leaf):
-                    self._count(storage)
+    def _resting(self, parameters: Iterable[Tensor], buffers: Iterable[Tensor], inputs: Any) -> None:
+        """What is alive before the block; what is two things at once counts as the first."""
+        for parameter in parameters:
+            self._add(parameter, "parameters")
+        for buffer in buffers:
+            self._add(buffer, "buffers")
+        self._state()
+        for parameter in parameters:
+            self._gradient(parameter)
+        for leaf in tree_leaves(inputs):
+            if isinstance(leaf, Tensor):
+                self._add(leaf, "inputs")
 
-    def _count(self, storage: UntypedStorage) -> None:
-        key, size = id(storage), storage.nbytes()
-        self._live += size - self._sizes.get(key, 0)  # known: it may have been resized
-        self._sizes[key] = size
-        if key not in self._references:
-            self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
+    def _gradient(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self._add(parameter.grad, "gradients")
+            self._recognise(parameter.grad, "gradients")
 
-    def _forget(self, key: int) -> None:
-        del self._references[key]
-        self._live -= self._sizes.pop(key)
+    def _state(self) -> None:
+        for state in self._optimizer.state.values() if self._optimizer is not None else ():
+            for value in tree_leaves(state):
+                if isinstance(value, Tensor):
+                    self._add(value, "optimizer_state")
+                    self._recognise(value, "optimizer_state")
+
+    def _add(self, tensor: Tensor, category: str, operator: Any = None) -> None:
+        if tensor.device == self._device:
+            for storage in _storages(tensor):
+                key, size = id(storage), -(-storage.nbytes() // self._round_to) * self._round_to
+                known = self._storages.get(key)
+                if known is None:
+                    self._born(key, storage, size, category, operator)
+                elif known.size != size:
+                    self._resized(known, size)
+
+    def _born(self, key: int, storage: UntypedStorage, size: int, category: str, operator: Any) -> None:
+        self._made += 1
+        event = Event(self._made, size, str(operator or category), self._timeline.now) if self._trace else None
+        known = self._storages[key] = _Storage(size, category, self._made, self._generation, event)
+        known.reference = weakref.ref(storage, lambda _: self._died(key))
+        self._live += size
+        self._now[category] += size
+        if event is not None:
+            self.events.append(event)
+
+    def _resized(self, known: _Storage, size: int) -> None:
+        self._live += size - known.size
+        self._now[known.category] += size - known.size
+        if known.event is not None:
+            self.events.append(known.event._replace(size=-known.size))
+            known.event = known.event._replace(size=size)
+            self.events.append(known.event)
+        known.size = size
+
+    def _died(self, key: int) -> None:
+        known = self._storages.pop(key)
+        self._live -= known.size
+        self._now[known.category] -= known.size
+        if known.event is not None:
+            self.events.append(known.event._replace(size=-known.size))
+        # No backward ran in its lifetime: nothing was kept for one. If it saw the peak, say so there.
+        if known.category == "activations" and known.generation == self._generation:
+            self._move_at_peak(known, "temporaries")
+
+    def _recognise(self, tensor: Tensor, category: str) -> None:
+        """A storage turns out to be something that it was from its birth on."""
+        for storage in _storages(tensor):
+            known = self._storages.get(id(storage))
+            if known is not None and known.category in ("activations", "temporaries"):
+                self._now[known.category] -= known.size
+                self._now[category] += known.size
+                self._move_at_peak(known, category)
+                known.category = category
+
+    def _move_at_peak(self, known: _Storage, category: str) -> None:
+        if known.birth <= self._peak_at:
+            self._at_peak[known.category] -= known.size
+            self._at_peak[category] += known.size
 
 
 def _storages(tensor: Tensor) -> Iterable[UntypedStorage]:
@@ -84,6 +258,8 @@ def _storages(tensor: Tensor) -> Iterable[UntypedStorage]:
     if is_traceable_wrapper_subclass(tensor):  # type: ignore[unreachable]  # mypy: the classes are disjoint
         names, _ = tensor.__tensor_flatten__()  # type: ignore[unreachable]
         return [storage for name in names for storage in _storages(getattr(tensor, name))]
+    if tensor.layout is torch.strided:
+        return (tensor.untyped_storage(),)
     if tensor.layout is torch.sparse_coo:
-        return [tensor._values().untyped_storage(), tensor._indices().untyped_storage()]
-    return [tensor.untyped_storage()] if tensor.layout is torch.strided else []
+        return (tensor._values().untyped_storage(), tensor._indices().untyped_storage())
+    return ()

@@ -1,0 +1,154 @@
+"""CUDA's choice of operators, for tensors on the CPU: what a prediction for a GPU has to run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+__all__ = ["cuda_operators", "prefer_foreach"]
+
+_aten = torch.ops.aten
+_AUTOGRAD, _AUTOCAST, _ITS_AUTOCAST = "AutogradCPU", "AutocastCPU", "AutocastCUDA"
+
+# How CUDA's autocast treats what the CPU's leaves alone (ATen/autocast_mode.h); all others run in float32.
+_LOWER = {"mv", "addmv", "addr", "einsum", "convolution", "_convolution", "prelu", "chain_matmul", "linalg_multi_dot"}
+_LOWER |= {"_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
+_LOWER |= {"_scaled_dot_product_flash_attention"}
+_PROMOTE = {"addcdiv", "addcmul", "atan2", "bilinear", "cross", "dot", "vdot", "index_put", "tensordot", "scatter_add"}
+_FLOAT32_RESULT = {"prod", "softmax", "log_softmax", "cumprod", "cumsum", "sum"}  # by their argument dtype
+
+_LARGEST_FLASH_HEAD = 256  # elements
+
+
+@contextmanager
+def cuda_operators() -> Iterator[None]:
+    """Inside the block operators on CPU tensors keep what they would keep on a CUDA device.
+
+    - dropout keeps a mask of one byte an element (the CPU's is as wide as the data);
+    - attention takes the flash kernel in 16 bit without a mask, else the memory-efficient one;
+    - autocast casts by CUDA's lists, and `torch.autocast("cuda")` works where there is no such device.
+
+    They are replaced in torch's dispatcher, for every thread, until the block ends.
+    """
+    library = torch.library.Library("aten", "IMPL")
+    enter = torch.amp.autocast_mode.autocast.__init__
+    try:
+        library.impl("dropout", _dropout, _AUTOGRAD)
+        library.impl("scaled_dot_product_attention", _attention, _AUTOGRAD)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that we replace the CPU's lists is the point
+            _replace_autocast(library)
+        torch.amp.autocast_mode.autocast.__init__ = _autocast_on_cpu(enter)  # type: ignore[method-assign]
+        yield
+    finally:
+        torch.amp.autocast_mode.autocast.__init__ = enter  # type: ignore[method-assign]
+        library._destroy()
+
+
+def prefer_foreach(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimizer take the implementation that is CUDA's default: all parameters at once, lists of temporaries."""
+    for group in optimizer.param_groups:
+        if "foreach" in group and group["foreach"] is None and not group.get("fused"):
+            group["foreach"] = True
+
+
+def _dropout(tensor: Tensor, p: float, train: bool) -> Tensor:
+    if not train or p == 0 or not tensor.numel():
+        return tensor
+    if p == 1:
+        return tensor * torch.zeros_like(tensor)
+    return _aten.native_dropout(tensor, p, True)[0]  # type: ignore[no-any-return]
+
+
+def _attention(  # noqa: PLR0917  # the operator's signature
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    if query.dim() != 4 or query.dtype is torch.float64:
+        key, value = _repeated(query, key, value) if enable_gqa else (key, value)
+        return _aten._scaled_dot_product_attention_math(  # type: ignore[no-any-return]
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale
+        )[0]
+    if enable_gqa:  # the flash kernel knows groups, but its fake counterpart is content with repeated heads
+        key, value = _repeated(query, key, value)
+    if half and attn_mask is None and query.size(-1) <= _LARGEST_FLASH_HEAD:
+        return _aten._scaled_dot_product_flash_attention(  # type: ignore[no-any-return]
+            query, key, value, dropout_p, is_causal, False, scale=scale
+        )[0]
+    if attn_mask is not None:
+        if attn_mask.dtype is torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, float("-inf"))
+        attn_mask = attn_mask.to(query.dtype).expand(*query.shape[:3], key.size(2))
+    keeps = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
+    return _aten._scaled_dot_product_efficient_attention(  # type: ignore[no-any-return]
+        query, key, value, attn_mask, keeps, dropout_p, is_causal, scale=scale
+    )[0]
+
+
+def _repeated(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    times = query.size(-3) // key.size(-3)
+    return key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
+
+
+def _replace_autocast(library: torch.library.Library) -> None:
+    """Make autocast on the CPU treat every operator as CUDA's does."""
+    ours = set(torch._C._dispatch_get_registrations_for_dispatch_key(_AUTOCAST))
+    theirs = set(torch._C._dispatch_get_registrations_for_dispatch_key(_ITS_AUTOCAST))
+    for full in sorted(ours - theirs):
+        if full.startswith("aten::"):
+            library.impl(full.removeprefix("aten::"), torch.library.fallthrough_kernel, _AUTOCAST)
+    for full in sorted(theirs - ours):
+        name, _, overload = full.removeprefix("aten::").partition(".")
+        packet = getattr(_aten, name, None)
+        if full.startswith("aten::") and packet is not None and name not in _PROMOTE:
+            operator = getattr(packet, overload or "default")
+            library.impl(full.removeprefix("aten::"), _casting(operator, name), _AUTOCAST)
+
+
+def _casting(operator: Any, name: str) -> Callable[..., Any]:
+    """An operator with the casts of CUDA's autocast before it."""
+    outside = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+    takes_dtype = name in _FLOAT32_RESULT
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(outside):
+            if takes_dtype:
+                if kwargs.get("dtype") is None and _is_half(args[0]):
+                    kwargs["dtype"] = torch.float32
+            else:
+                target = torch.get_autocast_dtype("cpu") if name in _LOWER else torch.float32
+                args, kwargs = tree_map_only(Tensor, lambda t: _cast(t, target), (args, kwargs))
+            return operator(*args, **kwargs)
+
+    return run
+
+
+def _is_half(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+
+
+def _cast(tensor: Tensor, target: torch.dtype) -> Tensor:
+    return tensor.to(target) if tensor.is_floating_point() and tensor.dtype is not torch.float64 else tensor
+
+
+def _autocast_on_cpu(original: Callable[..., None]) -> Callable[..., None]:
+    def init(self: Any, device_type: str, dtype: torch.dtype | None = None, *args: Any, **kwargs: Any) -> None:
+        if device_type == "cuda":
+            device_type, dtype = "cpu", dtype or torch.get_autocast_dtype("cuda")
+        original(self, device_type, dtype, *args, **kwargs)
+
+    return init

@@ -1,0 +1,142 @@
+"""Networks without data: every tensor only knows its shape; and what takes the place of the values."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from mtl_accum.editions._modules import modules_of, named_modules_of
+from mtl_accum.editions._phase import Kind
+
+__all__ = ["CLOSURES", "Unknowns", "fake_copy"]
+
+CLOSURES = "a closure's modules cannot be copied; pass modules (Task, MultiTaskModel), or build="
+
+
+def fake_copy(
+    mode: FakeTensorMode, trunk: Any, tasks: Mapping[str, Any], batch: Any, optimizer: Any
+) -> tuple[Any, dict[str, Any], Any, Any]:
+    """Copy all four, with what they share still shared, without copying any data.
+
+    Every fake tensor is on the CPU, wherever the real one is (the meta device too): autograd aborts the process
+    on fake tensors of a device that is not there.
+
+    Raises:
+        TypeError: a callable keeps its modules in a closure; or a module is lazy and has no shapes yet.
+    """
+    functions: list[Callable[..., Any]] = [trunk, *tasks.values()]
+    memo: dict[int, Any] = {}
+
+    def put(tensor: Tensor) -> None:
+        if id(tensor) not in memo:
+            memo[id(tensor)] = _fake(mode, tensor)
+
+    for function in functions:
+        for path, module in named_modules_of(function):
+            for name, tensor in (*module._parameters.items(), *module._buffers.items(), *vars(module).items()):
+                if is_lazy(tensor):
+                    raise TypeError(f"{path}.{name} is lazy: run the model once, so that it gets its shape")
+                if isinstance(tensor, Tensor):
+                    put(tensor)
+    if optimizer is not None:
+        for value in tree_iter([[group["params"] for group in optimizer.param_groups], list(optimizer.state.values())]):
+            if isinstance(value, Tensor):
+                put(value)
+    for value in tree_iter(batch):
+        if isinstance(value, Tensor):
+            put(value)
+    copied: tuple[Any, dict[str, Any], Any, Any] = copy.deepcopy((trunk, dict(tasks), batch, optimizer), memo)
+    real = {id(module) for function in functions for module in modules_of(function)}
+    if any(id(module) in real for function in (copied[0], *copied[1].values()) for module in modules_of(function)):
+        raise TypeError(CLOSURES)
+    return copied
+
+
+_IN_MAP = {"mse_loss", "smooth_l1_loss", "binary_cross_entropy", "soft_margin_loss"}
+
+
+class Unknowns(TorchDispatchMode):
+    """Answers for what tensors without data cannot say, and remembers what that leaves uncertain.
+
+    A value that is read is 1, and everything is on the CPU, whatever device was asked for. Where a fake operator's
+    result is not stored as its kernel stores it, it is here: the means of some losses live in the storage of their
+    element-wise map, and group normalisation with float32 weights keeps float32 statistics.
+
+    Attributes:
+        seen: the names of the operators that ran.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[str] = set()
+        self._in_network, self._values_read = False, 0
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Leave the user's compiled code as it is."""
+        return True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operator, or answer in its place."""
+        name = func.overloadpacket.__name__
+        self.seen.add(name)
+        if name == "_local_scalar_dense" and isinstance(args[0], FakeTensor):
+            self._values_read += self._in_network
+            return _one(args[0].dtype)
+        if kwargs and kwargs.get("device") is not None:
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        out = func(*args, **(kwargs or {}))
+        if name in _IN_MAP and out.dim() == 0:
+            return out.new_empty(torch.broadcast_shapes(args[0].shape, args[1].shape)).as_strided((), ())
+        if name == "native_group_norm" and args[1] is not None and args[1].dtype is torch.float32:
+            return out[0], out[1].float(), out[2].float()
+        return out
+
+    def begin(self, name: str, kind: Kind) -> None:
+        """A phase begins: values that the optimizer reads are its step counters."""
+        self._in_network = kind in ("forward", "backward")
+
+    def end(self) -> None:
+        """It is over: values read between phases are counts."""
+        self._in_network = False
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.seen.clear()
+        self._values_read = 0
+
+    def caveats(self) -> list[str]:
+        """What a reader must know."""
+        if not self._values_read:
+            return []
+        return [
+            f"the network read {self._values_read} values of tensors (.item(), float(...), if ...), which are not "
+            "known without data and were taken to be 1: where memory depends on them, measure"
+        ]
+
+
+def _fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+    if tensor.device.type == "cpu":
+        fake: Tensor = mode.from_tensor(tensor.detach())
+    else:
+        with mode:
+            fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(fake, tensor.requires_grad)
+    return fake.requires_grad_(tensor.requires_grad)
+
+
+def _one(dtype: torch.dtype) -> bool | int | float:
+    if dtype is torch.bool:
+        return True
+    return 1.0 if dtype.is_floating_point else 1

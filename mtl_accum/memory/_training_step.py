@@ -1,0 +1,90 @@
+"""The step that is measured and predicted: zero_grad, an edition, the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from mtl_accum.editions import Edition, Tasks, Trunk, phase
+from mtl_accum.editions._modules import modules_of
+from mtl_accum.memory._tensors import TensorMeter
+
+__all__ = ["TrainingStep"]
+
+
+class TrainingStep:
+    """One optimizer step of one edition on one network and one batch, to be called again and again.
+
+    Args:
+        trunk: maps the batch to the representation.
+        tasks: by name, maps the representation and the batch to a 0-dim loss.
+        batch: on the device of the trunk.
+        optimizer: its step is part of this one; None leaves it out.
+        edition: computes the gradient.
+
+    Attributes:
+        modules: all that trunk and tasks can reach.
+        parameters: theirs by a unique name, then those that only the optimizer knows.
+        buffers: of the modules.
+        device: of the parameters.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        tasks: Tasks,
+        batch: Any,
+        optimizer: torch.optim.Optimizer | None,
+        edition: Edition,
+    ) -> None:
+        self.trunk, self.tasks, self.batch = trunk, tasks, batch
+        self.optimizer, self.edition = optimizer, edition
+        functions: tuple[Callable[..., Any], ...] = (trunk, *tasks.values())
+        found: dict[int, nn.Module] = {id(m): m for function in functions for m in modules_of(function)}
+        self.modules = list(found.values())
+        named: dict[int, tuple[str, Tensor]] = {
+            id(parameter): (f"{number}.{name}", parameter)
+            for number, module in reversed(list(enumerate(self.modules)))
+            for name, parameter in module.named_parameters(recurse=False)
+        }
+        for number, parameter in enumerate(_of_optimizer(optimizer)):
+            named.setdefault(id(parameter), (f"optimizer.{number}", parameter))
+        self.parameters: dict[str, Tensor] = dict(named.values())
+        self.buffers = [buffer for module in self.modules for buffer in module.buffers(recurse=False)]
+        tensors = [*self.parameters.values(), *(t for t in tree_leaves(batch) if isinstance(t, Tensor))]
+        self.device = tensors[0].device if tensors else torch.device("cpu")
+
+    def __call__(self) -> None:
+        """Run it; no gradients are left."""
+        self.edition.forward_backward(self.trunk, self.tasks, self.batch)
+        if self.optimizer is not None:
+            with phase("optimizer", "optimizer"):
+                self.optimizer.step()
+        with phase("zero_grad", "zero_grad"):
+            self.zero_grad()
+
+    def zero_grad(self) -> None:
+        """Free every gradient."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def tensor_meter(self, *, round_to: int = 1, trace: bool = False) -> TensorMeter:
+        """A meter that knows what is alive before the step."""
+        return TensorMeter(
+            self.device,
+            parameters=list(self.parameters.values()),
+            buffers=self.buffers,
+            optimizer=self.optimizer,
+            inputs=self.batch,
+            round_to=round_to,
+            trace=trace,
+        )
+
+
+def _of_optimizer(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
+    groups = [] if optimizer is None else optimizer.param_groups
+    return [parameter for group in groups for parameter in group["params"]]
