@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mtl_accum._check import check
     from mtl_accum._compare import compare
     from mtl_accum.editions import Accumulated, Cached, Edition, PerTask, Split, SummedLoss, backward_scale, cut
+    from mtl_accum.memory import predict
     from mtl_accum.models import MultiTaskModel, Task, count_labels, count_mask, count_present, to_group_norm
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "count_mask",
     "count_present",
     "cut",
+    "predict",
     "to_group_norm",
 ]
 
@@ -60,6 +62,7 @@ _HOMES = {
     "count_mask": "models",
     "count_present": "models",
     "cut": "editions",
+    "predict": "memory",
     "to_group_norm": "models",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from mtl_accum._bench import Bench, Build, Parts
 from mtl_accum._validate import positive_int
 from mtl_accum.editions import Edition, PerTask, Split, SummedLoss, Tasks, Trunk
 from mtl_accum.memory import PeakMemory
+from mtl_accum.memory._cuda import device_in_use
 from mtl_accum.memory._fresh import FreshProcess, MeasurementError
 
 __all__ = ["Measurement", "compare"]
@@ -48,6 +50,7 @@ def compare(
     editions: Mapping[str, Edition] | None = None,
     steps: int = 5,
     build: Build | None = None,
+    snapshots: Path | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> list[Measurement]:
     """Measure editions, each in a fresh process: peak memory, time per step, difference of the gradient.
@@ -66,6 +69,8 @@ def compare(
         steps: timed steps of each edition.
         build: an importable function that returns (trunk, tasks, batch, optimizer), called in each fresh
             process in place of sending these there; for closures.
+        snapshots: an existing folder for one file an edition, its name and ".pickle", for PyTorch's memory viewer
+            (https://pytorch.org/memory_viz); None writes none.
         on_progress: told in a few words what happens next.
 
     Returns:
@@ -81,17 +86,23 @@ def compare(
     rows = {name: Measurement(name, _first_sentence(edition)) for name, edition in chosen.items()}
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # the processes need the room
-    one_by_one = _device(trunk, tasks, batch).type != "cpu"
+    device = _device(trunk, tasks, batch)
+    one_by_one = device.type != "cpu"
     for group in [[name] for name in chosen] if one_by_one else [list(chosen)]:
         members = {name: chosen[name] for name in group}
         on_progress(f"timing {', '.join(group)}")
-        with _processes(parts, members, rows) as ask:
+        with _processes({name: Bench(parts, edition) for name, edition in members.items()}, rows) as ask:
             for method in ("to_be_timed", "prepare", *["timed_step"] * steps):
                 for name in group:
                     seconds = ask(name, method)
                     if seconds is not None:
                         rows[name].step_seconds.append(seconds)
-        with _processes(parts, members, rows) as ask:
+        before = device_in_use(device)
+        benches = {
+            name: Bench(parts, edition, before=before, snapshot=snapshots and snapshots / f"{name}.pickle")
+            for name, edition in members.items()
+        }
+        with _processes(benches, rows) as ask:
             for name in group:
                 on_progress(f"weighing {name}")
                 ask(name, "to_be_weighed")
@@ -102,14 +113,10 @@ def compare(
 
 
 @contextmanager
-def _processes(
-    parts: Parts | Build, editions: Mapping[str, Edition], rows: Mapping[str, Measurement]
-) -> Iterator[Callable[[str, str], Any]]:
+def _processes(benches: Mapping[str, Bench], rows: Mapping[str, Measurement]) -> Iterator[Callable[[str, str], Any]]:
     """A fresh process for each edition, and a way to ask them, which answers None from the first failure on."""
     with ExitStack() as stack:
-        processes = {
-            name: stack.enter_context(FreshProcess(Bench(parts, edition))) for name, edition in editions.items()
-        }
+        processes = {name: stack.enter_context(FreshProcess(bench)) for name, bench in benches.items()}
 
         def ask(name: str, method: str) -> Any:
             if rows[name].failure is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,11 +41,17 @@ class Outcome:
 class Network:
     """A trunk, tasks and a batch, to be run without a trace.
 
+    Args:
+        trunk: maps the batch to the representation.
+        tasks: by name.
+        batch: any.
+        also: parameters that no module owns, as an optimizer may know them.
+
     Attributes:
         parameters: all that can be reached, by a name that begins with "trunk" or "tasks." and the task's name.
     """
 
-    def __init__(self, trunk: Trunk, tasks: Tasks, batch: Any) -> None:
+    def __init__(self, trunk: Trunk, tasks: Tasks, batch: Any, *, also: Iterable[Tensor] = ()) -> None:
         self.trunk, self.tasks, self.batch = trunk, tasks, batch
         functions: list[tuple[str, Callable[..., Any]]] = [("trunk", trunk)]
         functions += [(f"tasks.{name}", task) for name, task in tasks.items()]
@@ -56,6 +62,9 @@ class Network:
         ]
         self._modules = {id(module): (name, module) for name, module in reversed(named)}  # the first name counts
         self.parameters = self._tensors(lambda module: module._parameters)
+        owned = {id(parameter) for parameter in self.parameters.values()}
+        loose = (parameter for parameter in also if id(parameter) not in owned)
+        self.parameters |= {f"optimizer.{number}": parameter for number, parameter in enumerate(loose)}
 
     def run(self, edition: Edition) -> Outcome:
         """One call, from no gradients and the present random state."""

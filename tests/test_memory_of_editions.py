@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 def peak(edition, model: MultiTaskModel, batch: dict[str, Tensor]) -> int:
     """Bytes above what rests, at the highest point of one call."""
     model.zero_grad()
-    with TensorMeter(CPU, list(model.parameters()), batch) as meter:
+    with TensorMeter(CPU, parameters=list(model.parameters()), inputs=batch) as meter:
         edition.forward_backward(model.trunk, model.tasks, batch)
     result = meter.result()
     return result.peak_bytes - result.base_bytes

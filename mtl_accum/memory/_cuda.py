@@ -122,8 +122,8 @@ class CudaMeter:
         caveats = []
         if retries:
             caveats.append(
-                f"the allocator ran out {retries} times and flushed its cache: reserved and NVML show the card's limit, "
-                "and the step lost time"
+                f"the allocator ran out {retries} times and flushed its cache: reserved and NVML show the card's "
+                "limit, and the step lost time"
             )
         if failures:
             caveats.append(f"out of memory {failures} times inside the step: the peak is where it failed")

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from mtl_accum.editions._modules import modules_of, named_modules_of
+from mtl_accum.editions._modules import modules_of
 from mtl_accum.editions._phase import Kind
 
-__all__ = ["CLOSURES", "Unknowns", "fake_copy"]
+__all__ = ["CLOSURES", "OnCpu", "Unknowns", "fake_copy"]
 
 CLOSURES = "a closure's modules cannot be copied; pass modules (Task, MultiTaskModel), or build="
 
@@ -40,10 +41,12 @@ def fake_copy(
             memo[id(tensor)] = _fake(mode, tensor)
 
     for function in functions:
-        for path, module in named_modules_of(function):
+        for module in modules_of(function):
             for name, tensor in (*module._parameters.items(), *module._buffers.items(), *vars(module).items()):
                 if is_lazy(tensor):
-                    raise TypeError(f"{path}.{name} is lazy: run the model once, so that it gets its shape")
+                    raise TypeError(
+                        f"{type(module).__name__}.{name} is lazy: run the model once, so that it gets its shape"
+                    )
                 if isinstance(tensor, Tensor):
                     put(tensor)
     if optimizer is not None:
@@ -58,6 +61,22 @@ def fake_copy(
     if any(id(module) in real for function in (copied[0], *copied[1].values()) for module in modules_of(function)):
         raise TypeError(CLOSURES)
     return copied
+
+
+class OnCpu(TorchFunctionMode):
+    """Takes code that names a CUDA device to the CPU: `x.cuda()`, `x.to("cuda")`, `torch.zeros(3, device="cuda")`."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a function of torch's."""
+        if func is Tensor.cuda:
+            return args[0]
+        if func is Tensor.to:
+            args = (args[0], *(_here(value) for value in args[1:]))
+        if kwargs and "device" in kwargs:
+            kwargs = {**kwargs, "device": _here(kwargs["device"])}
+        return func(*args, **(kwargs or {}))
 
 
 _IN_MAP = {"mse_loss", "smooth_l1_loss", "binary_cross_entropy", "soft_margin_loss"}
@@ -134,6 +153,12 @@ def _fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(fake, tensor.requires_grad)
     return fake.requires_grad_(tensor.requires_grad)
+
+
+def _here(device: Any) -> Any:
+    """The CPU in place of a CUDA device; anything else as it is."""
+    named = isinstance(device, str | torch.device) and str(device).startswith("cuda")
+    return torch.device("cpu") if named else device
 
 
 def _one(dtype: torch.dtype) -> bool | int | float:

@@ -17,7 +17,7 @@ from mtl_accum.editions._phase import listening
 from mtl_accum.editions._replay import RandomState
 from mtl_accum.memory._caching_allocator import BLOCK, CachingAllocator
 from mtl_accum.memory._cuda_operators import cuda_operators, prefer_foreach
-from mtl_accum.memory._fake import CLOSURES, Unknowns, fake_copy
+from mtl_accum.memory._fake import CLOSURES, OnCpu, Unknowns, fake_copy
 from mtl_accum.memory._record import PeakMemory
 from mtl_accum.memory._snapshot import write_snapshot
 from mtl_accum.memory._tensors import Event
@@ -98,6 +98,7 @@ def predict(
             stack.enter_context(mode)
             if cuda:
                 stack.enter_context(cuda_operators())
+                stack.enter_context(OnCpu())
             stack.enter_context(listening(unknown))
             stack.enter_context(unknown)
             stack.enter_context(_in_words())

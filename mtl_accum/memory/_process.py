@@ -23,6 +23,7 @@ class ProcessMeter:
     out again, which hid up to 78 % of a step's peak, and blocks from before the tuning stay that way.
     """
 
+    source = "process"
     _tuned = False
 
     @classmethod
@@ -61,7 +62,7 @@ class ProcessMeter:
         """The peak inside the block."""
         untuned = "the C allocator was not tuned: memory that it reuses hides part of the peak"
         return PeakMemory(
-            "process",
+            self.source,
             "cpu",
             peak_bytes=self._peak,
             base_bytes=self._base,

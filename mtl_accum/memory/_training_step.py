@@ -28,7 +28,7 @@ class TrainingStep:
 
     Attributes:
         modules: all that trunk and tasks can reach.
-        parameters: theirs by a unique name, then those that only the optimizer knows.
+        parameters: theirs, then those that only the optimizer knows.
         buffers: of the modules.
         device: of the parameters.
     """
@@ -46,16 +46,11 @@ class TrainingStep:
         functions: tuple[Callable[..., Any], ...] = (trunk, *tasks.values())
         found: dict[int, nn.Module] = {id(m): m for function in functions for m in modules_of(function)}
         self.modules = list(found.values())
-        named: dict[int, tuple[str, Tensor]] = {
-            id(parameter): (f"{number}.{name}", parameter)
-            for number, module in reversed(list(enumerate(self.modules)))
-            for name, parameter in module.named_parameters(recurse=False)
-        }
-        for number, parameter in enumerate(_of_optimizer(optimizer)):
-            named.setdefault(id(parameter), (f"optimizer.{number}", parameter))
-        self.parameters: dict[str, Tensor] = dict(named.values())
+        owned = [parameter for module in self.modules for parameter in module.parameters(recurse=False)]
+        known = {id(parameter): parameter for parameter in (*owned, *_of_optimizer(optimizer))}
+        self.parameters: list[Tensor] = list(known.values())
         self.buffers = [buffer for module in self.modules for buffer in module.buffers(recurse=False)]
-        tensors = [*self.parameters.values(), *(t for t in tree_leaves(batch) if isinstance(t, Tensor))]
+        tensors = [*self.parameters, *(t for t in tree_leaves(batch) if isinstance(t, Tensor))]
         self.device = tensors[0].device if tensors else torch.device("cpu")
 
     def __call__(self) -> None:
@@ -69,14 +64,14 @@ class TrainingStep:
 
     def zero_grad(self) -> None:
         """Free every gradient."""
-        for parameter in self.parameters.values():
+        for parameter in self.parameters:
             parameter.grad = None
 
     def tensor_meter(self, *, round_to: int = 1, trace: bool = False) -> TensorMeter:
         """A meter that knows what is alive before the step."""
         return TensorMeter(
             self.device,
-            parameters=list(self.parameters.values()),
+            parameters=self.parameters,
             buffers=self.buffers,
             optimizer=self.optimizer,
             inputs=self.batch,

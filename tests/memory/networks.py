@@ -59,7 +59,9 @@ def convolutional(mode: str = "fp32", *, width: int = 8, size: int = 18, samples
 
     def dense(channels: int) -> nn.Module:
         up = nn.Upsample(scale_factor=2, mode="bilinear")
-        return Under(nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GELU(), up, nn.Conv2d(width, channels, 1)), mode)
+        return Under(
+            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GELU(), up, nn.Conv2d(width, channels, 1)), mode
+        )
 
     classifier = Under(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)), mode)
     tasks = {

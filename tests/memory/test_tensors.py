@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
+import pytest
 import torch
 from torch import nn
 
+from mtl_accum import Split, SummedLoss
+from mtl_accum.editions import phase
 from mtl_accum.memory import TensorMeter
+from mtl_accum.memory._training_step import TrainingStep
+from tests.memory.networks import NETWORKS, many_heads
 
 CPU = torch.device("cpu")
 FLOAT = 4
@@ -32,7 +39,7 @@ def test_views_and_in_place_operations_count_once():
 
 def test_resting_tensors_are_the_base():
     a = torch.zeros(500)
-    with TensorMeter(CPU, {"a": [a, a]}) as meter:
+    with TensorMeter(CPU, inputs={"a": [a, a]}) as meter:
         a + 1
     result = meter.result()
     assert (result.base_bytes, result.peak_bytes, result.end_bytes) == (
@@ -46,7 +53,7 @@ def test_sees_the_backward_and_the_optimizer():
     layer = nn.Linear(100, 50, bias=False)
     optimizer = torch.optim.Adam(layer.parameters())
     x = torch.randn(8, 100)
-    with TensorMeter(CPU, layer.weight, x) as meter:
+    with TensorMeter(CPU, parameters=[layer.weight], optimizer=optimizer, inputs=x) as meter:
         layer(x).sum().backward()
         after_backward = meter.result().end_bytes
         optimizer.step()
@@ -59,7 +66,7 @@ def test_sees_the_backward_and_the_optimizer():
 
 def test_resized_storage():
     a = torch.zeros(10)
-    with TensorMeter(CPU, a) as meter:
+    with TensorMeter(CPU, inputs=a) as meter:
         a.resize_(1000)
     assert meter.result().end_bytes == 1000 * FLOAT
 
@@ -90,3 +97,147 @@ def test_compiled_code_stays_compiled():
         compiled(torch.ones(3))
     compiled(torch.ones(3))
     assert ran
+
+
+def categories(meter):
+    result = meter.result()
+    assert result.categories.total == result.peak_bytes
+    return {name: size for name, size in asdict(result.categories).items() if size}
+
+
+def test_categories_by_hand():
+    """With y = w x and loss = sum(tanh(y)) the peak is in the backward: tanh(y) and dL/dy are alive."""
+    weight = nn.Parameter(torch.randn(1000, 1))
+    x = torch.randn(1, 1000)
+    with TensorMeter(CPU, parameters=[weight], inputs=x) as meter:
+        loss = (weight @ x).tanh().sum()
+        loss.backward()
+    assert categories(meter) == {
+        "parameters": 1000 * FLOAT,
+        "inputs": 1000 * FLOAT,
+        "activations": 10**6 * FLOAT + 2 * FLOAT,  # tanh(y), the loss and dL/dL = 1; y itself is not saved
+        "temporaries": 10**6 * FLOAT,  # dL/dy
+    }
+    assert meter.result().peak_operator == "aten.tanh_backward.default"
+    assert (meter.result().peak_phase, meter.result().timeline) == (None, ())
+
+
+def test_what_a_forward_frees_before_any_backward_is_a_temporary():
+    x = torch.randn(1000, requires_grad=True)
+    with TensorMeter(CPU, parameters=[x]) as meter:
+        a = x.detach().repeat(3)
+        b = a[:1000] + 1
+        del a
+        loss = (x * b).sum()
+        loss.backward()
+    assert categories(meter) == {
+        "parameters": 1000 * FLOAT,
+        "activations": 1000 * FLOAT,
+        "temporaries": 3000 * FLOAT,
+    }
+
+
+def test_gradients_and_optimizer_state_are_what_they_are_from_their_birth():
+    layer = nn.Linear(300, 300, bias=False)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    with TensorMeter(CPU, parameters=list(layer.parameters()), optimizer=optimizer) as meter:
+        layer(torch.randn(1, 300)).sum().backward()
+        optimizer.step()
+    one = layer.weight.nbytes
+    assert categories(meter) == {"parameters": one, "gradients": one, "optimizer_state": one}
+
+
+def test_hooks_are_gone_afterwards():
+    layer = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(layer.parameters())
+    with TensorMeter(CPU, parameters=list(layer.parameters()), optimizer=optimizer):
+        pass
+    assert not layer.weight._post_accumulate_grad_hooks
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_timeline_has_every_phase_and_no_gap():
+    model, batch = many_heads(heads=2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    step = TrainingStep(model.trunk, model.tasks, batch, optimizer, Split())
+    step()
+    with step.tensor_meter() as meter:
+        step()
+    result = meter.result()
+    assert [(phase.name, phase.kind) for phase in result.timeline] == [
+        ("trunk", "forward"),
+        ("head t0", "forward"),
+        ("head t0", "backward"),
+        ("head t1", "forward"),
+        ("head t1", "backward"),
+        ("trunk", "backward"),
+        ("optimizer", "optimizer"),
+        ("zero_grad", "zero_grad"),
+    ]
+    assert max(phase.peak_bytes for phase in result.timeline) == result.peak_bytes
+    assert result.timeline[-1].end_bytes == result.end_bytes == result.base_bytes
+    highest = max(result.timeline, key=lambda phase: phase.peak_bytes)
+    assert result.peak_phase == (highest.name if highest.name == highest.kind else f"{highest.name} {highest.kind}")
+
+
+def test_what_happens_between_two_phases_counts_with_the_later_one():
+    with TensorMeter(CPU) as meter:
+        with phase("trunk", "forward"):
+            pass
+        torch.zeros(100)
+        with phase("optimizer", "optimizer"):
+            pass
+    result = meter.result()
+    assert [phase.peak_bytes for phase in result.timeline] == [0, 100 * FLOAT]
+    assert result.peak_phase == "optimizer"
+
+
+def test_rounds_every_storage_up():
+    with TensorMeter(CPU, round_to=512) as meter:
+        kept = [torch.zeros(1), torch.zeros(129)]
+    assert len(kept) == 2
+    assert meter.result().peak_bytes == 512 + 1024
+
+
+def test_trace_has_every_birth_and_death():
+    with TensorMeter(CPU, inputs=torch.zeros(5), trace=True) as meter:
+        a = torch.zeros(10)
+        a.resize_(20)
+        del a
+    sizes = [event.size for event in meter.events]
+    assert [size for size in sizes if abs(size) != 5 * FLOAT] == [40, -40, 80, -80]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("edition", [SummedLoss(), Split()], ids=["summed", "split"])
+def test_equals_torchs_own_tracker(name, edition):
+    """PyTorch's private MemTracker, in the one step that it can follow (it fails when a module runs twice)."""
+    tracker_module = pytest.importorskip("torch.distributed._tools.mem_tracker")
+    torch.manual_seed(0)
+    model, batch = NETWORKS[name]()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = TrainingStep(model.trunk, model.tasks, batch, optimizer, edition)
+    with step.tensor_meter() as meter:
+        step()
+    tracker = tracker_module.MemTracker()
+    tracker.track_external(model, optimizer, *batch.values())
+    with tracker:
+        step()
+    assert meter.result().peak_bytes == tracker.get_tracker_snapshot("peak")[CPU]["Total"]
+
+
+def test_compiled_network_with_parameters_stays_compiled():
+    ran = []
+
+    def backend(graph, inputs):
+        ran.append(graph)
+        return graph.forward
+
+    layer = nn.Linear(3, 3)
+    compiled = torch.compile(layer, backend=backend)
+    compiled(torch.ones(2, 3)).sum().backward()
+    before = len(ran)
+    with TensorMeter(CPU, parameters=list(layer.parameters())):
+        compiled(torch.ones(2, 3)).sum().backward()
+    compiled(torch.ones(2, 3)).sum().backward()
+    assert len(ran) == before == 1
