@@ -77,7 +77,6 @@ def _attention(  # noqa: PLR0917  # the operator's signature
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    half = query.dtype in (torch.float16, torch.bfloat16)
     if query.dim() != 4 or query.dtype is torch.float64:
         key, value = _repeated(query, key, value) if enable_gqa else (key, value)
         return _aten._scaled_dot_product_attention_math(  # type: ignore[no-any-return]
@@ -85,7 +84,7 @@ def _attention(  # noqa: PLR0917  # the operator's signature
         )[0]
     if enable_gqa:  # the flash kernel knows groups, but its fake counterpart is content with repeated heads
         key, value = _repeated(query, key, value)
-    if half and attn_mask is None and query.size(-1) <= _LARGEST_FLASH_HEAD:
+    if _is_half(query) and attn_mask is None and query.size(-1) <= _LARGEST_FLASH_HEAD:
         return _aten._scaled_dot_product_flash_attention(  # type: ignore[no-any-return]
             query, key, value, dropout_p, is_causal, False, scale=scale
         )[0]
@@ -127,7 +126,8 @@ def _casting(operator: Any, name: str) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(outside):
             if takes_dtype:
-                if kwargs.get("dtype") is None and _is_half(args[0]):
+                chosen = any(isinstance(value, torch.dtype) for value in (*args, *kwargs.values()))
+                if not chosen and _is_half(args[0]):
                     kwargs["dtype"] = torch.float32
             else:
                 target = torch.get_autocast_dtype("cpu") if name in _LOWER else torch.float32
@@ -137,8 +137,8 @@ def _casting(operator: Any, name: str) -> Callable[..., Any]:
     return run
 
 
-def _is_half(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.float16, torch.bfloat16)
 
 
 def _cast(tensor: Tensor, target: torch.dtype) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 import pynvml
 import pytest
 
-from mtl_accum.memory import read_nvml
+from mtl_accum.memory import NvmlSampler, read_nvml
 
 UUID = "0f3a7c1e-0000-1111-2222-333344445555"
 TOTAL, FREE, MINE = 80 * 2**30, 70 * 2**30, 9 * 2**30
@@ -26,17 +27,26 @@ def process(pid, used):
 @pytest.fixture
 def library(monkeypatch):
     """A driver that answers everything; returns what the tests change: asked uuids, running processes."""
-    state = {"asked": [], "running": [process(os.getpid(), MINE)], "shutdowns": 0, "v2": True}
+    state = {
+        "asked": [],
+        "running": [process(os.getpid(), MINE)],
+        "shutdowns": 0,
+        "v2": True,
+        "free": FREE,
+        "known": ("GPU-", "MIG-"),
+    }
 
     def handle(uuid):
         state["asked"].append(uuid)
+        if not uuid.startswith(state["known"]):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return object()
 
     def memory(handle, version=None):
         if version is not None and not state["v2"]:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
         info = pynvml.c_nvmlMemory_v2_t() if version else pynvml.c_nvmlMemory_t()
-        info.total, info.free, info.used = TOTAL, FREE, 1  # `used` is what versions disagree about
+        info.total, info.free, info.used = TOTAL, state["free"], 1  # `used` is what versions disagree about
         return info
 
     def running(handle):
@@ -110,3 +120,52 @@ def test_unknown_device(library, monkeypatch):
 def test_package_absent(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert read_nvml(UUID).caveats == ("NVML: the package nvidia-ml-py is not installed",)
+
+
+def test_a_slice_of_a_gpu_is_found_by_the_same_uuid(library):
+    """torch tells a MIG device's UUID without its prefix."""
+    library["known"] = ("MIG-",)
+    assert read_nvml(UUID).process_bytes == MINE
+    assert library["asked"] == [f"GPU-{UUID}", f"MIG-{UUID}"]
+
+
+def test_the_thread_sees_what_comes_and_goes(library):
+    """Memory outside torch's pool, another process, and a driver that once does not answer."""
+    looked = threading.Event()
+    original = pynvml.nvmlDeviceGetComputeRunningProcesses
+
+    def running(handle):
+        looked.set()
+        return original(handle)
+
+    pynvml.nvmlDeviceGetComputeRunningProcesses, real = running, original
+    try:
+        with NvmlSampler(UUID, interval=0.001) as sampler:
+            for change in (
+                {"free": FREE - 2**30, "running": [process(os.getpid(), MINE + 5), process(77, 1)]},
+                {"running": pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN)},
+                {"free": FREE, "running": [process(os.getpid(), MINE)]},
+            ):
+                library.update(change)
+                looked.clear()
+                assert looked.wait(10)
+                looked.clear()
+                assert looked.wait(10)  # a whole look with the change
+    finally:
+        pynvml.nvmlDeviceGetComputeRunningProcesses = real
+    reading = sampler.result()
+    assert (reading.process_bytes, reading.device_bytes) == (MINE + 5, TOTAL - FREE + 2**30)
+    assert "other processes on the device: [77]" in reading.caveats[0]
+    assert any("gives no list of processes" in caveat for caveat in reading.caveats)
+    assert threading.active_count() == 1 or not any(t.name == "mtl_accum NVML" for t in threading.enumerate())
+    assert library["shutdowns"] == 1
+
+
+def test_the_device_may_refuse_its_memory_too(library, monkeypatch):
+    def memory(handle, version=None):
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", memory)
+    reading = read_nvml(UUID)
+    assert (reading.process_bytes, reading.device_bytes) == (MINE, None)
+    assert "does not tell the device's memory: Not Supported" in reading.caveats[0]

@@ -1,0 +1,89 @@
+"""What editions announce, and to whom."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss, cut
+from mtl_accum.editions import phase
+from mtl_accum.editions._phase import heard, label, listening
+from tests.workloads import vector
+
+
+class Log:
+    """Writes down what it hears."""
+
+    def __init__(self):
+        self.said = []
+
+    def begin(self, name, kind):
+        self.said.append(label(name, kind))
+
+    def end(self):
+        self.said.append("end")
+
+
+TRUNK, BACK = "trunk forward", "trunk backward"
+HEADS = [f"head t{n} {kind}" for n in range(3) for kind in ("forward", "backward")]
+FORWARDS = [f"head t{n} forward" for n in range(3)]
+PER_TASK = [part for n in range(3) for part in (TRUNK, f"head t{n} forward", f"head t{n} and trunk backward")]
+
+
+@pytest.mark.parametrize(
+    ("edition", "expected"),
+    [
+        (SummedLoss(), [TRUNK, *FORWARDS, "3 heads and trunk backward"]),
+        (PerTask(), PER_TASK),
+        (Split(), [TRUNK, *HEADS, BACK]),
+        (Split(heads_per_graph=3), [TRUNK, *FORWARDS, "3 heads backward", BACK]),
+        (Cached(chunk_size=4), [TRUNK, TRUNK, *HEADS, TRUNK, BACK, TRUNK, BACK]),
+        (Accumulated(Split(), micro_batches=2), [TRUNK, *HEADS, BACK] * 2),
+    ],
+    ids=repr,
+)
+def test_editions_announce_what_they_run(edition, expected):
+    load, log = vector(), Log()
+    with listening(log):
+        edition.forward_backward(load.trunk, load.tasks, load.batch)
+    assert log.said == [said for name in expected for said in (name, "end")]
+    edition.forward_backward(load.trunk, load.tasks, load.batch)
+    assert len(log.said) == 2 * len(expected), "nobody listens any more"
+
+
+def test_cut_announces_the_way_back():
+    load, log = vector(), Log()
+    with listening(log), cut(load.trunk(load.batch)) as z, phase("head mine", "forward"):
+        z.sum().backward()
+    assert log.said == ["head mine forward", "end", BACK, "end"]
+
+
+def test_a_phase_ends_by_an_exception_too():
+    load, log = vector(), Log()
+
+    def fails(z, batch):
+        raise RuntimeError("no")
+
+    with listening(log), pytest.raises(RuntimeError, match="no"):
+        Split().forward_backward(load.trunk, {"a": fails}, load.batch)
+    assert log.said == [TRUNK, "end", "head a forward", "end"]
+
+
+def test_other_threads_do_not_hear():
+    log, seen = Log(), []
+    with listening(log):
+        thread = threading.Thread(target=lambda: seen.append(heard()))
+        thread.start()
+        thread.join()
+        assert heard()
+    assert seen == [False]
+    assert not heard()
+
+
+def test_several_may_listen():
+    first, second = Log(), Log()
+    with listening(first), listening(second), phase("optimizer", "optimizer"):
+        torch.zeros(1)
+    assert first.said == second.said == ["optimizer", "end"]
