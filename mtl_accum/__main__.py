@@ -34,7 +34,7 @@ _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 def _run(config: DictConfig) -> None:
     with _one_line_errors():  # here too: Hydra would write a line of its own about a job that failed
         if config.job is None:
-            raise ValueError("job must be one of train, check; found none")
+            raise ValueError("job must be one of train, check, predict; found none")
         if "seed" in config.job:
             natural("seed", config.job.seed)
             import torch

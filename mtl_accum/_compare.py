@@ -17,7 +17,7 @@ from mtl_accum.memory import PeakMemory
 from mtl_accum.memory._cuda import device_in_use
 from mtl_accum.memory._fresh import FreshProcess, MeasurementError
 
-__all__ = ["Measurement", "compare"]
+__all__ = ["Measurement", "compare", "meaning"]
 
 
 @dataclass
@@ -83,7 +83,7 @@ def compare(
     positive_int("steps", steps)
     chosen = editions or {"summed": SummedLoss(), "per_task": PerTask(), "split": Split()}
     parts: Parts | Build = build or (trunk, tasks, batch, optimizer)
-    rows = {name: Measurement(name, _first_sentence(edition)) for name, edition in chosen.items()}
+    rows = {name: Measurement(name, meaning(edition)) for name, edition in chosen.items()}
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # the processes need the room
     device = _device(trunk, tasks, batch)
@@ -130,7 +130,8 @@ def _processes(benches: Mapping[str, Bench], rows: Mapping[str, Measurement]) ->
         yield ask
 
 
-def _first_sentence(edition: Edition) -> str:
+def meaning(edition: Edition) -> str:
+    """What an edition does, in one sentence: the first of its docstring."""
     return (type(edition).__doc__ or type(edition).__name__).strip().partition("\n")[0]
 
 

@@ -40,7 +40,29 @@ def test_a_run_leaves_a_report(tmp_path):
     assert "trunk.module.stem.0.weight" in load_file(out / "model.safetensors")
     assert "| split |" in done.stdout
     assert "Edition 2 (per_task) saved" in done.stdout
+    assert "| activations |" in done.stdout
+    assert "### split" in (out / "report.md").read_text()
     assert "training" not in done.stderr  # no progress bar: this is not a terminal
+
+
+def test_predicting_is_quick_and_needs_no_device(tmp_path):
+    arguments = ["job=predict", "device=cuda", "compare.snapshots=true", "hydra.run.dir=out"]
+    cached = "+edition@compare.editions.cached=cached"
+    done = mtl_accum(*TWO_TASK, *arguments, cached, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    found = json.loads((out / "report.json").read_text())
+    assert found["kind"] == "prediction"
+    peaks = {row["edition"]: row["memory"][0] for row in found["editions"]}
+    assert list(peaks) == ["summed", "per_task", "split", "cached"]
+    for peak in peaks.values():
+        assert sum(peak["categories"].values()) == peak["peak_bytes"] <= peak["reserved_bytes"]
+    assert peaks["cached"]["peak_bytes"] < peaks["split"]["peak_bytes"] < peaks["summed"]["peak_bytes"]
+    assert {path.stem for path in (out / "snapshots").iterdir()} == set(peaks)
+    assert "Of the predicted peak memory of Edition 1 (summed)" in done.stdout
+    assert "predicted, not measured" in done.stdout
+    done = mtl_accum(*TWO_TASK, "job=predict", "device=tpu", cwd=tmp_path)
+    assert "device must be auto, cpu or cuda to predict for, found 'tpu'" in done.stderr
 
 
 def test_own_experiment_from_a_folder_of_ones_own(tmp_path):

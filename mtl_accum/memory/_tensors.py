@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,11 @@ from mtl_accum.memory._record import Breakdown, PeakMemory
 from mtl_accum.memory._timeline import Timeline
 
 __all__ = ["Event", "TensorMeter"]
+
+
+_ADD = torch.ops.aten.add.Tensor
+_ENGINE = torch.autograd.graph._engine_run_backward.__code__
+_WRAPPERS = ("torch._dynamo", "torch._compile")  # around every dispatch mode
 
 
 class Event(NamedTuple):
@@ -91,6 +97,7 @@ class TensorMeter(TorchDispatchMode):
         self._hooks = ExitStack()
         self._live, self._made = 0, 0
         self._now = {field.name: 0 for field in fields(Breakdown)}
+        self._sum: int | None = None  # events after a sum of gradients that is not settled yet
         self._generation, self._in_backward = 0, False  # generations of activations: a backward ends one
         self._resting(parameters, buffers, inputs)
         self._base = self._peak = self._live
@@ -130,6 +137,8 @@ class TensorMeter(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator and count what it made."""
+        if self._sum is not None:
+            self._settle()
         out = func(*args, **(kwargs or {}))
         self.operators += 1
         # In a backward gradients are off, but for a checkpointed layer that computes its activations again.
@@ -144,11 +153,10 @@ class TensorMeter(TorchDispatchMode):
             for leaf in tree_leaves(out):
                 if isinstance(leaf, Tensor):
                     self._add(leaf, category, func)
-        highest = self._live > self._peak
-        if highest:
-            self._peak, self._peak_at, self._peak_operator = self._live, self._made, func
-            self._at_peak = self._now.copy()
-        self._timeline.see(self._live, highest=highest)
+        if backward and func is _ADD and _called_by_autograd():
+            self._sum = len(self.events)
+        else:
+            self._look(func)
         return out
 
     def begin(self, name: str, kind: Kind) -> None:
@@ -157,10 +165,12 @@ class TensorMeter(TorchDispatchMode):
 
     def end(self) -> None:
         """It is over."""
+        self._settle()
         self._timeline.end(self._live)
 
     def result(self) -> PeakMemory:
         """The peak since this meter was made."""
+        self._settle()
         return PeakMemory(
             self.source,
             str(self._device),
@@ -172,6 +182,24 @@ class TensorMeter(TorchDispatchMode):
             peak_operator=None if self._peak_operator is None else str(self._peak_operator),
             timeline=self._timeline.phases(),
         )
+
+    def _look(self, operator: Any) -> None:
+        """Whether this is the highest point so far."""
+        highest = self._live > self._peak
+        if highest:
+            self._peak, self._peak_at, self._peak_operator = self._live, self._made, operator
+            self._at_peak = self._now.copy()
+        self._timeline.see(self._live, highest=highest)
+
+    def _settle(self) -> None:
+        """Look again after a sum of gradients.
+
+        Where several gradients meet, autograd adds into the one that nobody else holds; but not while a dispatch
+        mode watches, then into a third tensor, and the first dies. So what counts is what is left a moment later.
+        """
+        if self._sum is not None:
+            self._sum = None
+            self._look(_ADD)
 
     def _resting(self, parameters: Iterable[Tensor], buffers: Iterable[Tensor], inputs: Any) -> None:
         """What is alive before the block; what is two things at once counts as the first."""
@@ -231,8 +259,9 @@ class TensorMeter(TorchDispatchMode):
         known = self._storages.pop(key)
         self._live -= known.size
         self._now[known.category] -= known.size
-        if known.event is not None:
-            self.events.append(known.event._replace(size=-known.size))
+        if known.event is not None:  # an operand of such a sum dies before its result is born
+            at = len(self.events) if self._sum is None else self._sum - 1
+            self.events.insert(at, known.event._replace(size=-known.size))
         # No backward ran in its lifetime: nothing was kept for one. If it saw the peak, say so there.
         if known.category == "activations" and known.generation == self._generation:
             self._move_at_peak(known, "temporaries")
@@ -251,6 +280,14 @@ class TensorMeter(TorchDispatchMode):
         if known.birth <= self._peak_at:
             self._at_peak[known.category] -= known.size
             self._at_peak[category] += known.size
+
+
+def _called_by_autograd() -> bool:
+    """Whether autograd itself runs this operator, and not Python code in a backward."""
+    frame = sys._getframe(1).f_back
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_WRAPPERS):
+        frame = frame.f_back
+    return frame is None or frame.f_code is _ENGINE  # None: autograd's own thread for a device
 
 
 def _storages(tensor: Tensor) -> Iterable[UntypedStorage]:

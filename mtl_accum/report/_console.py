@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from mtl_accum.report._breakdown import breakdown_table, category_notes
 from mtl_accum.report._markdown import device, figure, markdown_table, steps
 from mtl_accum.report._table import editions_table
 
@@ -16,28 +17,36 @@ __all__ = ["show"]
 
 
 def show(report: Mapping[str, Any], folder: Path) -> None:
-    """Print what a person wants to see first: metrics, the table, what it means, and the conclusion."""
+    """Print what a person wants to see first: metrics, the tables, what they mean, and the conclusion."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    table = editions_table(report)
-    training = report["training"]
-    console.print(f"Trained {steps(training)} steps in {training['seconds']:.1f} s on {device(report)}.")
-    console.print("Test data: " + ", ".join(f"{name} {figure(value)}" for name, value in report["metrics"].items()))
-    console.print()
-    if console.is_terminal:
-        rich_table = RichTable(*table.columns)
-        for column in rich_table.columns[1:]:
-            column.justify = "right"
-        for row in table.rows:
-            rich_table.add_row(*row)
-        console.print(rich_table)
+    table, parts = editions_table(report), breakdown_table(report)
+    if "training" in report:
+        training, metrics = report["training"], report["metrics"].items()
+        console.print(f"Trained {steps(training)} steps in {training['seconds']:.1f} s on {device(report)}.")
+        console.print("Test data: " + ", ".join(f"{name} {figure(value)}" for name, value in metrics))
     else:
-        console.print("\n".join(markdown_table([table.columns, *table.rows])))
+        console.print(f"One training step, {device(report)}.")
+    for cells in filter(None, ([table.columns, *table.rows], parts)):
+        console.print()
+        _print_table(console, cells)
     console.print()
-    for note in table.notes:
+    for note in (*table.notes, *category_notes(parts)):
         console.print(f"  {note}")
     console.print()
     console.print(table.conclusion)
     console.print(f"Report: {_short(folder)}")
+
+
+def _print_table(console: Console, cells: list[list[str]]) -> None:
+    if not console.is_terminal:
+        console.print("\n".join(markdown_table(cells)))
+        return
+    table = RichTable(*cells[0])
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in cells[1:]:
+        table.add_row(*row)
+    console.print(table)
 
 
 def _short(folder: Path) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mtl_accum.report._breakdown import breakdown_source, breakdown_table, category_notes, record, timeline_table
 from mtl_accum.report._table import editions_table
 
 __all__ = ["markdown"]
@@ -14,7 +15,8 @@ __all__ = ["markdown"]
 def markdown(report: Mapping[str, Any]) -> str:
     """The whole report as one Markdown page."""
     table = editions_table(report)
-    training = report["training"]
+    training = report.get("training")
+    pictured = "peak memory of the editions and its phases" + (", and the training curves" if training else "")
     return "\n".join(
         [
             "# mtl_accum report",
@@ -31,14 +33,10 @@ def markdown(report: Mapping[str, Any]) -> str:
             "",
             *(f"- {note}" for note in table.notes),
             "",
-            "![peak memory of the editions, and the training curves](memory.png)",
+            f"![{pictured}](memory.png)",
             "",
-            "## Training",
-            "",
-            f"{training['epochs']} epochs, {steps(training)} steps in {training['seconds']:.1f} s.",
-            "",
-            *markdown_table([["measure", "on the test data"], *([n, figure(v)] for n, v in report["metrics"].items())]),
-            "",
+            *_memory(report),
+            *(_training(training, report["metrics"]) if training else []),
             "## What was run",
             "",
             *(f"- {name} {version}" for name, version in report["versions"].items()),
@@ -52,6 +50,33 @@ def markdown(report: Mapping[str, Any]) -> str:
     )
 
 
+def _memory(report: Mapping[str, Any]) -> list[str]:
+    """What the peak is made of, and the phases of each edition."""
+    source, table = breakdown_source(report), breakdown_table(report)
+    if not table:
+        return []
+    lines = ["## What the memory is", "", *markdown_table(table), ""]
+    lines += [*(f"- {note}" for note in category_notes(table)), ""]
+    lines += ["## One step, phase by phase", "", "What was live at the most in each phase, and when it had ended.", ""]
+    for row in report["editions"]:
+        found = record(row, source)
+        phases = timeline_table(found) if found else []
+        if phases:
+            lines += [f"### {row['edition']}", "", *markdown_table(phases), ""]
+    return lines
+
+
+def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None]) -> list[str]:
+    return [
+        "## Training",
+        "",
+        f"{training['epochs']} epochs, {steps(training)} steps in {training['seconds']:.1f} s.",
+        "",
+        *markdown_table([["measure", "on the test data"], *([name, figure(value)] for name, value in metrics.items())]),
+        "",
+    ]
+
+
 def markdown_table(cells: list[list[str]]) -> list[str]:
     """Rows of cells, the first one being the heading, as lines of a Markdown table."""
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in cells]
@@ -62,6 +87,8 @@ def markdown_table(cells: list[list[str]]) -> list[str]:
 def device(report: Mapping[str, Any]) -> str:
     """The device in a few words."""
     found = report["device"]
+    if report["kind"] == "prediction":
+        return f"predicted for {found['type']}, without running on it"
     if found["type"] == "cuda":
         return f"{found['name']} ({found['total_bytes'] / 2**30:.0f} GiB)"
     return f"CPU: {found['name']}, {found['threads']} of {found['cores']} cores"

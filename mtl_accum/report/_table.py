@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-__all__ = ["Table", "editions_table", "mib", "peak_bytes", "peak_source"]
+__all__ = ["Row", "Table", "editions_table", "mib", "peak_bytes", "peak_source"]
 
 Row = Mapping[str, Any]
 _NONE = "–"
@@ -45,7 +45,8 @@ def editions_table(report: Mapping[str, Any]) -> Table:
     columns = _columns(source, first["edition"])
     notes = [f"{column.heading}: {column.meaning}." for column in columns if column.meaning]
     notes += [f"{_name(row)}:{row['meaning'].partition(':')[2] or ' ' + row['meaning']}" for row in rows]
-    notes += [f"{row['edition']} was not measured completely: {row['failure']}" for row in rows if row["failure"]]
+    incomplete = "could not be predicted" if source == "predicted" else "was not measured completely"
+    notes += [f"{row['edition']} {incomplete}: {row['failure']}" for row in rows if row["failure"]]
     notes += sorted({caveat for row in rows for record in row["memory"] for caveat in record["caveats"]})
     return Table(
         columns=["edition", *(column.heading for column in columns)],
@@ -56,7 +57,9 @@ def editions_table(report: Mapping[str, Any]) -> Table:
 
 
 def peak_source(report: Mapping[str, Any]) -> str:
-    """The meter whose peak is compared: "cuda" on a GPU, "tensors" elsewhere."""
+    """The meter whose peak is compared: "cuda" on a GPU, "tensors" elsewhere, "predicted" where nothing ran."""
+    if report["kind"] == "prediction":
+        return "predicted"
     return "cuda" if report["device"]["type"] == "cuda" else "tensors"
 
 
@@ -66,11 +69,22 @@ def peak_bytes(row: Row, source: str, key: str = "peak_bytes") -> int | None:
 
 
 def mib(size: float | None) -> str:
-    """Bytes as MiB with one decimal."""
+    """Bytes as MiB with one decimal; what that would round to nothing as KiB."""
+    if size and abs(size) < 0.05 * 2**20:
+        return f"{size / 2**10:.1f} KiB"
     return _NONE if size is None else f"{size / 2**20:.1f} MiB"
 
 
 def _columns(source: str, first: str) -> list[_Column]:
+    if source == "predicted":
+        return [
+            _size("predicted peak", "the most that tensors and workspaces would hold at once during one step", source),
+            _against_memory(source, first),
+            _size(
+                "reserved", "the pool that CUDA's allocator, simulated, would hold for that", source, "reserved_bytes"
+            ),
+            _Column("predicted in", "the time that this prediction took here", _predicted_in),
+        ]
     if source == "cuda":
         memory = [
             _size(
@@ -109,7 +123,11 @@ def _columns(source: str, first: str) -> list[_Column]:
         ]
     return [
         *memory,
-        _Column("step", "median time of one step with its optimizer, in another process than the memory", _step),
+        _Column(
+            "step",
+            "time of one step with its optimizer, median (smallest to largest), in another process than the memory",
+            _step,
+        ),
         _Column(f"time / {first}", "", lambda row, base: _ratio(_seconds(row), _seconds(base))),
         _Column(
             "gradient difference",
@@ -128,8 +146,14 @@ def _against_memory(source: str, first: str) -> _Column:
 
 
 def _step(row: Row, _: Row) -> str:
-    seconds = _seconds(row)
-    return _NONE if seconds is None else f"{1000 * seconds:.1f} ms"
+    if not row["step_seconds"]:
+        return _NONE
+    middle, low, high = (1000 * of(row["step_seconds"]) for of in (median, min, max))
+    return f"{middle:.1f} ({low:.1f} to {high:.1f}) ms"
+
+
+def _predicted_in(row: Row, _: Row) -> str:
+    return f"{row['predicted_in_seconds']:.1f} s"
 
 
 def _seconds(row: Row) -> float | None:
@@ -149,14 +173,16 @@ def _conclusion(rows: list[Row], source: str) -> str:
         if peak is None or not base_peak:
             continue
         saved = 100 * (1 - peak / base_peak)
-        part = f"{_name(row)} {'saved' if saved >= 0 else 'needed'} {abs(saved):.1f} %{'' if saved >= 0 else ' more'}"
+        verb = ("saves", "needs") if source == "predicted" else ("saved", "needed")
+        part = f"{_name(row)} {verb[saved < 0]} {abs(saved):.1f} %{'' if saved >= 0 else ' more'}"
         part += f" ({mib(peak)} instead of {mib(base_peak)})"
         if seconds is not None and base_seconds:
             part += f" at {seconds / base_seconds:.2f} times the time per step"
         parts.append(part)
     if not parts:
         return "There is nothing to compare: the notes say what could not be measured, and why."
-    return f"Of the peak memory of {_name(base)}, {'; '.join(parts)}."
+    predicted = "predicted " if source == "predicted" else ""
+    return f"Of the {predicted}peak memory of {_name(base)}, {'; '.join(parts)}."
 
 
 def _name(row: Row) -> str:

@@ -15,14 +15,14 @@ from mtl_accum.report._picture import picture
 
 __all__ = ["VERSION", "write", "write_whole"]
 
-VERSION = 1
+VERSION = 2  # of the JSON; 2: records hold categories, phases and more of the allocator
 
 
 def write(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Write `report.json`, `report.md` and `memory.png` into a folder.
 
     Args:
-        content: the report without its version.
+        content: the report without its version; its kind is "run" unless it says "prediction".
         folder: must exist.
 
     Returns:

@@ -2,7 +2,9 @@
 
 from mtl_accum.training._check import check
 from mtl_accum.training._evaluate import Measure, evaluate
+from mtl_accum.training._experiment import Data, Run
 from mtl_accum.training._fit import fit
-from mtl_accum.training._train import Data, Run, train
+from mtl_accum.training._predict import predict
+from mtl_accum.training._train import train
 
-__all__ = ["Data", "Measure", "Run", "check", "evaluate", "fit", "train"]
+__all__ = ["Data", "Measure", "Run", "check", "evaluate", "fit", "predict", "train"]

@@ -10,7 +10,7 @@ from mtl_accum import _check, report
 from mtl_accum.editions import Edition
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._device import resolve, to_device
-from mtl_accum.training._train import Data, MakeOptimizer, Run, make_optimizer, require_parts
+from mtl_accum.training._experiment import Data, MakeOptimizer, Run, make_optimizer, require_parts
 
 __all__ = ["check"]
 

@@ -173,7 +173,6 @@ def test_prediction_against_the_allocator(name, mode, optimizer, edition):
         step()
     workspaces = predicted.categories.workspaces
     measured, expected = meter.result().peak_bytes - workspaces, predicted.peak_bytes - workspaces
-    print(
-        f"{name} {mode} {optimizer} {edition}: predicted {expected}, allocated {measured}, {expected / measured - 1:+.1%}"
-    )
+    off = f"{expected / measured - 1:+.1%}"
+    print(f"{name} {mode} {optimizer} {edition}: predicted {expected}, allocated {measured}, {off}")
     assert expected == pytest.approx(measured, rel=0.1)

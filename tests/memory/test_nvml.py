@@ -123,7 +123,7 @@ def test_package_absent(monkeypatch):
 
 
 def test_a_slice_of_a_gpu_is_found_by_the_same_uuid(library):
-    """torch tells a MIG device's UUID without its prefix."""
+    """Torch tells a MIG device's UUID without its prefix."""
     library["known"] = ("MIG-",)
     assert read_nvml(UUID).process_bytes == MINE
     assert library["asked"] == [f"GPU-{UUID}", f"MIG-{UUID}"]

@@ -20,8 +20,31 @@ def row(edition: str, meaning: str, **changes: Any) -> dict[str, Any]:
 
 
 def memory(source: str, peak: int, **changes: Any) -> dict[str, Any]:
-    nothing = dict.fromkeys(("reserved_bytes", "process_bytes", "device_bytes"))
-    return {"source": source, "peak_bytes": peak * MIB, "caveats": [], **nothing, **changes}
+    nothing = dict.fromkeys(
+        ("reserved_bytes", "process_bytes", "device_bytes", "categories", "peak_phase", "peak_operator")
+    )
+    return {
+        "source": source,
+        "peak_bytes": peak * MIB,
+        "base_bytes": MIB,
+        "caveats": [],
+        "timeline": [],
+        **nothing,
+        **changes,
+    }
+
+
+def explained(source: str, peak: int) -> dict[str, Any]:
+    """A record with its categories and phases."""
+    empty = dict.fromkeys(("buffers", "gradients", "optimizer_state", "inputs", "workspaces"), 0)
+    categories = {**empty, "parameters": MIB, "activations": (peak - 11) * MIB, "temporaries": 10 * MIB}
+    phases = [("trunk", "forward", peak // 2), ("head a", "backward", peak), ("optimizer", "optimizer", 3)]
+    timeline = [
+        {"name": name, "kind": kind, "peak_bytes": most * MIB, "end_bytes": (most - 1) * MIB}
+        for name, kind, most in phases
+    ]
+    found = memory(source, peak, categories=categories, timeline=timeline)
+    return {**found, "peak_phase": "head a backward", "peak_operator": "aten.mm.default"}
 
 
 def report(kind: str = "cpu") -> dict[str, Any]:
@@ -29,8 +52,14 @@ def report(kind: str = "cpu") -> dict[str, Any]:
     device = {"cpu": {"type": "cpu", "name": "A CPU", "cores": 4, "threads": 2}}.get(
         kind, {"type": "cuda", "name": "A GPU", "total_bytes": 80 * 2**30}
     )
+
+    def also(peak: int) -> list[dict[str, Any]]:
+        """On a GPU the categories are the live tensors'; the allocator has a little more."""
+        return [explained("tensors", peak - 20)] if kind == "cuda" else []
+
     more = {"reserved_bytes": 600 * MIB, "process_bytes": 900 * MIB} if kind == "cuda" else {}
     return {
+        "kind": "run",
         "created": "2026-01-02T03:04:05+00:00",
         "command": "python -m mtl_accum +experiment=x|y",
         "seed": 3,
@@ -44,17 +73,27 @@ def report(kind: str = "cpu") -> dict[str, Any]:
             row(
                 "summed",
                 "Edition 1: all at once.",
-                memory=[memory(source, 400, **more), memory("process", 800)],
+                memory=[{**explained(source, 400), **more}, memory("process", 800), *also(400)],
                 step_seconds=[0.1, 0.2, 0.1],
                 gradient_difference=0.0,
             ),
             row(
                 "per_task",
                 "Edition 2: one at a time.",
-                memory=[memory(source, 300, caveats=["mind the gap"])],
+                memory=[{**explained(source, 300), "caveats": ["mind the gap"]}, *also(300)],
                 step_seconds=[0.15],
                 gradient_difference=2e-7,
             ),
             row("split", "Split: once.", failure="prepare: out of memory"),
         ],
     }
+
+
+def prediction() -> dict[str, Any]:
+    rows = [
+        row("summed", "Edition 1: all at once.", memory=[explained("predicted", 400)], predicted_in_seconds=0.5),
+        row("split", "Split: once.", memory=[explained("predicted", 200)], predicted_in_seconds=0.25),
+        row("cached", "Cached: in chunks.", failure="refused", predicted_in_seconds=0.1),
+    ]
+    common = {key: value for key, value in report().items() if key not in ("training", "metrics")}
+    return {**common, "kind": "prediction", "device": {"type": "cuda"}, "editions": rows}

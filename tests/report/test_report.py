@@ -8,7 +8,8 @@ import struct
 import pytest
 
 from mtl_accum import report as reports
-from tests.report.examples import MIB, memory, report, row
+from mtl_accum.report._breakdown import breakdown_table, category_notes, timeline_table
+from tests.report.examples import MIB, memory, prediction, report, row
 
 
 def test_table_on_a_cpu():
@@ -23,8 +24,8 @@ def test_table_on_a_cpu():
         "gradient difference",
     ]
     assert table.rows == [
-        ["summed", "400.0 MiB", "1.00", "800.0 MiB", "100.0 ms", "1.00", "0.0e+00"],
-        ["per_task", "300.0 MiB", "0.75", "–", "150.0 ms", "1.50", "2.0e-07"],
+        ["summed", "400.0 MiB", "1.00", "800.0 MiB", "100.0 (100.0 to 200.0) ms", "1.00", "0.0e+00"],
+        ["per_task", "300.0 MiB", "0.75", "–", "150.0 (150.0 to 150.0) ms", "1.50", "2.0e-07"],
         ["split", "–", "–", "–", "–", "–", "–"],
     ]
     assert "mind the gap" in table.notes
@@ -73,20 +74,76 @@ def test_nothing_was_measured():
 
 def test_markdown():
     page = reports.markdown(report())
-    assert "| per_task | 300.0 MiB | 0.75 | – | 150.0 ms | 1.50 | 2.0e-07 |" in page
+    assert "| per_task | 300.0 MiB | 0.75 | – | 150.0 (150.0 to 150.0) ms | 1.50 | 2.0e-07 |" in page
     assert "2 epochs, 3 steps in 1.5 s." in page
     assert "| accuracy | 0.5000 |" in page
     assert "CPU: A CPU, 2 of 4 cores, seed 3" in page
     assert "A GPU (80 GiB)" in reports.markdown(report("cuda"))
 
 
-@pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_picture(tmp_path, kind):
-    reports.picture(report(kind), tmp_path / "memory.png")
+def test_table_of_a_prediction():
+    table = reports.editions_table(prediction())
+    assert table.columns == ["edition", "predicted peak", "memory / summed", "reserved", "predicted in"]
+    assert table.rows[1] == ["split", "200.0 MiB", "0.50", "–", "0.2 s"]
+    assert "cached could not be predicted: refused" in table.notes
+    assert table.conclusion == (
+        "Of the predicted peak memory of Edition 1 (summed), split saves 50.0 % (200.0 MiB instead of 400.0 MiB)."
+    )
+
+
+@pytest.mark.parametrize(("kind", "less"), [("cpu", 0), ("cuda", 20)])
+def test_breakdown(kind, less):
+    """On a GPU it is the live tensors': the allocator has no categories."""
+    assert breakdown_table(report(kind)) == [
+        ["at the peak", "summed", "per_task"],
+        ["parameters", "1.0 MiB", "1.0 MiB"],
+        ["activations", f"{389 - less}.0 MiB", f"{289 - less}.0 MiB"],
+        ["temporaries", "10.0 MiB", "10.0 MiB"],
+        ["sum: the peak", f"{400 - less}.0 MiB", f"{300 - less}.0 MiB"],
+        ["reached in", "head a backward", "head a backward"],
+        ["by the operator", "aten.mm.default", "aten.mm.default"],
+    ]
+    assert [note.partition(":")[0] for note in category_notes(breakdown_table(report(kind)))] == [
+        "parameters",
+        "activations",
+        "temporaries",
+    ]
+    without = {**report(), "editions": [row("summed", "x", failure="no")]}
+    assert breakdown_table(without) == []
+
+
+def test_timeline():
+    found = report()["editions"][0]["memory"][0]
+    assert timeline_table(found) == [
+        ["phase", "peak", "left at its end"],
+        ["trunk forward", "200.0 MiB", "199.0 MiB"],
+        ["head a backward", "400.0 MiB", "399.0 MiB"],
+        ["optimizer", "3.0 MiB", "2.0 MiB"],
+    ]
+    often = {**found, "timeline": [*found["timeline"][:2] * 30, found["timeline"][2]]}
+    assert timeline_table(often)[1:] == [
+        ["trunk forward (30 times)", "200.0 MiB", "199.0 MiB"],
+        ["head a backward (30 times)", "400.0 MiB", "399.0 MiB"],
+        ["optimizer", "3.0 MiB", "2.0 MiB"],
+    ]
+
+
+@pytest.mark.parametrize("what", [report(), report("cuda"), prediction()], ids=["cpu", "cuda", "prediction"])
+def test_picture(tmp_path, what):
+    reports.picture(what, tmp_path / "memory.png")
     data = (tmp_path / "memory.png").read_bytes()
     assert data.startswith(b"\x89PNG")
     width, height = struct.unpack(">II", data[16:24])
-    assert width > height > 500
+    assert width > 1000
+    assert height > 500
+
+
+def test_markdown_of_a_prediction():
+    page = reports.markdown(prediction())
+    assert "predicted for cuda, without running on it, seed 3" in page
+    assert "## Training" not in page
+    assert "| split | 200.0 MiB | 0.50 | – | 0.2 s |" in page
+    assert "### split\n\n| phase | peak | left at its end |" in page
 
 
 def test_picture_without_training(tmp_path):
@@ -137,3 +194,4 @@ def test_show(tmp_path, capsys, monkeypatch, terminal):
     assert "300.0 MiB" in printed
     assert "Trained 3 steps in 1.5 s on CPU: A CPU" in printed
     assert ("| per_task |" in printed) is not terminal
+    assert "head a backward" in printed

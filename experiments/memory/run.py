@@ -1,0 +1,196 @@
+"""Do the meters and the prediction agree, and what do they cost?
+
+python -m experiments.memory.run        # from the repository's root; writes experiments/memory/README.md
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from mtl_accum import Cached, PerTask, Split, SummedLoss, predict
+from mtl_accum.memory import ProcessMeter, TensorMeter
+from mtl_accum.memory._fresh import FreshProcess, MeasurementError
+from mtl_accum.memory._training_step import TrainingStep
+from mtl_accum.report import markdown_table
+from tests.memory.networks import MODES, NETWORKS, OPTIMIZERS, transformer
+
+MIB = 2**20
+SIZES: dict[str, dict[str, int]] = {
+    "convolutional": {"width": 32, "size": 64, "samples": 24},
+    "transformer": {"width": 256, "depth": 4, "length": 128, "samples": 24},
+    "many_heads": {"heads": 48, "width": 256, "samples": 8192},
+}
+CLOSE = 0.01  # of the figure
+
+
+def editions(samples: int) -> dict[str, Any]:
+    """The four, with the trunk's chunks a quarter of the batch."""
+    return {"summed": SummedLoss(), "per_task": PerTask(), "split": Split(), "cached": Cached(samples // 4)}
+
+
+class Subject:
+    """One network in one mode with one edition, in a process of its own."""
+
+    def __init__(self, network: str, mode: str, edition: str) -> None:
+        self.network, self.mode, self.edition = network, mode, edition
+
+    def tune(self) -> None:
+        """Make this a process whose resident memory is what is in use."""
+        ProcessMeter.tune()
+
+    def figures(self) -> dict[str, int]:
+        """Bytes above what rests: by the three ways of measuring, and the prediction's difference to the meter."""
+        found: dict[str, int] = {}
+        torch.manual_seed(0)
+        sizes = SIZES[self.network]
+        model, batch = NETWORKS[self.network](self.mode, **sizes)
+        edition = editions(sizes["samples"])[self.edition]
+        for name, make in OPTIMIZERS.items():
+            step = TrainingStep(model.trunk, model.tasks, batch, make(model.parameters()), edition)
+            step()
+            step()
+            with step.tensor_meter() as meter:
+                step()
+            measured = meter.result()
+            predicted = predict(
+                model.trunk, model.tasks, batch, optimizer=step.optimizer, edition=edition, device="cpu"
+            )
+            found[f"prediction off, {name}"] = predicted.peak_bytes - measured.peak_bytes
+            if predicted.categories != measured.categories:
+                found[f"categories off, {name}"] = 1
+        found["peak"], found["tensors"] = measured.peak_bytes, measured.peak_bytes - measured.base_bytes
+        with ProcessMeter() as process:
+            step()
+        result = process.result()
+        found["process"] = result.peak_bytes - result.base_bytes
+        found["profiler"] = _profiled(step)
+        return found
+
+
+def _profiled(step: Callable[[], None]) -> int:
+    """The highest point of the C allocator's balance during a step, by torch's profiler."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = highest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        highest = max(highest, live)
+    return highest
+
+
+class Large:
+    """Predicting a transformer of 300 million parameters: batch 64 x 1024, bf16 autocast, AdamW."""
+
+    def predict(self) -> list[tuple[str, str, float, int, int]]:
+        """By edition and device: seconds, peak, and the most resident memory that it took."""
+        model, batch = transformer("autocast", width=1024, depth=20, length=1024, samples=64, classes=1000)
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        optimizer = torch.optim.AdamW(model.parameters())
+        rows = []
+        for name, edition in editions(64).items():
+            for device in ("cuda", "cpu"):
+                with ProcessMeter() as meter:
+                    start = time.perf_counter()
+                    parts = {"optimizer": optimizer, "edition": edition, "device": device}
+                    found = predict(model.trunk, model.tasks, batch, **parts)
+                    seconds = time.perf_counter() - start
+                result = meter.result()
+                rows.append((name, device, seconds, found.peak_bytes, result.peak_bytes - result.base_bytes))
+        return rows
+
+    def count(self) -> int:
+        """Its parameters."""
+        return self.parameters
+
+
+def meter_cost() -> tuple[float, float, int]:
+    """Microseconds an operator with the meter and without, on tensors that cost next to nothing."""
+    torch.set_num_threads(1)
+    network = nn.Sequential(*(layer for _ in range(50) for layer in (nn.Linear(4, 4), nn.Tanh())))
+    optimizer = torch.optim.AdamW(network.parameters(), foreach=False)
+    x = torch.randn(2, 4)
+
+    def step() -> None:
+        network(x).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    bare, metered, operators = [], [], 0
+    step()
+    for _ in range(30):
+        start = time.perf_counter()
+        step()
+        bare.append(time.perf_counter() - start)
+        meter = TensorMeter(torch.device("cpu"), parameters=list(network.parameters()), optimizer=optimizer, inputs=x)
+        start = time.perf_counter()
+        with meter:
+            step()
+        metered.append(time.perf_counter() - start)
+        operators = meter.operators
+    return median(bare) / operators * 1e6, median(metered) / operators * 1e6, operators
+
+
+def cells() -> Iterator[tuple[list[str], bool]]:
+    """A row of the table a network, mode and edition, and whether the prediction was exact."""
+    for network in NETWORKS:
+        for mode in MODES:
+            for edition in editions(8):
+                with FreshProcess(Subject(network, mode, edition)) as process:
+                    try:
+                        process.call("tune")
+                        found = process.call("figures")
+                    except MeasurementError as error:
+                        yield [network, mode, edition, str(error), *["–"] * 5], False
+                        continue
+                tensors = found["tensors"]
+                off = [size for key, size in found.items() if "off" in key]
+                ways = [f"{(found[way] / tensors - 1) * 100:+.2f} %" for way in ("process", "profiler")]
+                apart = found["process"] - found["profiler"]
+                row = [f"{found['peak'] / MIB:.1f}", f"{tensors / MIB:.1f}", *ways, f"{apart / MIB:+.2f}"]
+                yield [network, mode, edition, *row, "0" if not any(off) else str(max(off, key=abs))], not any(off)
+
+
+def main() -> None:
+    """Run all of it and write the report."""
+    rows, exact = [], []
+    for row, same in cells():
+        print(*row, flush=True)
+        rows.append(row)
+        exact.append(same)
+    with FreshProcess(Large()) as process:
+        large, parameters = process.call("predict"), process.call("count")
+    bare, metered, operators = meter_cost()
+    heading = ["network", "mode", "edition", "peak, MiB", "rise, MiB", "process", "profiler", "process − profiler, MiB"]
+    heading.append("prediction − meter, bytes")
+    shown = [
+        [name, device, f"{peak / 2**30:.2f} GiB", f"{seconds:.1f} s", f"{resident / MIB:.0f} MiB"]
+        for name, device, seconds, peak, resident in large
+    ]
+    page = TEXT.format(
+        version=torch.__version__,
+        exact=sum(exact),
+        cells=2 * len(exact),
+        table="\n".join(markdown_table([heading, *rows])),
+        parameters=parameters / 1e6,
+        large="\n".join(markdown_table([["edition", "for", "predicted peak", "took", "resident memory"], *shown])),
+        bare=bare,
+        metered=metered,
+        cost=metered - bare,
+        operators=operators,
+    )
+    (Path(__file__).parent / "README.md").write_text(page, encoding="utf-8")
+
+
+TEXT = (Path(__file__).parent / "text.md").read_text(encoding="utf-8")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What every job of an experiment has: its parts, where it writes, and what its report says of how it came to be."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+import mtl_accum
+from mtl_accum.models import MultiTaskModel
+
+__all__ = ["Data", "MakeOptimizer", "Run", "header", "make_optimizer", "require_parts", "snapshot_folder"]
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Data(Protocol):
+    """A data set."""
+
+    def train(self) -> Iterable[Any]:
+        """Batches of one epoch at every iteration."""
+        ...
+
+    def test(self) -> Iterable[Any]:
+        """Batches to measure on."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a job writes, and what a report says about how it was started."""
+
+    folder: Path
+    command: str
+    config: dict[str, Any]
+
+
+def header(run: Run, seed: int) -> dict[str, Any]:
+    """Date, command, seed, versions, commit and configuration."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": run.command,
+        "seed": seed,
+        "versions": _versions(),
+        "git_commit": _git_commit(),
+        "config": run.config,
+    }
+
+
+def require_parts(model: MultiTaskModel | None, data: Data | None) -> tuple[MultiTaskModel, Data]:
+    """The model and the data of an experiment, which the command line may have left out."""
+    if model is None or data is None:
+        raise ValueError("nothing to train: expected model and data, found none; add +experiment=two_task")
+    return model, data
+
+
+def make_optimizer(optimizer: MakeOptimizer, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a model's parameters; what it refuses is a ValueError that says so."""
+    try:
+        return optimizer(model.parameters())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer: {error}") from error
+
+
+def snapshot_folder(run: Run) -> Path:
+    """The folder for snapshots, made."""
+    folder = run.folder / "snapshots"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _versions() -> dict[str, str]:
+    versions = {
+        "mtl_accum": mtl_accum.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if torch.version.cuda:
+        versions["cuda"] = torch.version.cuda
+    return {**versions, "platform": sys.platform}
+
+
+def _git_commit() -> str | None:
+    try:
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()
