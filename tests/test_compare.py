@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
 from mtl_accum import MultiTaskModel, PerTask, Split, SummedLoss, Task, compare
+from mtl_accum._bench import Bench
+from mtl_accum.memory import ProcessMeter
 from mtl_accum.models import ConvClassifier, ConvTrunk, DenseHead
 
 
@@ -42,6 +46,26 @@ def test_measures_every_edition_and_changes_nothing():
     assert all(parameter.grad is None for parameter in trunk.parameters())
     assert not optimizer.state
     assert torch.equal(random, torch.get_rng_state())
+
+
+def test_snapshots_and_what_every_record_says(tmp_path):
+    rows = compare(*parts()[:3], editions={"split": Split()}, steps=1, snapshots=tmp_path)
+    snapshot = pickle.loads((tmp_path / "split.pickle").read_bytes())
+    records = {record.source: record for record in rows[0].memory}
+    tensors = records["tensors"]
+    assert len(snapshot["device_traces"][0]) > 50
+    assert tensors.categories.total == tensors.peak_bytes
+    assert tensors.edition == records["process"].edition == repr(Split())
+    assert [phase.name for phase in tensors.timeline][:3] == ["trunk", "head digit", "head digit"]
+
+
+def test_a_meter_that_is_not_available_is_a_record_without_figures(monkeypatch):
+    monkeypatch.setattr(ProcessMeter, "unavailable", staticmethod(lambda: "no /proc here"))
+    bench = Bench(parts(), Split())
+    bench.prepare()
+    process = bench.memory()[1]
+    assert (process.source, process.peak_bytes, process.process_bytes) == ("process", None, None)
+    assert process.caveats == ("process: not measured, no /proc here",)
 
 
 def test_build_serves_closures_and_failures_are_rows():

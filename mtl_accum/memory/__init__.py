@@ -2,7 +2,7 @@
 
 from mtl_accum.memory._cuda import CudaMeter
 from mtl_accum.memory._malloc import keep_freed_memory
-from mtl_accum.memory._nvml import NvmlReading, NvmlSampler, read_nvml
+from mtl_accum.memory._nvml import NvmlReading, NvmlSampler, driver_version, read_nvml
 from mtl_accum.memory._predict import PredictionError, predict
 from mtl_accum.memory._process import ProcessMeter
 from mtl_accum.memory._record import Breakdown, Meter, PeakMemory, PhaseMemory
@@ -20,6 +20,7 @@ __all__ = [
     "PredictionError",
     "ProcessMeter",
     "TensorMeter",
+    "driver_version",
     "keep_freed_memory",
     "predict",
     "read_nvml",

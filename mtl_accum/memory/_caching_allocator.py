@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable
 
-from mtl_accum.memory._tensors import Event
+from mtl_accum.memory._storages import Event
 
 __all__ = ["BLOCK", "CachingAllocator"]
 

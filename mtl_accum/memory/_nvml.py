@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-__all__ = ["NvmlReading", "NvmlSampler", "read_nvml"]
+__all__ = ["NvmlReading", "NvmlSampler", "driver_version", "read_nvml"]
 
 _INTERVAL = 0.01  # seconds; a reading takes the driver a few microseconds to a millisecond
 
@@ -39,6 +39,19 @@ def read_nvml(uuid: str) -> NvmlReading:
     with NvmlSampler(uuid, interval=None) as sampler:
         pass
     return sampler.result()
+
+
+def driver_version() -> str | None:
+    """The version of NVIDIA's driver; None where NVML cannot be used."""
+    library = _library({})
+    if library is None:
+        return None
+    try:
+        return str(library.nvmlSystemGetDriverVersion())
+    except library.NVMLError:
+        return None
+    finally:
+        library.nvmlShutdown()
 
 
 class NvmlSampler:

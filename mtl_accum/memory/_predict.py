@@ -20,7 +20,7 @@ from mtl_accum.memory._cuda_operators import cuda_operators, prefer_foreach
 from mtl_accum.memory._fake import CLOSURES, OnCpu, Unknowns, fake_copy
 from mtl_accum.memory._record import PeakMemory
 from mtl_accum.memory._snapshot import write_snapshot
-from mtl_accum.memory._tensors import Event
+from mtl_accum.memory._storages import Event
 from mtl_accum.memory._training_step import TrainingStep
 
 __all__ = ["PredictionError", "predict"]

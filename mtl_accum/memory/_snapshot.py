@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl_accum.memory._caching_allocator import BLOCK
-from mtl_accum.memory._tensors import Event
+from mtl_accum.memory._storages import Event
 
 __all__ = ["write_snapshot"]
 

@@ -2,54 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, UntypedStorage
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mtl_accum.editions._phase import Kind, listening
 from mtl_accum.memory._record import Breakdown, PeakMemory
+from mtl_accum.memory._storages import Event, Storage, called_by_autograd, storages
 from mtl_accum.memory._timeline import Timeline
 
-__all__ = ["Event", "TensorMeter"]
+__all__ = ["TensorMeter"]
 
 
 _ADD = torch.ops.aten.add.Tensor
-_ENGINE = torch.autograd.graph._engine_run_backward.__code__
-_WRAPPERS = ("torch._dynamo", "torch._compile")  # around every dispatch mode
-
-
-class Event(NamedTuple):
-    """A storage came to life, or died.
-
-    Attributes:
-        storage: its number.
-        size: its bytes; negative where it died.
-        operator: what made it.
-        phase: when it was made.
-    """
-
-    storage: int
-    size: int
-    operator: str
-    phase: str
-
-
-class _Storage:
-    """What is known of a live storage."""
-
-    __slots__ = ("birth", "category", "event", "generation", "reference", "size")
-
-    def __init__(self, size: int, category: str, birth: int, generation: int, event: Event | None) -> None:
-        self.size, self.category, self.birth, self.generation, self.event = size, category, birth, generation, event
-        self.reference: weakref.ref[UntypedStorage] | None = None
 
 
 class TensorMeter(TorchDispatchMode):
@@ -92,7 +64,7 @@ class TensorMeter(TorchDispatchMode):
         self.operators = 0
         self._device, self._round_to, self._trace = device, round_to, trace
         self._parameters, self._optimizer = list(parameters), optimizer
-        self._storages: dict[int, _Storage] = {}
+        self._storages: dict[int, Storage] = {}
         self._timeline = Timeline()
         self._hooks = ExitStack()
         self._live, self._made = 0, 0
@@ -153,7 +125,7 @@ class TensorMeter(TorchDispatchMode):
             for leaf in tree_leaves(out):
                 if isinstance(leaf, Tensor):
                     self._add(leaf, category, func)
-        if backward and func is _ADD and _called_by_autograd():
+        if backward and func is _ADD and called_by_autograd():
             self._sum = len(self.events)
         else:
             self._look(func)
@@ -228,7 +200,7 @@ class TensorMeter(TorchDispatchMode):
 
     def _add(self, tensor: Tensor, category: str, operator: Any = None) -> None:
         if tensor.device == self._device:
-            for storage in _storages(tensor):
+            for storage in storages(tensor):
                 key, size = id(storage), -(-storage.nbytes() // self._round_to) * self._round_to
                 known = self._storages.get(key)
                 if known is None:
@@ -239,14 +211,14 @@ class TensorMeter(TorchDispatchMode):
     def _born(self, key: int, storage: UntypedStorage, size: int, category: str, operator: Any) -> None:
         self._made += 1
         event = Event(self._made, size, str(operator or category), self._timeline.now) if self._trace else None
-        known = self._storages[key] = _Storage(size, category, self._made, self._generation, event)
+        known = self._storages[key] = Storage(size, category, self._made, self._generation, event)
         known.reference = weakref.ref(storage, lambda _: self._died(key))
         self._live += size
         self._now[category] += size
         if event is not None:
             self.events.append(event)
 
-    def _resized(self, known: _Storage, size: int) -> None:
+    def _resized(self, known: Storage, size: int) -> None:
         self._live += size - known.size
         self._now[known.category] += size - known.size
         if known.event is not None:
@@ -268,7 +240,7 @@ class TensorMeter(TorchDispatchMode):
 
     def _recognise(self, tensor: Tensor, category: str) -> None:
         """A storage turns out to be something that it was from its birth on."""
-        for storage in _storages(tensor):
+        for storage in storages(tensor):
             known = self._storages.get(id(storage))
             if known is not None and known.category in ("activations", "temporaries"):
                 self._now[known.category] -= known.size
@@ -276,27 +248,7 @@ class TensorMeter(TorchDispatchMode):
                 self._move_at_peak(known, category)
                 known.category = category
 
-    def _move_at_peak(self, known: _Storage, category: str) -> None:
+    def _move_at_peak(self, known: Storage, category: str) -> None:
         if known.birth <= self._peak_at:
             self._at_peak[known.category] -= known.size
             self._at_peak[category] += known.size
-
-
-def _called_by_autograd() -> bool:
-    """Whether autograd itself runs this operator, and not Python code in a backward."""
-    frame = sys._getframe(1).f_back
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(_WRAPPERS):
-        frame = frame.f_back
-    return frame is None or frame.f_code is _ENGINE  # None: autograd's own thread for a device
-
-
-def _storages(tensor: Tensor) -> Iterable[UntypedStorage]:
-    """The storages behind a tensor; several for sparse tensors and wrapper subclasses."""
-    if is_traceable_wrapper_subclass(tensor):  # type: ignore[unreachable]  # mypy: the classes are disjoint
-        names, _ = tensor.__tensor_flatten__()  # type: ignore[unreachable]
-        return [storage for name in names for storage in _storages(getattr(tensor, name))]
-    if tensor.layout is torch.strided:
-        return (tensor.untyped_storage(),)
-    if tensor.layout is torch.sparse_coo:
-        return (tensor._values().untyped_storage(), tensor._indices().untyped_storage())
-    return ()

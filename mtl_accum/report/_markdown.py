@@ -90,7 +90,8 @@ def device(report: Mapping[str, Any]) -> str:
     if report["kind"] == "prediction":
         return f"predicted for {found['type']}, without running on it"
     if found["type"] == "cuda":
-        return f"{found['name']} ({found['total_bytes'] / 2**30:.0f} GiB)"
+        driver = f", driver {found['driver']}" if found.get("driver") else ""
+        return f"{found['name']} ({found['total_bytes'] / 2**30:.0f} GiB{driver})"
     return f"CPU: {found['name']}, {found['threads']} of {found['cores']} cores"
 
 

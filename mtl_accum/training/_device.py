@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from mtl_accum.memory import driver_version
+
 __all__ = ["describe", "resolve", "to_device"]
 
 
@@ -43,7 +45,12 @@ def describe(device: torch.device) -> dict[str, Any]:
     """What a report says about a device."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        return {"type": "cuda", "name": properties.name, "total_bytes": properties.total_memory}
+        return {
+            "type": "cuda",
+            "name": properties.name,
+            "total_bytes": properties.total_memory,
+            "driver": driver_version(),
+        }
     return {"type": "cpu", "name": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
 
 

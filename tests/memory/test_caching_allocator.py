@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtl_accum.memory._caching_allocator import CachingAllocator
-from mtl_accum.memory._tensors import Event
+from mtl_accum.memory._storages import Event
 
 MIB = 1 << 20
 

@@ -9,7 +9,7 @@ import threading
 import pynvml
 import pytest
 
-from mtl_accum.memory import NvmlSampler, read_nvml
+from mtl_accum.memory import NvmlSampler, driver_version, read_nvml
 
 UUID = "0f3a7c1e-0000-1111-2222-333344445555"
 TOTAL, FREE, MINE = 80 * 2**30, 70 * 2**30, 9 * 2**30
@@ -106,6 +106,14 @@ def test_no_driver(monkeypatch):
     reading = read_nvml(UUID)
     assert reading.device_bytes is None
     assert "NVML cannot be used: NVML Shared Library Not Found" in reading.caveats[0]
+
+
+def test_driver_version(library, monkeypatch):
+    monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: "575.1")
+    assert driver_version() == "575.1"
+    assert library["shutdowns"] == 1
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert driver_version() is None
 
 
 def test_unknown_device(library, monkeypatch):
