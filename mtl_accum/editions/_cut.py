@@ -141,5 +141,5 @@ class _Sum:
     def take(self, tensor: Tensor) -> None:
         """Move a leaf's new gradient over; autograd calls this right after it has set it."""
         assert tensor.grad is not None
-        term, tensor.grad = tensor.grad.float(), None
-        self.value = term if self.value is None else self.value.add_(term)
+        term, tensor.grad = tensor.grad, None
+        self.value = term.float() if self.value is None else self.value.add_(term)  # the kernel widens the term

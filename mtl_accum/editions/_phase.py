@@ -56,9 +56,9 @@ def label(name: str, kind: str) -> str:
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Tell somebody about the phases inside the block, in this thread."""
-    token = _LISTENERS.set((*_LISTENERS.get(), listener))
+def listening(listener: Listener, *, alone: bool = False) -> Iterator[None]:
+    """Tell somebody about the phases inside the block, in this thread; nobody else, if alone."""
+    token = _LISTENERS.set((*(() if alone else _LISTENERS.get()), listener))
     try:
         yield
     finally:

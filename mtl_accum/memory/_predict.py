@@ -99,7 +99,7 @@ def predict(
             if cuda:
                 stack.enter_context(cuda_operators())
                 stack.enter_context(OnCpu())
-            stack.enter_context(listening(unknown))
+            stack.enter_context(listening(unknown, alone=True))  # a meter outside must not hear this step
             stack.enter_context(unknown)
             stack.enter_context(_in_words())
             TrainingStep(*parts, SummedLoss())()  # optimizer state is the same whatever computed the gradient

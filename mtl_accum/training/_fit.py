@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mtl_accum._trial import parameters_reached
-from mtl_accum.editions import Edition
+from mtl_accum.editions import Edition, phase
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._device import to_device
 
@@ -60,12 +60,14 @@ def fit(
     model.train()
     for _ in range(epochs):
         for batch in batches:
-            optimizer.zero_grad()
+            with phase("zero_grad", "zero_grad"):
+                optimizer.zero_grad()
             here = to_device(batch, device)
             now = edition.forward_backward(model.trunk, model.tasks, here)
             if step == 0:
                 _require_gradients(model, here)
-            optimizer.step()
+            with phase("optimizer", "optimizer"):
+                optimizer.step()
             unread.append(torch.stack(list(now.values())))
             step += 1
             if len(unread) == _READ_EVERY:

@@ -86,4 +86,7 @@ def test_several_may_listen():
     first, second = Log(), Log()
     with listening(first), listening(second), phase("optimizer", "optimizer"):
         torch.zeros(1)
-    assert first.said == second.said == ["optimizer", "end"]
+        with listening(second, alone=True), phase("zero_grad", "zero_grad"):
+            torch.zeros(1)
+    assert first.said == ["optimizer", "end"]
+    assert second.said == ["optimizer", "zero_grad", "end", "end"]
