@@ -139,8 +139,8 @@ def meter_cost() -> tuple[float, float, int]:
     return median(bare) / operators * 1e6, median(metered) / operators * 1e6, operators
 
 
-def cells() -> Iterator[tuple[list[str], bool]]:
-    """A row of the table a network, mode and edition, and whether the prediction was exact."""
+def cells() -> Iterator[tuple[list[str], dict[str, int]]]:
+    """A row of the table a network, mode and edition, and the figures behind it; none where it failed."""
     for network in NETWORKS:
         for mode in MODES:
             for edition in editions(8):
@@ -149,23 +149,40 @@ def cells() -> Iterator[tuple[list[str], bool]]:
                         process.call("tune")
                         found = process.call("figures")
                     except MeasurementError as error:
-                        yield [network, mode, edition, str(error), *["–"] * 5], False
+                        yield [network, mode, edition, str(error), *["–"] * 5], {}
                         continue
                 tensors = found["tensors"]
                 off = [size for key, size in found.items() if "off" in key]
                 ways = [f"{(found[way] / tensors - 1) * 100:+.2f} %" for way in ("process", "profiler")]
                 apart = found["process"] - found["profiler"]
                 row = [f"{found['peak'] / MIB:.1f}", f"{tensors / MIB:.1f}", *ways, f"{apart / MIB:+.2f}"]
-                yield [network, mode, edition, *row, "0" if not any(off) else str(max(off, key=abs))], not any(off)
+                yield [network, mode, edition, *row, str(max(off, key=abs))], found
+
+
+def differences(rows: list[list[str]], found: list[dict[str, int]]) -> list[list[str]]:
+    """By network and mode: how much memory the profiler saw that the meter did not, and the process beyond that."""
+    table = [["network", "mode", "kernels: profiler − meter", "heap: process − profiler", "within 1 %"]]
+    for network in NETWORKS:
+        for mode in MODES:
+            group = [
+                figures for row, figures in zip(rows, found, strict=True) if row[:2] == [network, mode] and figures
+            ]
+            kernels = [figures["profiler"] - figures["tensors"] for figures in group]
+            heap = [figures["process"] - figures["profiler"] for figures in group]
+            close = sum(abs(f[way] / f["tensors"] - 1) <= CLOSE for f in group for way in ("process", "profiler"))
+            spans = [f"{min(sizes) / MIB:+.2f} to {max(sizes) / MIB:+.2f} MiB" for sizes in (kernels, heap) if sizes]
+            table.append([network, mode, *spans, f"{close} of {2 * len(group)}"])
+    return table
 
 
 def main() -> None:
     """Run all of it and write the report."""
-    rows, exact = [], []
-    for row, same in cells():
+    rows, found = [], []
+    for row, figures in cells():
         print(*row, flush=True)
         rows.append(row)
-        exact.append(same)
+        found.append(figures)
+    exact = [bool(figures) and not any(size for key, size in figures.items() if "off" in key) for figures in found]
     with FreshProcess(Large()) as process:
         large, parameters = process.call("predict"), process.call("count")
     bare, metered, operators = meter_cost()
@@ -178,7 +195,9 @@ def main() -> None:
     page = TEXT.format(
         version=torch.__version__,
         exact=sum(exact),
+        rows=len(exact),
         cells=2 * len(exact),
+        differences="\n".join(markdown_table(differences(rows, found))),
         table="\n".join(markdown_table([heading, *rows])),
         parameters=parameters / 1e6,
         large="\n".join(markdown_table([["edition", "for", "predicted peak", "took", "resident memory"], *shown])),
