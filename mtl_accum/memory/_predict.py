@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk
-from mtl_accum.editions._phase import listening
-from mtl_accum.editions._replay import RandomState
-from mtl_accum.memory._caching_allocator import BLOCK, CachingAllocator
-from mtl_accum.memory._cuda_operators import cuda_operators, prefer_foreach
-from mtl_accum.memory._fake import CLOSURES, OnCpu, Unknowns, fake_copy
+from mtl_accum.editions import Edition, Tasks, Trunk
+from mtl_accum.memory._caching_allocator import CachingAllocator
 from mtl_accum.memory._record import PeakMemory
+from mtl_accum.memory._rehearsal import Build, Rehearsal
 from mtl_accum.memory._snapshot import write_snapshot
 from mtl_accum.memory._storages import Event
-from mtl_accum.memory._training_step import TrainingStep
 
-__all__ = ["PredictionError", "predict"]
-
-Parts = tuple[Trunk, Tasks, Any, "torch.optim.Optimizer | None"]
-Build = Callable[[], Parts]
+__all__ = ["predict"]
 
 _MATMULS = {"addmm", "mm", "bmm", "baddbmm", "addbmm", "mv", "addmv"}
 _CONVOLUTIONS = {"convolution", "convolution_backward"}
@@ -82,58 +71,18 @@ def predict(
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"device must be cpu or cuda, found {device!r}")
     cuda = kind == "cuda"
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    random = RandomState()
-    real = _real_parameters(optimizer)
-    unknown = Unknowns()
-    try:
-        if build is None:
-            parts: Parts = fake_copy(mode, trunk, tasks, batch, optimizer)
-        else:
-            with mode, unknown:
-                parts = build()
-        if cuda and parts[3] is not None:
-            prefer_foreach(parts[3])
-        with ExitStack() as stack:
-            stack.enter_context(mode)
-            if cuda:
-                stack.enter_context(cuda_operators())
-                stack.enter_context(OnCpu())
-            stack.enter_context(listening(unknown, alone=True))  # a meter outside must not hear this step
-            stack.enter_context(unknown)
-            stack.enter_context(_in_words())
-            TrainingStep(*parts, SummedLoss())()  # optimizer state is the same whatever computed the gradient
-            step = TrainingStep(*parts, edition)
-            unknown.forget()
-            with step.tensor_meter(round_to=BLOCK if cuda else 1, trace=cuda or snapshot is not None) as meter:
-                step()
-        _require_untouched(real)
-    finally:
-        for parameter, gradient in real:
-            parameter.grad = gradient
-        random.restore()
+    with Rehearsal(build or (trunk, tasks, batch, optimizer), cuda=cuda) as rehearsal:
+        meter = rehearsal.step(edition, trace=cuda or snapshot is not None)
     found = dataclasses.replace(meter.result(), source="predicted", device=device, edition=repr(edition))
-    events, caveats = meter.events, [*unknown.caveats(), *_recurrent(step.modules)]
+    events, caveats = meter.events, rehearsal.caveats()
     if cuda:
-        workspaces = _workspaces(unknown.seen)
+        workspaces = _workspaces(rehearsal.seen)
         events = [*workspaces, *events]
         found = _with_workspaces(found, sum(event.size for event in workspaces), events)
-        caveats += _cuda_caveats(unknown.seen, bool(workspaces))
+        caveats += _cuda_caveats(rehearsal.seen, bool(workspaces))
     if snapshot is not None:
         write_snapshot(events, snapshot)
     return dataclasses.replace(found, caveats=tuple(caveats))
-
-
-@contextmanager
-def _in_words() -> Iterator[None]:
-    """Say what went wrong on tensors without data; what editions refuse (ValueError) passes as it is."""
-    try:
-        yield
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        raise PredictionError(f"shapes depend on values ({error}); measure with compare instead") from error
-    except (RuntimeError, TypeError, NotImplementedError, AttributeError, AssertionError) as error:
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise PredictionError(f"the step does not run on tensors without data ({reason})") from error
 
 
 def _workspaces(seen: set[str]) -> list[Event]:
@@ -182,24 +131,3 @@ def _cuda_caveats(seen: set[str], matmuls: bool) -> list[str]:
             "taken where one is present; CUBLAS_WORKSPACE_CONFIG changes them)"
         )
     return caveats
-
-
-def _recurrent(modules: list[nn.Module]) -> list[str]:
-    names = sorted({type(module).__name__ for module in modules if isinstance(module, nn.RNNBase)})
-    if not names:
-        return []
-    return [
-        f"too low: {', '.join(names)} keeps a reserve for its backward that tensors without data do not show (for an "
-        "LSTM a prediction was 41 to 73 % below the measured peak); measure instead"
-    ]
-
-
-def _real_parameters(optimizer: torch.optim.Optimizer | None) -> list[tuple[Tensor, Tensor | None]]:
-    groups = [] if optimizer is None else optimizer.param_groups
-    return [(parameter, parameter.grad) for group in groups for parameter in group["params"]]
-
-
-def _require_untouched(real: list[tuple[Tensor, Tensor | None]]) -> None:
-    """A callable that holds a parameter itself, without a module, has run on the real one."""
-    if any(parameter.grad is not gradient for parameter, gradient in real):
-        raise TypeError(f"a parameter of the optimizer belongs to no module: {CLOSURES}")
