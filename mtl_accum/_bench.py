@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,12 @@ import torch
 
 from mtl_accum._difference import largest_difference
 from mtl_accum._trial import Network
-from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk
+from mtl_accum.editions import Edition, SummedLoss
 from mtl_accum.memory import CudaMeter, Meter, PeakMemory, ProcessMeter, keep_freed_memory, write_snapshot
+from mtl_accum.memory._rehearsal import Build, Parts
 from mtl_accum.memory._training_step import TrainingStep
 
-__all__ = ["Bench", "Build", "Parts"]
-
-Parts = tuple[Trunk, Tasks, Any, "torch.optim.Optimizer | None"]
-Build = Callable[[], Parts]
+__all__ = ["Bench"]
 
 
 class Bench:
@@ -65,11 +62,12 @@ class Bench:
 
     def memory(self) -> list[PeakMemory]:
         """The peaks of one step by every meter that this device has, each over a step of its own."""
+        device = self._step.device
+        found = [self._weigh(CudaMeter(device, before=self._before))] if device.type == "cuda" else []
         tensors = self._step.tensor_meter(trace=self._snapshot is not None)
-        cuda = self._step.device.type == "cuda"
-        meters: list[Meter] = [CudaMeter(self._step.device, before=self._before)] if cuda else []
-        meters += [tensors] if cuda else [tensors, ProcessMeter()]
-        found = [self._weigh(meter) for meter in meters]
+        found.append(dataclasses.replace(self._weigh(tensors), caveats=self._step.compiled()))
+        if device.type == "cpu":
+            found.append(self._weigh(ProcessMeter()))
         if self._snapshot is not None:
             self._write_snapshot(self._snapshot, tensors.events)
         return [dataclasses.replace(record, edition=repr(self._edition)) for record in found]

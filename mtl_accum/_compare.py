@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from mtl_accum._bench import Bench, Build, Parts
+from mtl_accum._bench import Bench
 from mtl_accum._validate import positive_int
 from mtl_accum.editions import Edition, PerTask, Split, SummedLoss, Tasks, Trunk
 from mtl_accum.memory import PeakMemory
 from mtl_accum.memory._cuda import device_in_use
 from mtl_accum.memory._fresh import FreshProcess, MeasurementError
+from mtl_accum.memory._rehearsal import Build, Parts
 
 __all__ = ["Measurement", "compare", "meaning"]
 
@@ -87,6 +88,8 @@ def compare(
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # the processes need the room
     device = _device(trunk, tasks, batch)
+    if build is not None and torch.cuda.is_available():  # where it will put the network is known too late
+        device = torch.device("cuda", torch.cuda.current_device())
     one_by_one = device.type != "cpu"
     for group in [[name] for name in chosen] if one_by_one else [list(chosen)]:
         members = {name: chosen[name] for name in group}

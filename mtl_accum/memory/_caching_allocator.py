@@ -39,12 +39,13 @@ class CachingAllocator:
     Segments are never returned. Source: c10/cuda/CUDACachingAllocator.cpp and c10/core/AllocatorConfig.h.
 
     Attributes:
-        allocated: bytes handed out now.
+        allocated: bytes handed out now: whole blocks, as torch counts them.
+        highest: the most that were.
         reserved: bytes of all segments.
     """
 
     def __init__(self) -> None:
-        self.allocated, self.reserved = 0, 0
+        self.allocated, self.highest, self.reserved = 0, 0, 0
         self._segments = 0
         self._free: dict[bool, list[_Block]] = {True: [], False: []}
         self._held: dict[int, _Block] = {}
@@ -66,6 +67,7 @@ class CachingAllocator:
             self._split(block, size)
         block.free = False
         self.allocated += block.size
+        self.highest = max(self.highest, self.allocated)
         self._held[name] = block
 
     def give_back(self, name: int) -> None:

@@ -55,6 +55,7 @@ class CudaMeter:
         torch.cuda.reset_peak_memory_stats(self._device)
         stats = torch.cuda.memory_stats(self._device)
         self._base, self._troubles = stats["allocated_bytes.all.current"], _troubles(stats)
+        self._timeline.see(self._base, highest=True)
         self._nvml = NvmlSampler(str(torch.cuda.get_device_properties(self._device).uuid))
         self._open.enter_context(self._nvml)
         self._open.enter_context(listening(self))
@@ -79,7 +80,6 @@ class CudaMeter:
     def result(self) -> PeakMemory:
         """The peaks inside the block."""
         nvml = self._nvml.result()
-        reserved = self._stats["reserved_bytes.all.current"]
         process, caveats = self._process_bytes(nvml)
         return PeakMemory(
             self.source,
@@ -94,7 +94,7 @@ class CudaMeter:
             reserved_bytes=self._peaks["reserved"],
             process_bytes=process,
             device_bytes=nvml.device_bytes,
-            context_bytes=None if process is None else max(0, process - reserved),
+            context_bytes=self._context(process),
             caveats=(*caveats, *self._trouble_caveats(), *_settings()),
         )
 
@@ -108,6 +108,11 @@ class CudaMeter:
             self._peaks[name] = max(self._peaks[name], stats.get(f"{name}_bytes.all.peak", 0))
         return int(stats["allocated_bytes.all.current"])
 
+    def _context(self, process: int | None) -> int | None:
+        """What the process holds outside the pool, which was at its largest when the process was."""
+        outside = None if process is None else process - self._peaks["reserved"]
+        return outside if outside is None or outside >= 0 else None
+
     def _process_bytes(self, nvml: NvmlReading) -> tuple[int | None, tuple[str, ...]]:
         if nvml.process_bytes is not None or nvml.device_bytes is None or self._before is None:
             return nvml.process_bytes, nvml.caveats
@@ -115,7 +120,7 @@ class CudaMeter:
             "the process's memory is the difference of the device's used memory before the process and at its peak: "
             "what other processes took or freed meanwhile is in it"
         )
-        return max(0, nvml.device_bytes - self._before), (*nvml.caveats, instead)
+        return nvml.device_bytes - self._before, (*nvml.caveats, instead)
 
     def _trouble_caveats(self) -> list[str]:
         retries, failures = (now - then for now, then in zip(_troubles(self._stats), self._troubles, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,37 +25,44 @@ _PROMOTE = {"addcdiv", "addcmul", "atan2", "bilinear", "cross", "dot", "vdot", "
 _FLOAT32_RESULT = {"prod", "softmax", "log_softmax", "cumprod", "cumsum", "sum"}  # by their argument dtype
 
 _LARGEST_FLASH_HEAD = 256  # elements
+_TURNED_OFF = (
+    "an autocast for CUDA was made where there is no such device and turned itself off: predicted without it; make it "
+    "inside forward, or the network inside build="
+)
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager
-def cuda_operators() -> Iterator[None]:
+def cuda_operators() -> Iterator[list[str]]:
     """Inside the block operators on CPU tensors keep what they would keep on a CUDA device.
 
     - dropout keeps a mask of one byte an element (the CPU's is as wide as the data);
     - attention takes the flash kernel in 16 bit without a mask, else the memory-efficient one;
     - autocast casts by CUDA's lists, and `torch.autocast("cuda")` works where there is no such device.
 
-    They are replaced in torch's dispatcher, for every thread, until the block ends.
+    They are replaced in torch's dispatcher, for every thread, until the block ends; a second block waits for that.
+
+    Yields:
+        What had to be left as it was, in words, as it turns up.
     """
-    library = torch.library.Library("aten", "IMPL")
-    enter = torch.amp.autocast_mode.autocast.__init__
-    try:
-        library.impl("dropout", _dropout, _AUTOGRAD)
-        library.impl("scaled_dot_product_attention", _attention, _AUTOGRAD)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that we replace the CPU's lists is the point
-            _replace_autocast(library)
-        torch.amp.autocast_mode.autocast.__init__ = _autocast_on_cpu(enter)  # type: ignore[method-assign]
-        yield
-    finally:
-        torch.amp.autocast_mode.autocast.__init__ = enter  # type: ignore[method-assign]
-        library._destroy()
+    with _ONE_AT_A_TIME, _autocast_on_cpu() as turned_off:
+        library = torch.library.Library("aten", "IMPL")
+        try:
+            library.impl("dropout", _dropout, _AUTOGRAD)
+            library.impl("scaled_dot_product_attention", _attention, _AUTOGRAD)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that we replace the CPU's lists is the point
+                _replace_autocast(library)
+            yield turned_off
+        finally:
+            library._destroy()
 
 
 def prefer_foreach(optimizer: torch.optim.Optimizer) -> None:
     """Let an optimizer take the implementation that is CUDA's default: all parameters at once, lists of temporaries."""
     for group in optimizer.param_groups:
-        if "foreach" in group and group["foreach"] is None and not group.get("fused"):
+        tensor_rate = isinstance(group.get("lr"), Tensor) and not group.get("capturable")  # then torch does not either
+        if "foreach" in group and group["foreach"] is None and not group.get("fused") and not tensor_rate:
             group["foreach"] = True
 
 
@@ -77,16 +85,15 @@ def _attention(  # noqa: PLR0917  # the operator's signature
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    if query.dim() != 4 or query.dtype is torch.float64:
-        key, value = _repeated(query, key, value) if enable_gqa else (key, value)
-        return _aten._scaled_dot_product_attention_math(  # type: ignore[no-any-return]
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale
-        )[0]
-    if enable_gqa:  # the flash kernel knows groups, but its fake counterpart is content with repeated heads
-        key, value = _repeated(query, key, value)
-    if _is_half(query) and attn_mask is None and query.size(-1) <= _LARGEST_FLASH_HEAD:
+    if _flash(query, value, attn_mask):
         return _aten._scaled_dot_product_flash_attention(  # type: ignore[no-any-return]
             query, key, value, dropout_p, is_causal, False, scale=scale
+        )[0]
+    if enable_gqa:
+        key, value = _repeated(query, key, value)
+    if not _efficient(query, value):
+        return _aten._scaled_dot_product_attention_math(  # type: ignore[no-any-return]
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale
         )[0]
     if attn_mask is not None:
         if attn_mask.dtype is torch.bool:
@@ -96,6 +103,20 @@ def _attention(  # noqa: PLR0917  # the operator's signature
     return _aten._scaled_dot_product_efficient_attention(  # type: ignore[no-any-return]
         query, key, value, attn_mask, keeps, dropout_p, is_causal, scale=scale
     )[0]
+
+
+def _flash(query: Tensor, value: Tensor, attn_mask: Tensor | None) -> bool:
+    """Whether a recent device would take the flash kernel (ATen/native/transformers/cuda/sdp_utils.cpp)."""
+    enabled = torch.backends.cuda.flash_sdp_enabled() and query.dim() == 4 and attn_mask is None
+    return enabled and _is_half(query) and query.size(-1) == value.size(-1) <= _LARGEST_FLASH_HEAD
+
+
+def _efficient(query: Tensor, value: Tensor) -> bool:
+    """Whether it would take the memory-efficient one: in float64 and for crooked sizes it takes neither."""
+    enabled = torch.backends.cuda.mem_efficient_sdp_enabled() and query.dim() == 4
+    step = 8 if _is_half(query) else 4
+    fits = not query.size(-1) % step and not value.size(-1) % step
+    return enabled and query.dtype is not torch.float64 and fits
 
 
 def _repeated(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,10 +166,38 @@ def _cast(tensor: Tensor, target: torch.dtype) -> Tensor:
     return tensor.to(target) if tensor.is_floating_point() and tensor.dtype is not torch.float64 else tensor
 
 
-def _autocast_on_cpu(original: Callable[..., None]) -> Callable[..., None]:
-    def init(self: Any, device_type: str, dtype: torch.dtype | None = None, *args: Any, **kwargs: Any) -> None:
-        if device_type == "cuda":
-            device_type, dtype = "cpu", dtype or torch.get_autocast_dtype("cuda")
-        original(self, device_type, dtype, *args, **kwargs)
+@contextmanager
+def _autocast_on_cpu() -> Iterator[list[str]]:
+    """Let this thread's autocast for CUDA be the CPU's, whether its object is made now or was made long ago."""
+    kind: Any = torch.amp.autocast_mode.autocast
+    here = threading.get_ident()
+    original = kind.__init__, kind.__enter__, kind.__exit__
+    taken: set[int] = set()
+    turned_off: list[str] = []
 
-    return init
+    def init(self: Any, device_type: str, dtype: torch.dtype | None = None, *args: Any, **kwargs: Any) -> None:
+        if device_type == "cuda" and threading.get_ident() == here:  # without a device it would turn itself off
+            device_type, dtype = "cpu", dtype or torch.get_autocast_dtype("cuda")
+        original[0](self, device_type, dtype, *args, **kwargs)
+
+    def enter(self: Any) -> Any:
+        if self.device == "cuda" and threading.get_ident() == here:
+            taken.add(id(self))
+            self.device = "cpu"
+            if not self._enabled and not torch.cuda.is_available():
+                turned_off.append(_TURNED_OFF)
+        return original[1](self)
+
+    def leave(self: Any, *exception: Any) -> Any:
+        try:
+            return original[2](self, *exception)
+        finally:
+            if id(self) in taken:
+                taken.remove(id(self))
+                self.device = "cuda"
+
+    kind.__init__, kind.__enter__, kind.__exit__ = init, enter, leave
+    try:
+        yield turned_off
+    finally:
+        kind.__init__, kind.__enter__, kind.__exit__ = original

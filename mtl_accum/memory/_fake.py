@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_iter
 from mtl_accum.editions._modules import modules_of
 from mtl_accum.editions._phase import Kind
 
-__all__ = ["CLOSURES", "OnCpu", "Unknowns", "fake_copy"]
+__all__ = ["CLOSURES", "ForeignParameterError", "OnCpu", "Unknowns", "fake_copy"]
 
 CLOSURES = "a closure's modules cannot be copied; pass modules (Task, MultiTaskModel), or build="
 
@@ -56,11 +56,18 @@ def fake_copy(
     for value in tree_iter(batch):
         if isinstance(value, Tensor):
             put(value)
-    copied: tuple[Any, dict[str, Any], Any, Any] = copy.deepcopy((trunk, dict(tasks), batch, optimizer), memo)
+    try:
+        copied: tuple[Any, dict[str, Any], Any, Any] = copy.deepcopy((trunk, dict(tasks), batch, optimizer), memo)
+    except Exception as error:  # whatever the objects' own copying raises
+        raise TypeError(f"trunk, tasks, batch and optimizer cannot be copied ({error}); pass build= instead") from error
     real = {id(module) for function in functions for module in modules_of(function)}
     if any(id(module) in real for function in (copied[0], *copied[1].values()) for module in modules_of(function)):
         raise TypeError(CLOSURES)
     return copied
+
+
+class ForeignParameterError(RuntimeError):
+    """A real parameter came along; not a TypeError, which operators like * take for "try the other operand"."""
 
 
 class OnCpu(TorchFunctionMode):
@@ -79,6 +86,7 @@ class OnCpu(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+_MOST_READS = 10_000
 _IN_MAP = {"mse_loss", "smooth_l1_loss", "binary_cross_entropy", "soft_margin_loss"}
 
 
@@ -96,7 +104,8 @@ class Unknowns(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[str] = set()
-        self._in_network, self._values_read = False, 0
+        self._phase: str = ""
+        self._reads = {"": 0, "forward": 0, "backward": 0, "optimizer": 0, "zero_grad": 0}
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -110,10 +119,14 @@ class Unknowns(TorchDispatchMode):
         name = func.overloadpacket.__name__
         self.seen.add(name)
         if name == "_local_scalar_dense" and isinstance(args[0], FakeTensor):
-            self._values_read += self._in_network
-            return _one(args[0].dtype)
-        if kwargs and kwargs.get("device") is not None:
-            kwargs = {**kwargs, "device": torch.device("cpu")}
+            return self._read(args[0].dtype)
+        for value in args:
+            if isinstance(value, Tensor) and value.requires_grad and not isinstance(value, FakeTensor):
+                raise ForeignParameterError(
+                    f"a parameter of shape {tuple(value.shape)} belongs to no module: {CLOSURES}"
+                )
+        if kwargs and "device" in kwargs:
+            kwargs = {**kwargs, "device": _here(kwargs["device"])}
         out = func(*args, **(kwargs or {}))
         if name in _IN_MAP and out.dim() == 0:
             return out.new_empty(torch.broadcast_shapes(args[0].shape, args[1].shape)).as_strided((), ())
@@ -123,25 +136,39 @@ class Unknowns(TorchDispatchMode):
 
     def begin(self, name: str, kind: Kind) -> None:
         """A phase begins: values that the optimizer reads are its step counters."""
-        self._in_network = kind in ("forward", "backward")
+        self._phase = kind
 
     def end(self) -> None:
         """It is over: values read between phases are counts."""
-        self._in_network = False
+        self._phase = ""
 
     def forget(self) -> None:
         """Begin anew."""
-        self.seen.clear()
-        self._values_read = 0
+        self.seen = set()
+        self._reads = dict.fromkeys(self._reads, 0)
 
-    def caveats(self) -> list[str]:
-        """What a reader must know."""
-        if not self._values_read:
-            return []
-        return [
-            f"the network read {self._values_read} values of tensors (.item(), float(...), if ...), which are not "
-            "known without data and were taken to be 1: where memory depends on them, measure"
-        ]
+    def caveats(self, *, counted: bool) -> list[str]:
+        """What a reader must know.
+
+        Args:
+            counted: the whole batch's counts are known, and only its pieces' were made up.
+        """
+        found = []
+        values = self._reads["forward"] + self._reads["backward"]
+        if values:
+            found.append(
+                f"the network read {values} values of tensors (.item(), float(...), if ...), which are not known "
+                "without data and were taken to be 1: where memory depends on them, measure"
+            )
+        if self._reads[""] and not counted:
+            found.append("counts are not known without data: every task whose target is there is taken to be present")
+        return found
+
+    def _read(self, dtype: torch.dtype) -> bool | int | float:
+        self._reads[self._phase] += 1
+        if self._reads[self._phase] > _MOST_READS:
+            raise RuntimeError(f"FakeTensor: more than {_MOST_READS} values were read, perhaps until one changes")
+        return _one(dtype)
 
 
 def _fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
@@ -156,8 +183,9 @@ def _fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
 
 
 def _here(device: Any) -> Any:
-    """The CPU in place of a CUDA device; anything else as it is."""
-    named = isinstance(device, str | torch.device) and str(device).startswith("cuda")
+    """The CPU in place of a CUDA device, by its name or number; anything else as it is."""
+    numbered = isinstance(device, int) and not isinstance(device, bool)
+    named = numbered or (isinstance(device, str | torch.device) and str(device).startswith("cuda"))
     return torch.device("cpu") if named else device
 
 

@@ -100,6 +100,8 @@ class NvmlSampler:
     def result(self) -> NvmlReading:
         """The largest figures that were seen."""
         others = f"other processes on the device: {sorted(self._others)}; they are in its used memory"
+        if self._process is None:
+            others += " (one of them may be this one, in a container with process numbers of its own)"
         return NvmlReading(self._process, self._device, (*([others] if self._others else []), *self._reasons))
 
     def _run(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from mtl_accum.memory._storages import Event
 __all__ = ["predict"]
 
 _MATMULS = {"addmm", "mm", "bmm", "baddbmm", "addbmm", "mv", "addmv"}
+_ATTENTION = {"_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"}
 _CONVOLUTIONS = {"convolution", "convolution_backward"}
 # cuBLAS gets one workspace a thread (the caller's, and autograd's for the device): 32 MiB since Hopper.
 _WORKSPACE_BEFORE_HOPPER, _WORKSPACE, _HOPPER = 8_519_680, 32 << 20, (9, 0)
@@ -34,19 +37,21 @@ def predict(
     *,
     optimizer: torch.optim.Optimizer | None = None,
     edition: Edition,
-    device: str = "cuda",
+    device: str | torch.device = "cuda",
     build: Build | None = None,
-    snapshot: Path | None = None,
+    snapshot: Path | str | None = None,
 ) -> PeakMemory:
     """Predict the peak memory of a training step, without the device and without allocating its tensors.
 
-    The step (zero_grad, edition, optimizer; the second one, so that the optimizer's state exists) runs on fake
+    The step (edition, optimizer, zero_grad; the second one, so that the optimizer's state exists) runs on fake
     tensors, which know shapes and no data, under the meter of live tensors. For "cpu" the figures are the
     meter's own. For "cuda" the step takes CUDA's operators (dropout masks, attention kernels, autocast lists,
     foreach optimizers), storages are rounded as CUDA's allocator does, cuBLAS's workspaces are added, and the
     allocator's pool is simulated. What cannot be known is a caveat of the record.
 
-    Nothing real changes: neither parameters, gradients, buffers and optimizer nor the random state.
+    Nothing real changes: neither parameters, gradients, buffers and optimizer nor the random state. While a
+    prediction for "cuda" runs, other threads' dropout, attention and autocast on the CPU are CUDA's too. Code that
+    asks `x.is_cuda` takes its branch for the CPU.
 
     Args:
         trunk: maps the batch to the representation; on any device, "meta" too.
@@ -67,13 +72,18 @@ def predict(
         TypeError: a callable keeps its modules in a closure, or a module is lazy; the message names the fix.
         PredictionError: shapes depend on values, or the step does not run on tensors without data.
     """
-    kind = device.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
+    cuda = re.fullmatch(r"cuda(:\d+)?", str(device)) is not None
+    if not cuda and str(device) != "cpu":
         raise ValueError(f"device must be cpu or cuda, found {device!r}")
-    cuda = kind == "cuda"
+    if not hasattr(edition, "forward_backward") or isinstance(edition, type):
+        raise TypeError(f"edition must have forward_backward, found {edition!r}; e.g. Split()")
+    if build is None and not isinstance(tasks, Mapping):
+        raise TypeError(f"tasks must be a mapping from names to tasks, found {type(tasks).__name__}")
+    if snapshot is not None and not Path(snapshot).parent.is_dir():
+        raise ValueError(f"snapshot must be a file in a folder that exists, found {str(snapshot)!r}")
     with Rehearsal(build or (trunk, tasks, batch, optimizer), cuda=cuda) as rehearsal:
         meter = rehearsal.step(edition, trace=cuda or snapshot is not None)
-    found = dataclasses.replace(meter.result(), source="predicted", device=device, edition=repr(edition))
+    found = dataclasses.replace(meter.result(), source="predicted", device=str(device), edition=repr(edition))
     events, caveats = meter.events, rehearsal.caveats()
     if cuda:
         workspaces = _workspaces(rehearsal.seen)
@@ -81,7 +91,7 @@ def predict(
         found = _with_workspaces(found, sum(event.size for event in workspaces), events)
         caveats += _cuda_caveats(rehearsal.seen, bool(workspaces))
     if snapshot is not None:
-        write_snapshot(events, snapshot)
+        write_snapshot(events, Path(snapshot))
     return dataclasses.replace(found, caveats=tuple(caveats))
 
 
@@ -101,12 +111,13 @@ def _with_workspaces(found: PeakMemory, size: int, events: list[Event]) -> PeakM
     assert found.categories is not None
     allocator = CachingAllocator()
     allocator.replay(events)
+    rounding = allocator.highest - found.peak_bytes - size  # blocks that were not worth splitting
     return dataclasses.replace(
         found,
-        peak_bytes=found.peak_bytes + size,
+        peak_bytes=allocator.highest,
         base_bytes=found.base_bytes + size,
         end_bytes=found.end_bytes + size,
-        categories=dataclasses.replace(found.categories, workspaces=size),
+        categories=dataclasses.replace(found.categories, workspaces=size, rounding=rounding),
         timeline=tuple(
             dataclasses.replace(phase, peak_bytes=phase.peak_bytes + size, end_bytes=phase.end_bytes + size)
             for phase in found.timeline
@@ -118,7 +129,8 @@ def _with_workspaces(found: PeakMemory, size: int, events: list[Event]) -> PeakM
 def _cuda_caveats(seen: set[str], matmuls: bool) -> list[str]:
     caveats = [
         "predicted, not measured: to what the pool reserves a process adds its CUDA context and kernels, a few "
-        "hundred MiB that differ between drivers"
+        "hundred MiB that differ between drivers; the pool is that of the default settings (no expandable segments)",
+        "what a kernel allocates for itself is not included (the element-wise map inside mse_loss, for a moment)",
     ]
     if seen & _CONVOLUTIONS:
         caveats.append(
@@ -129,5 +141,10 @@ def _cuda_caveats(seen: set[str], matmuls: bool) -> list[str]:
         caveats.append(
             "two cuBLAS workspaces are included, of 32 MiB each as from Hopper on (8.1 MiB each on older devices, "
             "taken where one is present; CUBLAS_WORKSPACE_CONFIG changes them)"
+        )
+    if seen & _ATTENTION:
+        caveats.append(
+            "attention: the flash or memory-efficient kernel is taken where shapes and types allow it on a recent "
+            "device; one that takes another kernel may hold a score for every pair of positions"
         )
     return caveats

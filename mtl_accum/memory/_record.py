@@ -23,6 +23,7 @@ class Breakdown:
         temporaries: all else: made and freed within one forward, and whatever a backward (dL/dz too) or the
             optimizer makes for itself.
         workspaces: what a library keeps in the allocator between its calls; known where it is predicted.
+        rounding: what an allocator hands out beyond what was asked for; known where it is predicted.
     """
 
     parameters: int = 0
@@ -33,6 +34,7 @@ class Breakdown:
     activations: int = 0
     temporaries: int = 0
     workspaces: int = 0
+    rounding: int = 0
 
     @property
     def total(self) -> int:

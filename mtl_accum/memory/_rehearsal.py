@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import random
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -9,14 +12,23 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.utils._pytree import tree_leaves
 
 from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk
+from mtl_accum.editions._counts import read_counts
+from mtl_accum.editions._modules import modules_of
 from mtl_accum.editions._phase import listening
+from mtl_accum.editions._pieces import Piece
 from mtl_accum.editions._replay import RandomState
 from mtl_accum.memory._caching_allocator import BLOCK
 from mtl_accum.memory._cuda_operators import cuda_operators, prefer_foreach
-from mtl_accum.memory._fake import CLOSURES, OnCpu, Unknowns, fake_copy
+from mtl_accum.memory._fake import ForeignParameterError, OnCpu, Unknowns, fake_copy
 from mtl_accum.memory._tensors import TensorMeter
 from mtl_accum.memory._training_step import TrainingStep
 
@@ -24,6 +36,16 @@ __all__ = ["Build", "Parts", "PredictionError", "Rehearsal"]
 
 Parts = tuple[Trunk, Tasks, Any, "torch.optim.Optimizer | None"]
 Build = Callable[[], Parts]
+
+
+# Torch's words where a tensor has no data.
+_FOR_WANT_OF_DATA = (
+    "FakeTensor",
+    "tensor subclass",
+    "eta tensor",
+    "support for cuda devices",
+    "not compiled with CUDA",
+)
 
 
 class PredictionError(RuntimeError):
@@ -51,6 +73,9 @@ class Rehearsal:
         self._given, self._cuda = parts, cuda
         self._unknown = Unknowns()
         self._open = ExitStack()
+        self._present: dict[str, bool] = {}
+        self._compiled: tuple[str, ...] = ()
+        self._turned_off: list[str] = []
         self.modules: list[nn.Module] = []
 
     @property
@@ -62,19 +87,22 @@ class Rehearsal:
         """Copy the network without its data, and run a step, so that the optimizer has its state."""
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         with ExitStack() as stack:
-            stack.callback(RandomState().restore)
-            real = None if callable(self._given) else self._given[3]
-            stack.enter_context(_untouched(real))
+            stack.enter_context(_same_random_numbers())
+            stack.enter_context(_quiet())
             if callable(self._given):
                 with mode, self._unknown:
-                    self._parts = self._given()
+                    self._parts = _without_data(self._given())
             else:
-                self._parts = fake_copy(mode, *self._given)
+                trunk, tasks, batch, optimizer = self._given
+                self._present = _present(tasks, batch)
+                trunk, tasks, batch, optimizer = fake_copy(mode, trunk, tasks, batch, optimizer)
+                tasks = {name: task if self._present.get(name, True) else _Absent(task) for name, task in tasks.items()}
+                self._parts = trunk, tasks, batch, optimizer
             if self._cuda and self._parts[3] is not None:
                 prefer_foreach(self._parts[3])
             stack.enter_context(mode)
             if self._cuda:
-                stack.enter_context(cuda_operators())
+                self._turned_off = stack.enter_context(cuda_operators())
                 stack.enter_context(OnCpu())
             stack.enter_context(listening(self._unknown, alone=True))  # a meter outside must not hear these steps
             stack.enter_context(self._unknown)
@@ -93,44 +121,104 @@ class Rehearsal:
         """Run one step, under a meter that has seen it all afterwards."""
         self._unknown.forget()
         step = TrainingStep(*self._parts, edition)
-        self.modules = step.modules
+        self.modules, self._compiled = step.modules, step.compiled()
         with step.tensor_meter(round_to=BLOCK if self._cuda else 1, trace=trace) as meter:
             step()
         return meter
 
     def caveats(self) -> list[str]:
         """What the latest step leaves uncertain."""
-        names = sorted({type(module).__name__ for module in self.modules if isinstance(module, nn.RNNBase)})
-        recurrent = (
-            f"too low: {', '.join(names)} keeps a reserve for its backward that tensors without data do not show (for "
-            "an LSTM a prediction was 41 to 73 % below the measured peak); measure instead"
-        )
-        return [*self._unknown.caveats(), *([recurrent] if names else [])]
+        found = [*self._unknown.caveats(counted=bool(self._present)), *self._compiled, *self._turned_off[:1]]
+        recurrent = sorted({type(module).__name__ for module in self.modules if isinstance(module, nn.RNNBase)})
+        if recurrent and self._cuda:
+            found.append(
+                f"{', '.join(recurrent)}: predicted by the CPU's operators; cuDNN's keep a reserve of their own, which "
+                "may be more or less; measure"
+            )
+        elif "LSTM" in recurrent:
+            found.append(
+                "too low: an LSTM's kernel keeps a reserve for its backward that tensors without data do not show "
+                "(predictions were 41 to 73 % below the measured peak); measure"
+            )
+        return found
+
+
+class _Absent:
+    """A task that has nothing to learn from this batch: its count there is 0."""
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self.couples_samples = getattr(task, "couples_samples", False)
+
+    def __call__(self, representation: Any, batch: Any) -> Any:
+        """Never called."""
+        return self._task(representation, batch)
+
+    def count(self, batch: Any) -> int:
+        """Of any piece."""
+        return 0
+
+
+def _present(tasks: Tasks, batch: Any) -> dict[str, bool]:
+    """Which tasks have something to learn from the real batch; empty where that has no data to count."""
+    if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(batch)):
+        return {}
+    return {name: bool(counts[None]) for name, counts in read_counts(tasks, [Piece(None, batch)]).items()}
+
+
+def _without_data(parts: Parts) -> Parts:
+    """What a `build` has made, if it has made it here."""
+    if not isinstance(parts, tuple) or len(parts) != 4:
+        raise TypeError(f"build must return (trunk, tasks, batch, optimizer or None), found {type(parts).__name__}")
+    trunk, tasks, _, optimizer = parts
+    functions: list[Callable[..., Any]] = [trunk, *tasks.values()]
+    modules = [module for function in functions for module in modules_of(function)]
+    tensors = [p for module in modules for p in module.parameters()]
+    tensors += [p for group in (optimizer.param_groups if optimizer else []) for p in group["params"]]
+    if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
+        raise TypeError("build must make the network itself, found parameters from outside; make them in the function")
+    return parts
 
 
 @contextmanager
 def _in_words() -> Iterator[None]:
-    """Say what went wrong on tensors without data; what editions refuse (ValueError) passes as it is."""
+    """Say what fails for want of data; everything else, an edition's refusal too, passes as it is."""
     try:
         yield
+    except ForeignParameterError as error:
+        raise TypeError(str(error)) from None
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise PredictionError(f"shapes depend on values ({error}); measure with compare instead") from error
-    except (RuntimeError, TypeError, NotImplementedError, AttributeError, AssertionError) as error:
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise PredictionError(f"the step does not run on tensors without data ({reason})") from error
+    except (RuntimeError, TypeError, NotImplementedError, ArithmeticError) as error:
+        text = str(error)
+        if not isinstance(error, ArithmeticError) and not any(hint in text for hint in _FOR_WANT_OF_DATA):
+            raise
+        reason = f"{type(error).__name__}: {text.partition(chr(10))[0]}"
+        raise PredictionError(
+            f"the step does not run on tensors without data ({reason}); measure with compare instead"
+        ) from error
 
 
 @contextmanager
-def _untouched(optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
-    """Give the real parameters their gradients back; raise where a callable has run on one, without a module."""
-    groups = [] if optimizer is None else optimizer.param_groups
-    real: list[tuple[Tensor, Tensor | None]] = [(p, p.grad) for group in groups for p in group["params"]]
-    touched = False
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging a page of traceback for an error that is raised anyhow."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
     try:
         yield
-        touched = any(parameter.grad is not gradient for parameter, gradient in real)
     finally:
-        for parameter, gradient in real:
-            parameter.grad = gradient
-    if touched:
-        raise TypeError(f"a parameter of the optimizer belongs to no module: {CLOSURES}")
+        log.disabled = before
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Put torch's, Python's and numpy's random state back: a network's own code may draw."""
+    ours, pythons, numpy = RandomState(), random.getstate(), sys.modules.get("numpy")
+    numpys = None if numpy is None else numpy.random.get_state()
+    try:
+        yield
+    finally:
+        ours.restore()
+        random.setstate(pythons)
+        if numpy is not None:
+            numpy.random.set_state(numpys)

@@ -65,14 +65,17 @@ class TensorMeter(TorchDispatchMode):
         self._device, self._round_to, self._trace = device, round_to, trace
         self._parameters, self._optimizer = list(parameters), optimizer
         self._storages: dict[int, Storage] = {}
-        self._timeline = Timeline()
         self._hooks = ExitStack()
         self._live, self._made = 0, 0
         self._now = {field.name: 0 for field in fields(Breakdown)}
-        self._sum: int | None = None  # events after a sum of gradients that is not settled yet
+        self._sum: Event | None = None  # the birth of a sum of gradients
+        self._settled = True  # whether its operands had the time to die
         self._generation, self._in_backward = 0, False  # generations of activations: a backward ends one
+        self._timeline = Timeline()
         self._resting(parameters, buffers, inputs)
         self._base = self._peak = self._live
+        self._timeline.see(self._base, highest=True)
+        self._result: PeakMemory | None = None
         self._at_peak, self._peak_at = dict(self._now), self._made
         self._peak_operator: Any = None
 
@@ -97,9 +100,12 @@ class TensorMeter(TorchDispatchMode):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """End, and take the hooks away."""
+        """End: what happens to tensors afterwards does not count, and nothing is held any more."""
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
         self._hooks.close()
+        self._result = self.result()
+        self._storages.clear()
+        self._parameters, self._optimizer = [], None
 
     def __torch_dispatch__(
         self,
@@ -109,7 +115,7 @@ class TensorMeter(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator and count what it made."""
-        if self._sum is not None:
+        if not self._settled:
             self._settle()
         out = func(*args, **(kwargs or {}))
         self.operators += 1
@@ -126,7 +132,7 @@ class TensorMeter(TorchDispatchMode):
                 if isinstance(leaf, Tensor):
                     self._add(leaf, category, func)
         if backward and func is _ADD and called_by_autograd():
-            self._sum = len(self.events)
+            self._sum, self._settled = self.events[-1] if self._trace else None, False
         else:
             self._look(func)
         return out
@@ -141,7 +147,9 @@ class TensorMeter(TorchDispatchMode):
         self._timeline.end(self._live)
 
     def result(self) -> PeakMemory:
-        """The peak since this meter was made."""
+        """The peak since this meter was made; up to the end of its block, once that is over."""
+        if self._result is not None:
+            return self._result
         self._settle()
         return PeakMemory(
             self.source,
@@ -169,8 +177,8 @@ class TensorMeter(TorchDispatchMode):
         Where several gradients meet, autograd adds into the one that nobody else holds; but not while a dispatch
         mode watches, then into a third tensor, and the first dies. So what counts is what is left a moment later.
         """
-        if self._sum is not None:
-            self._sum = None
+        if not self._settled:
+            self._sum, self._settled = None, True
             self._look(_ADD)
 
     def _resting(self, parameters: Iterable[Tensor], buffers: Iterable[Tensor], inputs: Any) -> None:
@@ -228,11 +236,15 @@ class TensorMeter(TorchDispatchMode):
         known.size = size
 
     def _died(self, key: int) -> None:
-        known = self._storages.pop(key)
+        known = self._storages.pop(key, None)
+        if known is None:  # the block is over
+            return
         self._live -= known.size
         self._now[known.category] -= known.size
-        if known.event is not None:  # an operand of such a sum dies before its result is born
-            at = len(self.events) if self._sum is None else self._sum - 1
+        if known.event is not None:
+            at = len(self.events)
+            if self._sum is not None and known.event is not self._sum:  # an operand: before the sum is born
+                at = max(index for index, event in enumerate(self.events) if event is self._sum)
             self.events.insert(at, known.event._replace(size=-known.size))
         # No backward ran in its lifetime: nothing was kept for one. If it saw the peak, say so there.
         if known.category == "activations" and known.generation == self._generation:

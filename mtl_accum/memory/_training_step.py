@@ -1,4 +1,4 @@
-"""The step that is measured and predicted: zero_grad, an edition, the optimizer."""
+"""The step that is measured and predicted: an edition, the optimizer, zero_grad."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mtl_accum.editions import Edition, Tasks, Trunk, phase
-from mtl_accum.editions._modules import modules_of
+from mtl_accum.editions._modules import is_compiled, modules_of
 from mtl_accum.memory._tensors import TensorMeter
 
 __all__ = ["TrainingStep"]
@@ -61,6 +61,15 @@ class TrainingStep:
                 self.optimizer.step()
         with phase("zero_grad", "zero_grad"):
             self.zero_grad()
+
+    def compiled(self) -> tuple[str, ...]:
+        """What to say of live tensors where some of the network is compiled."""
+        functions: tuple[Callable[..., Any], ...] = (self.trunk, *self.tasks.values())
+        if not any(hasattr(module, "_orig_mod") for module in self.modules) and not any(map(is_compiled, functions)):
+            return ()
+        return (
+            "compiled code makes tensors that no operator shows: live tensors are too few, the device's figures right",
+        )
 
     def zero_grad(self) -> None:
         """Free every gradient."""

@@ -33,6 +33,7 @@ CATEGORIES = {
         "everything else: made and freed within a forward, or by a backward (dL/dz too) or the optimizer for itself",
     ),
     "workspaces": ("workspaces", "what cuBLAS keeps in the allocator"),
+    "rounding": ("rounding", "what the allocator hands out beyond what was asked for"),
 }
 _MOST_PHASES = 40  # rows of a timeline; of more, those of one name become one
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from mtl_accum.report._breakdown import breakdown_table, category_notes
-from mtl_accum.report._markdown import device, figure, markdown_table, steps
+from mtl_accum.report._markdown import batch, device, figure, markdown_table, steps
 from mtl_accum.report._table import editions_table
 
 __all__ = ["show"]
@@ -26,6 +26,7 @@ def show(report: Mapping[str, Any], folder: Path) -> None:
         console.print("Test data: " + ", ".join(f"{name} {figure(value)}" for name, value in metrics))
     else:
         console.print(f"One training step, {device(report)}.")
+    console.print(batch(report))
     for cells in filter(None, ([table.columns, *table.rows], parts)):
         console.print()
         _print_table(console, cells)

@@ -25,6 +25,8 @@ def markdown(report: Mapping[str, Any]) -> str:
             "",
             f"{report['created']}, {device(report)}, seed {report['seed']}",
             "",
+            batch(report),
+            "",
             "## The editions side by side",
             "",
             table.conclusion,
@@ -93,6 +95,11 @@ def device(report: Mapping[str, Any]) -> str:
         driver = f", driver {found['driver']}" if found.get("driver") else ""
         return f"{found['name']} ({found['total_bytes'] / 2**30:.0f} GiB{driver})"
     return f"CPU: {found['name']}, {found['threads']} of {found['cores']} cores"
+
+
+def batch(report: Mapping[str, Any]) -> str:
+    """What one step was."""
+    return f"Memory and time are those of one step of {report['samples'] or 'an unknown number of'} samples."
 
 
 def steps(training: Mapping[str, Any]) -> int:

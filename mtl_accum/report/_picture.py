@@ -26,6 +26,7 @@ _LOOKS = {
     "optimizer_state": (_SKY, "xx"),
     "inputs": (_YELLOW, "--"),
     "workspaces": ("0.4", ".."),
+    "rounding": ("0.8", "//"),
 }
 _OTHER = ("0.85", "")  # of a peak that no category explains
 _KINDS = {"forward": _BLUE, "backward": _RED, "optimizer": _GREEN, "zero_grad": "0.4"}

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 import mtl_accum
+from mtl_accum.editions._pieces import samples_of
 from mtl_accum.models import MultiTaskModel
 
-__all__ = ["Data", "MakeOptimizer", "Run", "header", "make_optimizer", "require_parts", "snapshot_folder"]
+__all__ = ["Data", "MakeOptimizer", "Run", "header", "make_optimizer", "require_parts", "samples_in", "snapshot_folder"]
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -75,6 +76,14 @@ def snapshot_folder(run: Run) -> Path:
     folder = run.folder / "snapshots"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+def samples_in(batch: Any) -> int | None:
+    """How many samples a batch has, for the report; None where its tensors do not agree on that."""
+    try:
+        return samples_of(batch, "batch")
+    except (TypeError, ValueError):
+        return None
 
 
 def _versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ from mtl_accum.training._experiment import (
     header,
     make_optimizer,
     require_parts,
+    samples_in,
     snapshot_folder,
 )
 
@@ -79,5 +80,11 @@ def predict(
         except (memory.PredictionError, ValueError) as error:  # the others may still work
             row["failure"] = str(error)
         rows.append({**row, "predicted_in_seconds": time.perf_counter() - started})
-    content = {**header(run, seed), "kind": "prediction", "device": {"type": kind}, "editions": rows}
+    content = {
+        **header(run, seed),
+        "kind": "prediction",
+        "device": {"type": kind},
+        "samples": samples_in(batch),
+        "editions": rows,
+    }
     report.show(report.write(content, run.folder), run.folder)

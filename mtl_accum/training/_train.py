@@ -24,6 +24,7 @@ from mtl_accum.training._experiment import (
     header,
     make_optimizer,
     require_parts,
+    samples_in,
     snapshot_folder,
 )
 from mtl_accum.training._fit import fit
@@ -87,10 +88,11 @@ def train(
         report.write_whole(run.folder, {"model.safetensors": lambda path: save_model(trained, str(path))})
         metrics = evaluate(model, measures, data.test(), device=where)
         model.train()
+        batch = to_device(next(iter(batches)), where)
         rows = compare(
             model.trunk,
             model.tasks,
-            to_device(next(iter(batches)), where),
+            batch,
             optimizer=stepper,
             editions=editions,
             steps=steps,
@@ -101,6 +103,7 @@ def train(
         {
             **header(run, seed),
             "device": describe(where),
+            "samples": samples_in(batch),
             "training": {"epochs": epochs, "seconds": seconds, "losses": losses},
             "metrics": metrics,
             "editions": [asdict(row) for row in rows],

@@ -91,7 +91,6 @@ def test_a_parameter_in_a_closure_is_refused_and_left_alone():
     with pytest.raises(TypeError, match="belongs to no module"):
         predict(lambda x: x * weight, {"a": lambda z, x: z.sum()}, torch.ones(3), optimizer=optimizer, edition=Split())
     assert weight.grad is None
-    assert weight.data.sum().item() is not None
 
 
 def test_cuda_counts_what_cuda_keeps():
@@ -103,8 +102,10 @@ def test_cuda_counts_what_cuda_keeps():
     assert found.reserved_bytes >= found.peak_bytes
     assert found.reserved_bytes % (2 << 20) == 0
     assert found.process_bytes is None
-    assert "cuBLAS" in found.caveats[1]
-    assert max(phase.peak_bytes for phase in found.timeline) == found.peak_bytes
+    assert any("cuBLAS" in caveat for caveat in found.caveats)
+    assert any(caveat.startswith("attention: ") for caveat in found.caveats)
+    live = max(phase.peak_bytes for phase in found.timeline)
+    assert found.categories.rounding == found.peak_bytes - live >= 0
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_recurrent_layers_and_convolutions_are_caveats():
 
     tasks = {"a": Task(nn.Linear(4, 1), F.mse_loss, "y")}
     batch = {"x": torch.randn(5, 6, 3), "y": torch.randn(5, 1)}
-    assert "too low: LSTM" in predict(Last(), tasks, batch, edition=Split(), device="cpu").caveats[0]
+    assert "too low: an LSTM" in predict(Last(), tasks, batch, edition=Split(), device="cpu").caveats[0]
     model, batch = convolutional()
     caveats = predict(model.trunk, model.tasks, batch, edition=Split(), device="cuda").caveats
     assert any("cuDNN" in caveat for caveat in caveats)

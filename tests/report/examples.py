@@ -36,7 +36,7 @@ def memory(source: str, peak: int, **changes: Any) -> dict[str, Any]:
 
 def explained(source: str, peak: int) -> dict[str, Any]:
     """A record with its categories and phases."""
-    empty = dict.fromkeys(("buffers", "gradients", "optimizer_state", "inputs", "workspaces"), 0)
+    empty = dict.fromkeys(("buffers", "gradients", "optimizer_state", "inputs", "workspaces", "rounding"), 0)
     categories = {**empty, "parameters": MIB, "activations": (peak - 11) * MIB, "temporaries": 10 * MIB}
     phases = [("trunk", "forward", peak // 2), ("head a", "backward", peak), ("optimizer", "optimizer", 3)]
     timeline = [
@@ -63,6 +63,7 @@ def report(kind: str = "cpu") -> dict[str, Any]:
         "created": "2026-01-02T03:04:05+00:00",
         "command": "python -m mtl_accum +experiment=x|y",
         "seed": 3,
+        "samples": 256,
         "device": device,
         "versions": {"torch": "2.13.0"},
         "git_commit": None,

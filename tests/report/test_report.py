@@ -76,6 +76,7 @@ def test_markdown():
     page = reports.markdown(report())
     assert "| per_task | 300.0 MiB | 0.75 | – | 150.0 (150.0 to 150.0) ms | 1.50 | 2.0e-07 |" in page
     assert "2 epochs, 3 steps in 1.5 s." in page
+    assert "one step of 256 samples." in page
     assert "| accuracy | 0.5000 |" in page
     assert "CPU: A CPU, 2 of 4 cores, seed 3" in page
     assert "A GPU (80 GiB)" in reports.markdown(report("cuda"))
