@@ -51,7 +51,7 @@ def compare(
     editions: Mapping[str, Edition] | None = None,
     steps: int = 5,
     build: Build | None = None,
-    snapshots: Path | None = None,
+    snapshots: Path | str | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> list[Measurement]:
     """Measure editions, each in a fresh process: peak memory, time per step, difference of the gradient.
@@ -78,10 +78,15 @@ def compare(
         One measurement an edition, in order.
 
     Raises:
-        TypeError: something cannot be sent to a fresh process; the message names the fix.
-        ValueError: steps is less than 1.
+        TypeError: something cannot be sent to a fresh process; the message names the fix; or editions is no mapping.
+        ValueError: steps is less than 1, or snapshots is no folder.
     """
     positive_int("steps", steps)
+    if editions is not None and not isinstance(editions, Mapping):
+        raise TypeError(f"editions must be a mapping from names to editions, found {type(editions).__name__}")
+    folder = None if snapshots is None else Path(snapshots)
+    if folder is not None and not folder.is_dir():
+        raise ValueError(f"snapshots must be a folder that exists, found {str(snapshots)!r}")
     chosen = editions or {"summed": SummedLoss(), "per_task": PerTask(), "split": Split()}
     parts: Parts | Build = build or (trunk, tasks, batch, optimizer)
     rows = {name: Measurement(name, meaning(edition)) for name, edition in chosen.items()}
@@ -102,7 +107,7 @@ def compare(
                         rows[name].step_seconds.append(seconds)
         before = device_in_use(device)
         benches = {
-            name: Bench(parts, edition, before=before, snapshot=snapshots and snapshots / f"{name}.pickle")
+            name: Bench(parts, edition, before=before, snapshot=folder and folder / f"{name}.pickle")
             for name, edition in members.items()
         }
         with _processes(benches, rows) as ask:

@@ -81,6 +81,13 @@ def test_closures_are_refused_with_the_fix():
         compare(lambda b: trunk(b), tasks, batch, editions={"per_task": PerTask()})
 
 
+def test_wrong_arguments_get_one_line(tmp_path):
+    with pytest.raises(TypeError, match="editions must be a mapping from names to editions, found list"):
+        compare(*parts()[:3], editions=[Split()])
+    with pytest.raises(ValueError, match="snapshots must be a folder that exists, found .*nowhere"):
+        compare(*parts()[:3], snapshots=str(tmp_path / "nowhere"))
+
+
 def test_steps_must_be_positive():
     with pytest.raises(ValueError, match="steps must be a positive integer, found 0"):
         compare(*parts()[:3], steps=0)
