@@ -12,6 +12,7 @@ from mtl_accum import MultiTaskModel, PerTask, Split, SummedLoss, Task, compare
 from mtl_accum._bench import Bench
 from mtl_accum.memory import ProcessMeter
 from mtl_accum.models import ConvClassifier, ConvTrunk, DenseHead
+from tests.memory.networks import many_heads
 
 
 def parts():
@@ -57,6 +58,13 @@ def test_snapshots_and_what_every_record_says(tmp_path):
     assert tensors.categories.total == tensors.peak_bytes
     assert tensors.edition == records["process"].edition == repr(Split())
     assert [phase.name for phase in tensors.timeline][:3] == ["trunk", "head digit", "head digit"]
+
+
+def test_live_tensors_of_compiled_code_are_too_few_and_say_so():
+    model, batch = many_heads(heads=1)
+    bench = Bench((torch.compile(model.trunk, backend="aot_eager"), model.tasks, batch, None), Split())
+    bench.prepare()
+    assert "compiled code makes tensors that no operator shows" in bench.memory()[0].caveats[0]
 
 
 def test_a_meter_that_is_not_available_is_a_record_without_figures(monkeypatch):

@@ -97,7 +97,8 @@ def main() -> None:
         sys.exit("experiments.cuda: expected a CUDA device, found none here; nothing was written")
     device = torch.device("cuda", 0)
     properties = torch.cuda.get_device_properties(device)
-    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-n", "0", "-s", "-q", "-p", "no:cacheprovider"]
+    files = ["tests/memory/test_cuda.py", "tests/editions/test_cuda.py"]
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-m", "cuda", "-s", "-q", *files]
     tests = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     accuracy = [line for line in tests.splitlines() if ": predicted " in line]
     found = measure(device, SIZES, steps=10)

@@ -26,10 +26,6 @@ _CONVOLUTIONS = {"convolution", "convolution_backward"}
 _WORKSPACE_BEFORE_HOPPER, _WORKSPACE, _HOPPER = 8_519_680, 32 << 20, (9, 0)
 
 
-class PredictionError(RuntimeError):
-    """The step cannot be predicted; the message says why, and what to do."""
-
-
 def predict(
     trunk: Trunk,
     tasks: Tasks,
@@ -105,10 +101,8 @@ def _workspaces(seen: set[str]) -> list[Event]:
 
 
 def _with_workspaces(found: PeakMemory, size: int, events: list[Event]) -> PeakMemory:
-    assert found.peak_bytes is not None
-    assert found.base_bytes is not None
-    assert found.end_bytes is not None
-    assert found.categories is not None
+    assert found.peak_bytes is not None and found.base_bytes is not None  # noqa: PT018  # for the type checker
+    assert found.end_bytes is not None and found.categories is not None  # noqa: PT018
     allocator = CachingAllocator()
     allocator.replay(events)
     rounding = allocator.highest - found.peak_bytes - size  # blocks that were not worth splitting

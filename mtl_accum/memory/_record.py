@@ -74,7 +74,7 @@ class PeakMemory:
         categories: what the bytes at the peak are; they sum to peak_bytes.
         peak_phase: the phase of the peak.
         peak_operator: the operator that reached it.
-        timeline: the phases in the order in which they ran.
+        timeline: the phases in the order in which they ran; of a prediction for "cuda" without the rounding.
         requested_bytes: what was asked of the allocator at the most, before it rounds up.
         active_bytes: its blocks in use or not yet free for reuse, at the most.
         reserved_bytes: its pool at its largest.

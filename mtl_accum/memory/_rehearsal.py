@@ -74,7 +74,7 @@ class Rehearsal:
         self._unknown = Unknowns()
         self._open = ExitStack()
         self._present: dict[str, bool] = {}
-        self._compiled: tuple[str, ...] = ()
+        self._compiled: list[str] = []
         self._turned_off: list[str] = []
         self.modules: list[nn.Module] = []
 
@@ -107,7 +107,11 @@ class Rehearsal:
             stack.enter_context(listening(self._unknown, alone=True))  # a meter outside must not hear these steps
             stack.enter_context(self._unknown)
             stack.enter_context(_in_words())
-            TrainingStep(*self._parts, SummedLoss())()  # the state is the same whatever computed the gradient
+            warm_up = TrainingStep(*self._parts, SummedLoss())
+            if warm_up.compiled():
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+                self._compiled = ["compiled code is predicted as if it were not compiled: it may need less"]
+            warm_up()  # the state is the same whatever computed the gradient
             self._open = stack.pop_all()
         return self
 
@@ -121,7 +125,7 @@ class Rehearsal:
         """Run one step, under a meter that has seen it all afterwards."""
         self._unknown.forget()
         step = TrainingStep(*self._parts, edition)
-        self.modules, self._compiled = step.modules, step.compiled()
+        self.modules = step.modules
         with step.tensor_meter(round_to=BLOCK if self._cuda else 1, trace=trace) as meter:
             step()
         return meter

@@ -244,7 +244,7 @@ class TensorMeter(TorchDispatchMode):
         if known.event is not None:
             at = len(self.events)
             if self._sum is not None and known.event is not self._sum:  # an operand: before the sum is born
-                at = max(index for index, event in enumerate(self.events) if event is self._sum)
+                at = next(index for index in reversed(range(at)) if self.events[index] is self._sum)
             self.events.insert(at, known.event._replace(size=-known.size))
         # No backward ran in its lifetime: nothing was kept for one. If it saw the peak, say so there.
         if known.category == "activations" and known.generation == self._generation:
