@@ -119,7 +119,7 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
         ),
         ([*TWO_TASK, "optimizer=sgd", "optimizer.lr=1e20", "epochs=3"], "loss is nan at step"),
         ([*TWO_TASK, "device=gpu"], "device must be auto, cpu, cuda or cuda:N, found 'gpu'"),
-        ([*TWO_TASK, "model.trunk.depth=0"], "model.trunk: depth must be at least 1, found 0"),
+        ([*TWO_TASK, "model.trunk.depth=0"], "model.trunk: depth must be a positive integer, found 0"),
         (
             [*TWO_TASK, "+edition.heads=2"],
             "edition: PerTask.__init__() got an unexpected keyword argument 'heads'",

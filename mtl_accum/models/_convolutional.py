@@ -43,8 +43,7 @@ class ConvTrunk(nn.Module):
 
     def __init__(self, channels: int = 1, width: int = 32, depth: int = 6, dropout: float = 0.0) -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, found {depth}")
+        positive_int("depth", depth)
         self.stem = ConvBlock(channels, width)
         self.blocks = nn.ModuleList(ConvBlock(width, width) for _ in range(depth - 1))
         self.dropout = nn.Dropout2d(dropout)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+from mtl_accum._validate import positive_int
+
 __all__ = ["to_group_norm"]
 
 
@@ -25,8 +27,7 @@ def to_group_norm(module: nn.Module, groups: int = 32) -> nn.Module:
     Raises:
         ValueError: groups is less than 1.
     """
-    if groups < 1:
-        raise ValueError(f"groups must be at least 1, found {groups}")
+    positive_int("groups", groups)
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return _group_norm(module, groups)
     for name, child in module.named_children():

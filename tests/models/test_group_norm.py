@@ -17,7 +17,7 @@ def test_every_batch_norm_is_replaced():
     assert isinstance(net[1], nn.GroupNorm) and net[1].num_groups == 16 and net[1].weight is weight
     assert net[2][0].num_groups == 1 and not net[2][0].affine
     assert isinstance(to_group_norm(nn.BatchNorm3d(6), groups=4), nn.GroupNorm)
-    with pytest.raises(ValueError, match="groups must be at least 1, found 0"):
+    with pytest.raises(ValueError, match="groups must be a positive integer, found 0"):
         to_group_norm(net, 0)
 
 
