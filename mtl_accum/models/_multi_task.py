@@ -139,6 +139,9 @@ def select(selector: Selector, batch: Any) -> Any:
 
 
 def _samples(target: Any) -> int:
-    leaves = [target] if isinstance(target, Tensor) else tree_leaves(target)
-    first = next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
-    return 1 if first is None or not first.dim() else first.shape[0]
+    first = target if isinstance(target, Tensor) else _first_tensor(target)
+    return first.shape[0] if first is not None and first.dim() else 1
+
+
+def _first_tensor(tree: Any) -> Tensor | None:
+    return next((leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)), None)
