@@ -99,7 +99,7 @@ def device(report: Mapping[str, Any]) -> str:
 
 def batch(report: Mapping[str, Any]) -> str:
     """What one step was."""
-    return f"Memory and time are those of one step of {report['samples'] or 'an unknown number of'} samples."
+    return f"Memory and time are for one step of {report['samples'] or 'an unknown number of'} samples."
 
 
 def steps(training: Mapping[str, Any]) -> int:
