@@ -14,10 +14,13 @@ from mtl_accum._difference import largest_difference
 from mtl_accum._trial import Network
 from mtl_accum.editions import Edition, SummedLoss
 from mtl_accum.memory import CudaMeter, Meter, PeakMemory, ProcessMeter, keep_freed_memory, write_snapshot
-from mtl_accum.memory._rehearsal import Build, Parts
-from mtl_accum.memory._training_step import TrainingStep
+from mtl_accum.memory._training_step import Build, Parts, TrainingStep
 
 __all__ = ["Bench"]
+
+_COMPILED = (
+    "compiled code makes tensors that no operator shows: live tensors are too few, the device's figures right",
+)
 
 
 class Bench:
@@ -65,7 +68,7 @@ class Bench:
         device = self._step.device
         found = [self._weigh(CudaMeter(device, before=self._before))] if device.type == "cuda" else []
         tensors = self._step.tensor_meter(trace=self._snapshot is not None)
-        found.append(dataclasses.replace(self._weigh(tensors), caveats=self._step.compiled()))
+        found.append(dataclasses.replace(self._weigh(tensors), caveats=_COMPILED if self._step.compiled() else ()))
         if device.type == "cpu":
             found.append(self._weigh(ProcessMeter()))
         if self._snapshot is not None:

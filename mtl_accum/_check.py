@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_map_only
 from mtl_accum._difference import gradient_difference, largest_difference
 from mtl_accum._no_dropout import NoDropout
 from mtl_accum._oracle import in_pieces, oracle
-from mtl_accum._trial import Network, Outcome, modules_behind
+from mtl_accum._trial import Network, Outcome
 from mtl_accum.editions import Accumulated, Cached, Edition, PerTask, Split, SummedLoss, Tasks, Trunk
-from mtl_accum.editions._modules import modules_of
+from mtl_accum.editions._modules import modules_of, share_modules
 from mtl_accum.editions._pieces import samples_of
 from mtl_accum.report import markdown_table
 
@@ -238,11 +238,10 @@ def _in_double(trunk: Trunk, tasks: Tasks, batch: Any) -> tuple[Network | None, 
     except Exception as error:
         return None, f"not in float64: cannot be copied ({error})"
     functions: list[Callable[..., Any]] = [copied, *copied_tasks.values()]
-    if modules_behind([trunk, *tasks.values()]) & modules_behind(functions):
+    if share_modules([trunk, *tasks.values()], functions):
         return None, "not in float64: a closure's modules cannot be copied; pass modules, such as Task"
-    for function in functions:
-        for module in modules_of(function):
-            module.double()
+    for module in modules_of(*functions):
+        module.double()
     wide = tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, batch)
     return Network(copied, copied_tasks, wide), ""
 

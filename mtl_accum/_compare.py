@@ -16,7 +16,7 @@ from mtl_accum.editions import Edition, PerTask, Split, SummedLoss, Tasks, Trunk
 from mtl_accum.memory import PeakMemory
 from mtl_accum.memory._cuda import device_in_use
 from mtl_accum.memory._fresh import FreshProcess, MeasurementError
-from mtl_accum.memory._rehearsal import Build, Parts
+from mtl_accum.memory._training_step import Build, Parts
 
 __all__ = ["Measurement", "compare", "meaning"]
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from mtl_accum.editions import Edition, Tasks, Trunk
 from mtl_accum.editions._buffers import BufferLog
-from mtl_accum.editions._modules import modules_of, named_modules_of
+from mtl_accum.editions._modules import named_modules_of
 from mtl_accum.editions._pieces import samples_of, take
 from mtl_accum.editions._replay import RandomState
 
-__all__ = ["Network", "Outcome", "modules_behind", "parameters_reached"]
+__all__ = ["Network", "Outcome", "parameters_reached"]
 
 _FEW = 4  # samples; more than the one that BatchNorm refuses
 
@@ -134,8 +134,3 @@ def _walk(trunk: Trunk, tasks: Tasks, batch: Any) -> set[int]:
                     found.add(id(node.variable))
                 pending += [following for following, _ in node.next_functions]
     return found
-
-
-def modules_behind(functions: list[Callable[..., Any]]) -> set[int]:
-    """The ids of all modules that some callables can reach."""
-    return {id(module) for function in functions for module in modules_of(function)}

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map_only
 
-from mtl_accum import Cached, PerTask, Split, SummedLoss, compare, predict
-from mtl_accum.editions import Edition
+from mtl_accum import compare, predict
 from mtl_accum.memory import driver_version
 from mtl_accum.report import markdown_table
-from tests.memory.networks import MODES, NETWORKS
+from tests.memory.networks import MODES, NETWORKS, editions
 
 HERE = Path(__file__).parent
 MIB = 2**20
@@ -32,11 +31,6 @@ SIZES: dict[str, dict[str, int]] = {
 }
 COLUMNS = ["network", "mode", "edition", "allocated", "predicted", "off", "reserved", "predicted reserved"]
 COLUMNS += ["NVML process", "context", "step, ms", "time / summed", "gradient difference"]
-
-
-def editions(samples: int) -> dict[str, Edition]:
-    """The four, with the trunk's chunks a quarter of the batch."""
-    return {"summed": SummedLoss(), "per_task": PerTask(), "split": Split(), "cached": Cached(max(1, samples // 4))}
 
 
 def measure(device: torch.device, sizes: Mapping[str, Mapping[str, int]], steps: int) -> list[dict[str, Any]]:

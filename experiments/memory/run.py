@@ -6,21 +6,20 @@ python -m experiments.memory.run        # from the repository's root; writes exp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
-from mtl_accum import Cached, PerTask, Split, SummedLoss, predict
+from mtl_accum import predict
 from mtl_accum.memory import ProcessMeter, TensorMeter
 from mtl_accum.memory._fresh import FreshProcess, MeasurementError
 from mtl_accum.memory._training_step import TrainingStep
 from mtl_accum.report import markdown_table
-from tests.memory.networks import MODES, NETWORKS, OPTIMIZERS, transformer
+from tests.memory.networks import MODES, NETWORKS, OPTIMIZERS, editions, transformer
+from tests.memory.profiled import profiled
 
 MIB = 2**20
 SIZES: dict[str, dict[str, int]] = {
@@ -29,11 +28,6 @@ SIZES: dict[str, dict[str, int]] = {
     "many_heads": {"heads": 48, "width": 256, "samples": 8192},
 }
 CLOSE = 0.01  # of the figure
-
-
-def editions(samples: int) -> dict[str, Any]:
-    """The four, with the trunk's chunks a quarter of the batch."""
-    return {"summed": SummedLoss(), "per_task": PerTask(), "split": Split(), "cached": Cached(samples // 4)}
 
 
 class Subject:
@@ -71,20 +65,8 @@ class Subject:
             step()
         result = process.result()
         found["process"] = result.peak_bytes - result.base_bytes
-        found["profiler"] = _profiled(step)
+        found["profiler"] = profiled(step)
         return found
-
-
-def _profiled(step: Callable[[], None]) -> int:
-    """The highest point of the C allocator's balance during a step, by torch's profiler."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        step()
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = highest = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        highest = max(highest, live)
-    return highest
 
 
 class Large:

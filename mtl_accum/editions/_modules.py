@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["buffer_owners", "is_compiled", "modules_of", "named_modules_of"]
+__all__ = ["buffer_owners", "is_compiled", "modules_of", "named_modules_of", "share_modules"]
 
 _DEEPEST = 8  # references followed from the callable; what a person writes by hand is two or three away
 _LONGEST = 4096  # items followed of a container: heads are fewer, data sets are more
@@ -25,14 +25,19 @@ _OWNERS: dict[int, tuple[weakref.ref[Any], list[weakref.ref[nn.Module]]]] = {}
 Named = tuple[str, Any]  # an attribute, a variable or a key, and what it refers to
 
 
-def modules_of(function: Callable[..., Any]) -> list[nn.Module]:
-    """All modules that a callable can reach, submodules included, each once.
+def modules_of(*functions: Callable[..., Any]) -> list[nn.Module]:
+    """All modules that some callables can reach, submodules included, each once.
 
     Followed are bound methods, partials, wrappers (`torch.compile` too), closures, defaults, the globals that
     its code names, and the attributes and items of plain objects on the way.
     """
-    found = {id(module): module for _, root in _roots(function) for module in root.modules()}
-    return list(found.values())
+    roots = (root for function in functions for _, root in _roots(function))
+    return list({id(module): module for root in roots for module in root.modules()}.values())
+
+
+def share_modules(functions: Iterable[Callable[..., Any]], others: Iterable[Callable[..., Any]]) -> bool:
+    """Whether two groups of callables reach a module in common: a copy that does has left a closure's behind."""
+    return not {id(module) for module in modules_of(*functions)}.isdisjoint(map(id, modules_of(*others)))
 
 
 def buffer_owners(function: Callable[..., Any]) -> list[nn.Module]:

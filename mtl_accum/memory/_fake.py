@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from mtl_accum.editions._modules import modules_of
+from mtl_accum.editions._modules import modules_of, share_modules
 from mtl_accum.editions._phase import Kind
 
 __all__ = ["CLOSURES", "ForeignParameterError", "OnCpu", "Unknowns", "fake_copy"]
@@ -40,15 +40,14 @@ def fake_copy(
         if id(tensor) not in memo:
             memo[id(tensor)] = _fake(mode, tensor)
 
-    for function in functions:
-        for module in modules_of(function):
-            for name, tensor in (*module._parameters.items(), *module._buffers.items(), *vars(module).items()):
-                if is_lazy(tensor):
-                    raise TypeError(
-                        f"{type(module).__name__}.{name} is lazy: run the model once, so that it gets its shape"
-                    )
-                if isinstance(tensor, Tensor):
-                    put(tensor)
+    for module in modules_of(*functions):
+        for name, tensor in (*module._parameters.items(), *module._buffers.items(), *vars(module).items()):
+            if is_lazy(tensor):
+                raise TypeError(
+                    f"{type(module).__name__}.{name} is lazy: run the model once, so that it gets its shape"
+                )
+            if isinstance(tensor, Tensor):
+                put(tensor)
     if optimizer is not None:
         for value in tree_iter([[group["params"] for group in optimizer.param_groups], list(optimizer.state.values())]):
             if isinstance(value, Tensor):
@@ -60,8 +59,7 @@ def fake_copy(
         copied: tuple[Any, dict[str, Any], Any, Any] = copy.deepcopy((trunk, dict(tasks), batch, optimizer), memo)
     except Exception as error:  # whatever the objects' own copying raises
         raise TypeError(f"trunk, tasks, batch and optimizer cannot be copied ({error}); pass build= instead") from error
-    real = {id(module) for function in functions for module in modules_of(function)}
-    if any(id(module) in real for function in (copied[0], *copied[1].values()) for module in modules_of(function)):
+    if share_modules(functions, (copied[0], *copied[1].values())):
         raise TypeError(CLOSURES)
     return copied
 

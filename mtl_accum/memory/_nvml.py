@@ -62,7 +62,7 @@ class NvmlSampler:
 
     Args:
         uuid: see `read_nvml`.
-        interval: seconds between two looks; None looks at the beginning and at the end only.
+        interval: seconds between two looks; None looks at the end only.
     """
 
     def __init__(self, uuid: str, *, interval: float | None = _INTERVAL) -> None:
@@ -75,14 +75,14 @@ class NvmlSampler:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        """Look once, and begin to look again and again."""
+        """Begin to look again and again."""
         self._library = _library(self._reasons)
         self._handle = None
         if self._library is not None:
             with self._in_words(f"NVML does not know the device {self._uuid}"):
                 self._handle = _handle(self._library, self._uuid)
-        self._look()
         if self._handle is not None and self._interval is not None:
+            self._look()
             self._thread = threading.Thread(target=self._run, name="mtl_accum NVML", daemon=True)
             self._thread.start()
         return self

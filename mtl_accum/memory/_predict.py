@@ -13,9 +13,10 @@ import torch
 from mtl_accum.editions import Edition, Tasks, Trunk
 from mtl_accum.memory._caching_allocator import CachingAllocator
 from mtl_accum.memory._record import PeakMemory
-from mtl_accum.memory._rehearsal import Build, Rehearsal
+from mtl_accum.memory._rehearsal import Rehearsal
 from mtl_accum.memory._snapshot import write_snapshot
 from mtl_accum.memory._storages import Event
+from mtl_accum.memory._training_step import Build
 
 __all__ = ["predict"]
 
@@ -84,8 +85,8 @@ def predict(
     if cuda:
         workspaces = _workspaces(rehearsal.seen)
         events = [*workspaces, *events]
-        found = _with_workspaces(found, sum(event.size for event in workspaces), events)
-        caveats += _cuda_caveats(rehearsal.seen, bool(workspaces))
+        found = _allocated(found, sum(event.size for event in workspaces), events)
+        caveats += _cuda_caveats(rehearsal.seen)
     if snapshot is not None:
         write_snapshot(events, Path(snapshot))
     return dataclasses.replace(found, caveats=tuple(caveats))
@@ -100,7 +101,8 @@ def _workspaces(seen: set[str]) -> list[Event]:
     return [Event(-thread, size, "cuBLAS workspace", "") for thread in (1, 2)]
 
 
-def _with_workspaces(found: PeakMemory, size: int, events: list[Event]) -> PeakMemory:
+def _allocated(found: PeakMemory, size: int, events: list[Event]) -> PeakMemory:
+    """Live tensors as CUDA's allocator would count them, with workspaces of so many bytes beside them."""
     assert found.peak_bytes is not None and found.base_bytes is not None  # noqa: PT018  # for the type checker
     assert found.end_bytes is not None and found.categories is not None  # noqa: PT018
     allocator = CachingAllocator()
@@ -120,7 +122,7 @@ def _with_workspaces(found: PeakMemory, size: int, events: list[Event]) -> PeakM
     )
 
 
-def _cuda_caveats(seen: set[str], matmuls: bool) -> list[str]:
+def _cuda_caveats(seen: set[str]) -> list[str]:
     caveats = [
         "predicted, not measured: to what the pool reserves a process adds its CUDA context and kernels, a few "
         "hundred MiB that differ between drivers; the pool is that of the default settings (no expandable segments)",
@@ -131,7 +133,7 @@ def _cuda_caveats(seen: set[str], matmuls: bool) -> list[str]:
             "workspaces of cuDNN's convolutions are not included: they depend on the kernel that it picks on the "
             "device, and can reach gigabytes under cudnn.benchmark"
         )
-    if matmuls:
+    if seen & _MATMULS:
         caveats.append(
             "two cuBLAS workspaces are included, of 32 MiB each as from Hopper on (8.1 MiB each on older devices, "
             "taken where one is present; CUBLAS_WORKSPACE_CONFIG changes them)"

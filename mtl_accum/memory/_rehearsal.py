@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._pytree import tree_leaves
 
-from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk
+from mtl_accum.editions import Edition, SummedLoss, Tasks
 from mtl_accum.editions._counts import read_counts
 from mtl_accum.editions._modules import modules_of
 from mtl_accum.editions._phase import listening
@@ -30,13 +30,9 @@ from mtl_accum.memory._caching_allocator import BLOCK
 from mtl_accum.memory._cuda_operators import cuda_operators, prefer_foreach
 from mtl_accum.memory._fake import ForeignParameterError, OnCpu, Unknowns, fake_copy
 from mtl_accum.memory._tensors import TensorMeter
-from mtl_accum.memory._training_step import TrainingStep
+from mtl_accum.memory._training_step import Build, Parts, TrainingStep
 
-__all__ = ["Build", "Parts", "PredictionError", "Rehearsal"]
-
-Parts = tuple[Trunk, Tasks, Any, "torch.optim.Optimizer | None"]
-Build = Callable[[], Parts]
-
+__all__ = ["PredictionError", "Rehearsal"]
 
 # Torch's words where a tensor has no data.
 _FOR_WANT_OF_DATA = (
@@ -175,9 +171,7 @@ def _without_data(parts: Parts) -> Parts:
     if not isinstance(parts, tuple) or len(parts) != 4:
         raise TypeError(f"build must return (trunk, tasks, batch, optimizer or None), found {type(parts).__name__}")
     trunk, tasks, _, optimizer = parts
-    functions: list[Callable[..., Any]] = [trunk, *tasks.values()]
-    modules = [module for function in functions for module in modules_of(function)]
-    tensors = [p for module in modules for p in module.parameters()]
+    tensors = [p for module in modules_of(trunk, *tasks.values()) for p in module.parameters(recurse=False)]
     tensors += [p for group in (optimizer.param_groups if optimizer else []) for p in group["params"]]
     if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
         raise TypeError("build must make the network itself, found parameters from outside; make them in the function")

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from mtl_accum.editions import Edition, Tasks, Trunk, phase
 from mtl_accum.editions._modules import is_compiled, modules_of
 from mtl_accum.memory._tensors import TensorMeter
 
-__all__ = ["TrainingStep"]
+__all__ = ["Build", "Parts", "TrainingStep"]
+
+Parts = tuple[Trunk, Tasks, Any, "torch.optim.Optimizer | None"]
+Build = Callable[[], Parts]
 
 
 class TrainingStep:
@@ -43,9 +46,7 @@ class TrainingStep:
     ) -> None:
         self.trunk, self.tasks, self.batch = trunk, tasks, batch
         self.optimizer, self.edition = optimizer, edition
-        functions: tuple[Callable[..., Any], ...] = (trunk, *tasks.values())
-        found: dict[int, nn.Module] = {id(m): m for function in functions for m in modules_of(function)}
-        self.modules = list(found.values())
+        self.modules = modules_of(trunk, *tasks.values())
         owned = [parameter for module in self.modules for parameter in module.parameters(recurse=False)]
         known = {id(parameter): parameter for parameter in (*owned, *_of_optimizer(optimizer))}
         self.parameters: list[Tensor] = list(known.values())
@@ -62,14 +63,10 @@ class TrainingStep:
         with phase("zero_grad", "zero_grad"):
             self.zero_grad()
 
-    def compiled(self) -> tuple[str, ...]:
-        """What to say of live tensors where some of the network is compiled."""
+    def compiled(self) -> bool:
+        """Whether `torch.compile` made some of the network."""
         functions: tuple[Callable[..., Any], ...] = (self.trunk, *self.tasks.values())
-        if not any(hasattr(module, "_orig_mod") for module in self.modules) and not any(map(is_compiled, functions)):
-            return ()
-        return (
-            "compiled code makes tensors that no operator shows: live tensors are too few, the device's figures right",
-        )
+        return any(hasattr(module, "_orig_mod") for module in self.modules) or any(map(is_compiled, functions))
 
     def zero_grad(self) -> None:
         """Free every gradient."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mtl_accum.report._table import Row, mib, peak_source
+from mtl_accum.report._table import mib, peak_source, record
 
 __all__ = [
     "CATEGORIES",
@@ -13,7 +13,6 @@ __all__ = [
     "breakdown_table",
     "category_notes",
     "phase_label",
-    "record",
     "timeline_table",
 ]
 
@@ -41,11 +40,6 @@ _MOST_PHASES = 40  # rows of a timeline; of more, those of one name become one
 def breakdown_source(report: Mapping[str, Any]) -> str:
     """Whose figures have categories: the live tensors', on every device, or the prediction's."""
     return "predicted" if peak_source(report) == "predicted" else "tensors"
-
-
-def record(row: Row, source: str) -> Mapping[str, Any] | None:
-    """What one meter found out about an edition; None if it was not measured."""
-    return next((found for found in row["memory"] if found["source"] == source), None)
 
 
 def breakdown_table(report: Mapping[str, Any]) -> list[list[str]]:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mtl_accum.report._breakdown import breakdown_source, breakdown_table, category_notes, record, timeline_table
-from mtl_accum.report._table import editions_table
+from mtl_accum.report._breakdown import breakdown_source, breakdown_table, category_notes, timeline_table
+from mtl_accum.report._table import editions_table, record
 
 __all__ = ["markdown"]
 

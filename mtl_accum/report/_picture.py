@@ -7,8 +7,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from mtl_accum.report._breakdown import CATEGORIES, breakdown_source, phase_label, record
-from mtl_accum.report._table import Row, mib, peak_bytes, peak_source
+from mtl_accum.report._breakdown import CATEGORIES, breakdown_source, phase_label
+from mtl_accum.report._table import Row, mib, peak_bytes, peak_source, record
 
 __all__ = ["picture"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-__all__ = ["Row", "Table", "editions_table", "mib", "peak_bytes", "peak_source"]
+__all__ = ["Row", "Table", "editions_table", "mib", "peak_bytes", "peak_source", "record"]
 
 Row = Mapping[str, Any]
 _NONE = "–"
@@ -65,7 +65,13 @@ def peak_source(report: Mapping[str, Any]) -> str:
 
 def peak_bytes(row: Row, source: str, key: str = "peak_bytes") -> int | None:
     """A figure in bytes of one meter; None if that was not measured."""
-    return next((record[key] for record in row["memory"] if record["source"] == source), None)
+    found = record(row, source)
+    return None if found is None else found[key]
+
+
+def record(row: Row, source: str) -> Mapping[str, Any] | None:
+    """What one meter found out about an edition; None if it was not measured."""
+    return next((found for found in row["memory"] if found["source"] == source), None)
 
 
 def mib(size: float | None) -> str:

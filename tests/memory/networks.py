@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mtl_accum import Accumulated, Cached, MultiTaskModel, PerTask, Split, SummedLoss, Task
+from mtl_accum import Accumulated, Cached, Edition, MultiTaskModel, PerTask, Split, SummedLoss, Task
 
 EDITIONS = {
     "summed": SummedLoss(),
@@ -24,6 +24,11 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
 }
 MODES = ("fp32", "autocast", "checkpoint")
+
+
+def editions(samples: int) -> dict[str, Edition]:
+    """The four for a batch of that size, with the trunk's chunks a quarter of it."""
+    return {"summed": SummedLoss(), "per_task": PerTask(), "split": Split(), "cached": Cached(max(1, samples // 4))}
 
 
 class Under(nn.Module):

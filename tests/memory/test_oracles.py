@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from mtl_accum import Split, SummedLoss
 from mtl_accum.memory._training_step import TrainingStep
 from tests.memory.networks import NETWORKS
+from tests.memory.profiled import profiled
 
 CPU = torch.device("cpu")
 FLOAT = 4
@@ -23,18 +23,6 @@ def tracked(step, model, optimizer, batch):
     with tracker:
         step()
     return tracker.get_tracker_snapshot("peak")[CPU]["Total"]
-
-
-def profiled(step):
-    """The highest point of the C allocator's balance, by torch's profiler, kernels included."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        step()
-    live = highest = 0
-    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        highest = max(highest, live)
-    return highest
 
 
 @pytest.mark.parametrize(

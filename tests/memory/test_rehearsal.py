@@ -13,12 +13,10 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mtl_accum import MultiTaskModel, Split, SummedLoss, Task, count_labels, predict
-from mtl_accum.memory import PredictionError, TensorMeter
+from mtl_accum.memory import PredictionError
 from mtl_accum.memory._rehearsal import Rehearsal
 from mtl_accum.memory._training_step import TrainingStep
 from tests.memory.networks import many_heads, transformer
-
-CPU = torch.device("cpu")
 
 
 class Applied(nn.Module):
@@ -231,47 +229,3 @@ class Take(nn.Module):
 
     def forward(self, batch):
         return self.layer(batch["x"])
-
-
-def test_what_happens_after_its_block_does_not_reach_a_meter():
-    with TensorMeter(CPU) as meter:
-        kept = torch.zeros(1000)
-    del kept
-    assert (meter.result().peak_bytes, meter.result().end_bytes) == (4000, 4000)
-
-
-def test_the_peak_may_be_where_the_step_begins():
-    from mtl_accum.editions import phase
-
-    x = torch.ones(1000, requires_grad=True)
-    x.grad = torch.ones(1000)
-    with TensorMeter(CPU, parameters=[x]) as meter:
-        with phase("zero_grad", "zero_grad"):
-            x.grad = None
-        with phase("optimizer", "optimizer"):
-            torch.zeros(1)
-    found = meter.result()
-    assert (found.peak_bytes, found.peak_phase) == (8000, "zero_grad")
-    assert found.timeline[0].peak_bytes == 8000
-
-
-def test_a_sum_that_nobody_wants_dies_after_its_birth():
-    class Swallow(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x * 1
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return None
-
-    x = torch.ones(1000, requires_grad=True)
-    with TensorMeter(CPU, parameters=[x], trace=True) as meter:
-        y = Swallow.apply(x)
-        (y * 2 + y * 3).sum().backward()
-    live: set[int] = set()
-    for event in meter.events:
-        if event.size > 0:
-            live.add(event.storage)
-        else:
-            live.remove(event.storage)
