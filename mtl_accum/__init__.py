@@ -20,15 +20,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mtl_accum._check import check
     from mtl_accum._compare import compare
-    from mtl_accum.editions import Accumulated, Cached, Edition, PerTask, Split, SummedLoss, backward_scale, cut
+    from mtl_accum.editions import (
+        Accumulated,
+        Cached,
+        Checkpointed,
+        Edition,
+        Offloaded,
+        PerTask,
+        Split,
+        SummedLoss,
+        backward_scale,
+        cut,
+    )
     from mtl_accum.memory import predict
     from mtl_accum.models import MultiTaskModel, Task, count_labels, count_mask, count_present, to_group_norm
 
 __all__ = [
     "Accumulated",
     "Cached",
+    "Checkpointed",
     "Edition",
     "MultiTaskModel",
+    "Offloaded",
     "PerTask",
     "Split",
     "SummedLoss",
@@ -49,8 +62,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "Accumulated": "editions",
     "Cached": "editions",
+    "Checkpointed": "editions",
     "Edition": "editions",
     "MultiTaskModel": "models",
+    "Offloaded": "editions",
     "PerTask": "editions",
     "Split": "editions",
     "SummedLoss": "editions",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_accum.editions import Accumulated, Cached, Edition, Split, SummedLoss, Tasks, Trunk
+from mtl_accum.editions import Accumulated, Cached, Checkpointed, Edition, Offloaded, Split, SummedLoss, Tasks, Trunk
 from mtl_accum.editions._counts import read_counts
 from mtl_accum.editions._pieces import Piece, cut_batch, equal_ranges, ranges, samples_of, take
 from mtl_accum.editions._pytree import flatten, unflatten
@@ -58,6 +58,18 @@ def _(edition: Cached) -> Edition:
 @oracle.register(Accumulated)
 def _(edition: Accumulated) -> Edition:
     return _PieceByPiece(oracle(edition.edition), edition.micro_batches)
+
+
+@oracle.register(Checkpointed)
+@oracle.register(Offloaded)
+def _(edition: Checkpointed | Offloaded) -> Edition:
+    return oracle(edition.edition)
+
+
+@in_pieces.register(Checkpointed)
+@in_pieces.register(Offloaded)
+def _(edition: Checkpointed | Offloaded) -> bool:
+    return in_pieces(edition.edition)
 
 
 @in_pieces.register(Split)

@@ -86,7 +86,7 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
     assert done.returncode == 0, done.stderr
     for text in (
         "+experiment=two_task",
-        "edition: accumulated, cached, per_task, split, summed",
+        "edition: accumulated, cached, checkpointed, offloaded, per_task, split, summed",
         "--config-dir",
         "epochs: 40",
     ):
@@ -100,7 +100,8 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
         (["+experiment=nope"], "experiment=nope: expected one of two_task; found no experiment of that name"),
         (
             [*TWO_TASK, "edition=nope"],
-            "edition=nope: expected one of accumulated, cached, per_task, split, summed; found no edition",
+            "edition=nope: expected one of accumulated, cached, checkpointed, offloaded, per_task, split, summed; "
+            "found no edition",
         ),
         ([*TWO_TASK, "data=nope"], "data=nope: expected one of digits; found no data of that name"),
         ([*TWO_TASK, "data.batch_size=0"], "data: batch_size must be a positive integer, found 0"),
@@ -210,7 +211,7 @@ def test_check_job_fails_where_an_edition_differs(tmp_path):
     assert done.stderr == "mtl_accum: not exact on this model: odd; see the reasons above\n"
 
 
-@pytest.mark.parametrize("edition", ["cached", "accumulated"])
+@pytest.mark.parametrize("edition", ["cached", "accumulated", "checkpointed", "offloaded"])
 def test_every_edition_trains(tmp_path, edition):
     done = mtl_accum(
         *TWO_TASK, f"edition={edition}", f"+edition@compare.editions.mine={edition}", "hydra.run.dir=out", cwd=tmp_path

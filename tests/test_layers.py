@@ -21,6 +21,7 @@ LAYERS = [
     {"_trial"},
     {"_bench", "_oracle"},
     {"_compare", "_check"},
+    {"planning"},
     {"training"},
     {"__main__"},
 ]

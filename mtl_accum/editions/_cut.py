@@ -83,21 +83,23 @@ class Leaves:
             samples, part = self._parts.pop()  # freed one by one
             for mine, theirs in zip(self._leaves, part._leaves, strict=True):
                 if mine is not None and theirs is not None:
-                    mine.add(theirs.sum(), samples)
+                    mine.add(theirs.give(), samples)
 
     def send_back(self, representation: Any, samples: Range | None = None) -> None:
         """Backward of a representation with its graph, of all samples or of some, from the summed gradients."""
         values = self._values if samples is None else flatten(representation, "representation")[0]
         roots, gradients, seen = [], [], set()
         for root, leaf in zip(values, self._leaves, strict=True):
-            gradient = None if leaf is None or leaf in seen else leaf.sum()
+            gradient = None if leaf is None or leaf in seen else leaf.sum() if samples else leaf.give()
             if gradient is not None and root.requires_grad:
                 seen.add(leaf)
                 roots.append(root)
                 gradients.append((gradient if samples is None else gradient[slice(*samples)]).to(root.dtype))
+            del gradient  # a sum in float32 has done its work
         if roots:
             with phase("trunk", "backward"):
-                torch.autograd.backward(roots, gradients)
+                start = _Handing.apply(gradients, *roots)  # type: ignore[no-untyped-call]
+                torch.autograd.backward(start)
 
 
 def _leaf(value: Any, require_grad: bool, made: dict[int, _Leaf]) -> _Leaf | None:
@@ -130,6 +132,33 @@ class _Leaf:
     def sum(self) -> Tensor | None:
         """All that has been added; None if no head reached the leaf."""
         return self.tensor.grad if self._sum is None else self._sum.value
+
+    def give(self) -> Tensor | None:
+        """The same, and keep it no longer."""
+        total, self.tensor.grad = self.sum(), None
+        if self._sum is not None:
+            self._sum.value = None
+        return total
+
+
+class _Handing(torch.autograd.Function):
+    """Starts a backward from gradients that nobody else holds: each is freed when the trunk has used it.
+
+    `torch.autograd.backward(roots, gradients)` would hold all of them until the end.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradients: list[Tensor], *roots: Tensor) -> Tensor:
+        """A number to start from; takes the gradients over."""
+        ctx.gradients = gradients[:]
+        gradients.clear()
+        return torch.zeros((), device=roots[0].device)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """Hand them out."""
+        gradients, ctx.gradients = ctx.gradients, None
+        return None, *gradients
 
 
 class _Sum:

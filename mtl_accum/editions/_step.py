@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtl_accum.editions._around_trunk import run_trunk
 from mtl_accum.editions._buffers import BufferLog
 from mtl_accum.editions._counts import Counts, Share, read_counts
 from mtl_accum.editions._cut import Leaves
@@ -89,7 +90,7 @@ class Step:
         owners = buffer_owners(self._trunk)
         fresh = self._buffers.before(owners) if owners else None
         with phase("trunk", "forward"):
-            representation = self._trunk(self._batch if piece is None else piece.batch)
+            representation = run_trunk(self._trunk, self._batch if piece is None else piece.batch)
         if fresh:
             self._buffers.after(fresh)
         return representation

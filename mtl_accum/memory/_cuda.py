@@ -70,8 +70,7 @@ class CudaMeter:
 
     def begin(self, name: str, kind: Kind) -> None:
         """A phase begins."""
-        self._read()
-        self._timeline.begin(name, kind)
+        self._timeline.begin(name, kind, self._read())
 
     def end(self) -> None:
         """It is over."""

@@ -18,7 +18,7 @@ from mtl_accum.memory._snapshot import write_snapshot
 from mtl_accum.memory._storages import Event
 from mtl_accum.memory._training_step import Build
 
-__all__ = ["predict"]
+__all__ = ["predict", "predicted"]
 
 _MATMULS = {"addmm", "mm", "bmm", "baddbmm", "addbmm", "mv", "addmv"}
 _ATTENTION = {"_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"}
@@ -79,17 +79,26 @@ def predict(
     if snapshot is not None and not Path(snapshot).parent.is_dir():
         raise ValueError(f"snapshot must be a file in a folder that exists, found {str(snapshot)!r}")
     with Rehearsal(build or (trunk, tasks, batch, optimizer), cuda=cuda) as rehearsal:
-        meter = rehearsal.step(edition, trace=cuda or snapshot is not None)
-    found = dataclasses.replace(meter.result(), source="predicted", device=str(device), edition=repr(edition))
+        found, events = predicted(rehearsal, edition, cuda=cuda, trace=snapshot is not None)
+    if snapshot is not None:
+        write_snapshot(events, Path(snapshot))
+    return dataclasses.replace(found, device=str(device))
+
+
+def predicted(
+    rehearsal: Rehearsal, edition: Edition, *, cuda: bool, trace: bool = False
+) -> tuple[PeakMemory, list[Event]]:
+    """The record of one step inside a rehearsal's block, and the events if they were asked for or needed."""
+    meter = rehearsal.step(edition, trace=cuda or trace)
+    device = "cuda" if cuda else "cpu"
+    found = dataclasses.replace(meter.result(), source="predicted", device=device, edition=repr(edition))
     events, caveats = meter.events, rehearsal.caveats()
     if cuda:
         workspaces = _workspaces(rehearsal.seen)
         events = [*workspaces, *events]
         found = _allocated(found, sum(event.size for event in workspaces), events)
         caveats += _cuda_caveats(rehearsal.seen)
-    if snapshot is not None:
-        write_snapshot(events, Path(snapshot))
-    return dataclasses.replace(found, caveats=tuple(caveats))
+    return dataclasses.replace(found, caveats=tuple(caveats)), events
 
 
 def _workspaces(seen: set[str]) -> list[Event]:
@@ -115,7 +124,12 @@ def _allocated(found: PeakMemory, size: int, events: list[Event]) -> PeakMemory:
         end_bytes=found.end_bytes + size,
         categories=dataclasses.replace(found.categories, workspaces=size, rounding=rounding),
         timeline=tuple(
-            dataclasses.replace(phase, peak_bytes=phase.peak_bytes + size, end_bytes=phase.end_bytes + size)
+            dataclasses.replace(
+                phase,
+                start_bytes=phase.start_bytes + size,
+                peak_bytes=phase.peak_bytes + size,
+                end_bytes=phase.end_bytes + size,
+            )
             for phase in found.timeline
         ),
         reserved_bytes=allocator.reserved,

@@ -51,12 +51,16 @@ class PhaseMemory:
         kind: "forward", "backward", "optimizer" or "zero_grad".
         peak_bytes: the most that was live since the phase before it ended.
         end_bytes: what was live when it ended.
+        start_bytes: what was live when it began.
+        rise_bytes: how far it went above that.
     """
 
     name: str
     kind: str
     peak_bytes: int
     end_bytes: int
+    start_bytes: int = 0
+    rise_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -23,8 +23,9 @@ from torch.utils._pytree import tree_leaves
 from mtl_accum.editions import Edition, SummedLoss, Tasks
 from mtl_accum.editions._counts import read_counts
 from mtl_accum.editions._modules import modules_of
+from mtl_accum.editions._offloaded import TO_HOST
 from mtl_accum.editions._phase import listening
-from mtl_accum.editions._pieces import Piece
+from mtl_accum.editions._pieces import Piece, take
 from mtl_accum.editions._replay import RandomState
 from mtl_accum.memory._caching_allocator import BLOCK
 from mtl_accum.memory._cuda_operators import cuda_operators, prefer_foreach
@@ -75,6 +76,11 @@ class Rehearsal:
         self.modules: list[nn.Module] = []
 
     @property
+    def parts(self) -> Parts:
+        """Trunk, tasks, batch and optimizer as they are inside the block: without data."""
+        return self._parts
+
+    @property
     def seen(self) -> set[str]:
         """The names of the operators that ran in the latest step."""
         return self._unknown.seen
@@ -100,6 +106,7 @@ class Rehearsal:
             if self._cuda:
                 self._turned_off = stack.enter_context(cuda_operators())
                 stack.enter_context(OnCpu())
+                stack.enter_context(_no_host())
             stack.enter_context(listening(self._unknown, alone=True))  # a meter outside must not hear these steps
             stack.enter_context(self._unknown)
             stack.enter_context(_in_words())
@@ -117,10 +124,12 @@ class Rehearsal:
         """Leave everything as it was."""
         self._open.__exit__(kind, error, trace)
 
-    def step(self, edition: Edition, *, trace: bool = False) -> TensorMeter:
-        """Run one step, under a meter that has seen it all afterwards."""
+    def step(self, edition: Edition, *, samples: int | None = None, trace: bool = False) -> TensorMeter:
+        """Run one step, on so many samples of the batch or on all, under a meter that has seen it all afterwards."""
         self._unknown.forget()
-        step = TrainingStep(*self._parts, edition)
+        trunk, tasks, batch, optimizer = self._parts
+        part = batch if samples is None else take(batch, (0, samples))
+        step = TrainingStep(trunk, tasks, part, optimizer, edition)
         self.modules = step.modules
         with step.tensor_meter(round_to=BLOCK if self._cuda else 1, trace=trace) as meter:
             step()
@@ -195,6 +204,21 @@ def _in_words() -> Iterator[None]:
         raise PredictionError(
             f"the step does not run on tensors without data ({reason}); measure with compare instead"
         ) from error
+
+
+@contextmanager
+def _no_host() -> Iterator[None]:
+    """Let what goes to the host vanish: all that is counted here is on the device."""
+
+    def forget(tensor: Tensor) -> Callable[[], Tensor]:
+        shape, strides, dtype = tensor.shape, tensor.stride(), tensor.dtype
+        return lambda: torch.empty_strided(shape, strides, dtype=dtype)
+
+    token = TO_HOST.set(forget)
+    try:
+        yield
+    finally:
+        TO_HOST.reset(token)
 
 
 @contextmanager

@@ -139,7 +139,8 @@ class TensorMeter(TorchDispatchMode):
 
     def begin(self, name: str, kind: Kind) -> None:
         """A phase begins."""
-        self._timeline.begin(name, kind)
+        self._settle()
+        self._timeline.begin(name, kind, self._live)
 
     def end(self) -> None:
         """It is over."""

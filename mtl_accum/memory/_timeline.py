@@ -17,9 +17,9 @@ class Timeline:
 
     def __init__(self) -> None:
         self.now = ""
-        self._name, self._kind = "", ""
+        self._name, self._kind, self._start = "", "", 0
         self._phases: list[PhaseMemory] = []
-        self._peak = 0
+        self._peak, self._before = 0, 0  # since the latest start or end; between the end before and that start
         self._peak_phase: str | None = None
 
     def see(self, live: int, *, highest: bool) -> None:
@@ -28,16 +28,18 @@ class Timeline:
         if highest:
             self._peak_phase = self.now
 
-    def begin(self, name: str, kind: Kind) -> None:
-        """A phase begins."""
-        self._name, self._kind = name, kind
+    def begin(self, name: str, kind: Kind, live: int) -> None:
+        """A phase begins, with so many bytes."""
+        self._name, self._kind, self._start = name, kind, live
+        self._before, self._peak = self._peak, live
         self.now = label(name, kind)
         if self._peak_phase == "":
             self._peak_phase = self.now
 
     def end(self, live: int) -> None:
         """It is over, with so many bytes left."""
-        self._phases.append(PhaseMemory(self._name, self._kind, max(self._peak, live), live))
+        rise, peak = max(self._peak, live) - self._start, max(self._before, self._peak, live)
+        self._phases.append(PhaseMemory(self._name, self._kind, peak, live, self._start, rise))
         self._peak, self.now = live, ""
 
     def phases(self) -> tuple[PhaseMemory, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss
+from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum._oracle import in_pieces, oracle
 from tests.asserts import assert_same_gradient, run
 from tests.situations import SITUATIONS, Situation, vector
@@ -27,14 +27,25 @@ EDITIONS = [
     Accumulated(Split(order="reverse"), micro_batches=2),
     Accumulated(Cached(chunk_size=2, head_chunks=2), micro_batches=2),
     Accumulated(Accumulated(Split(head_chunks=2), micro_batches=2), micro_batches=2),
+    Checkpointed(PerTask()),
+    Checkpointed(Cached(chunk_size=3, head_chunks=2)),
+    Offloaded(Split()),
+    Offloaded(Checkpointed(Accumulated(Split(head_chunks=2), micro_batches=2))),
 ]
 
 
+def inner(edition):
+    """The edition that decides what is cut."""
+    return inner(edition.edition) if isinstance(edition, Checkpointed | Offloaded) else edition
+
+
 def cuts_trunk(edition) -> bool:
+    edition = inner(edition)
     return isinstance(edition, Accumulated) or (isinstance(edition, Cached) and edition.chunk_size < 7)
 
 
 def cuts_heads(edition) -> bool:
+    edition = inner(edition)
     return isinstance(edition, Accumulated) or getattr(edition, "head_chunks", 1) > 1
 
 

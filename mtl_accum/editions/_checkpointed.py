@@ -1,0 +1,118 @@
+"""Activation checkpointing of the trunk, around any edition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mtl_accum.editions._around_trunk import around_trunk
+from mtl_accum.editions._modules import is_compiled, modules_of
+from mtl_accum.editions._pieces import Range
+from mtl_accum.editions._refuse import refuse_hidden_modules
+from mtl_accum.editions._replay import Replay
+from mtl_accum.editions._step import inner_ranges
+from mtl_accum.editions._types import Edition, Tasks, Trunk
+
+__all__ = ["Checkpointed"]
+
+
+@final
+@dataclass(frozen=True)
+class Checkpointed:
+    """Checkpointed: the trunk keeps what goes into its blocks, and runs each block again in its backward.
+
+    Equals the edition on a trunk whose blocks run under `torch.utils.checkpoint`. The blocks are the items of the
+    outermost `nn.Sequential` or `nn.ModuleList` with at least two items that are themselves made of modules: a
+    transformer's layers, a ResNet's blocks. A trunk without such a list, and a compiled one, is one block.
+
+    Memory: the edition's, with one block's activations and the inputs of all in place of the whole trunk's. Passes:
+    one more trunk forward for each trunk backward.
+
+    A block's second pass draws the random numbers of its first, and changes no buffer: BatchNorm is as without.
+    AMP: autocast in the callables is seen again.
+
+    Reference: Chen, Xu, Zhang and Guestrin (2016), Training Deep Nets with Sublinear Memory Cost.
+
+    Args:
+        edition: what computes the gradient.
+
+    Raises:
+        TypeError: edition is none.
+        ValueError: the trunk is a compiled function behind which no module can be found.
+    """
+
+    edition: Edition
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.edition, "forward_backward"):
+            raise TypeError(f"edition must have forward_backward, found {self.edition!r}; e.g. Split()")
+
+    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Edition.forward_backward`."""
+        refuse_hidden_modules(self, {"trunk": trunk})
+        modules = modules_of(trunk)
+        compiled = is_compiled(trunk) or any(hasattr(module, "_orig_mod") for module in modules)
+        blocks = [] if compiled else _blocks(modules)
+        with around_trunk(partial(_in_blocks, blocks) if blocks else partial(_as_one, modules)):
+            return self.edition.forward_backward(trunk, tasks, batch)
+
+    def _counted(self, samples: int) -> list[Range]:
+        return inner_ranges(self.edition, samples)
+
+
+def _blocks(modules: list[nn.Module]) -> list[nn.Module]:
+    """The items of the outermost lists of composed modules."""
+    found: list[nn.Module] = []
+    inside: set[int] = set()
+    for module in modules:  # an outer module stands before its submodules
+        if id(module) not in inside and isinstance(module, nn.Sequential | nn.ModuleList):
+            composed = [item for item in module if next(item.children(), None) is not None]
+            if len(composed) > 1:
+                found += composed
+                inside |= {id(inner) for inner in module.modules()}
+    return list({id(block): block for block in found}.values())  # one may stand there twice
+
+
+def _in_blocks(blocks: list[nn.Module], trunk: Trunk, batch: Any) -> Any:
+    with _patched(blocks):
+        return trunk(batch)
+
+
+def _as_one(modules: list[nn.Module], trunk: Trunk, batch: Any) -> Any:
+    return _run(modules, trunk, batch)
+
+
+@contextmanager
+def _patched(blocks: list[nn.Module]) -> Iterator[None]:
+    """Blocks that run under checkpointing; an instance's own `forward` comes before its class's."""
+    before = [vars(block).get("forward") for block in blocks]
+    for block in blocks:
+        vars(block)["forward"] = partial(_run, list(block.modules()), block.forward)
+    try:
+        yield
+    finally:
+        for block, own in zip(blocks, before, strict=True):
+            del vars(block)["forward"]
+            if own is not None:
+                vars(block)["forward"] = own
+
+
+def _run(modules: list[nn.Module], forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+    """A forward of which only the inputs are kept, where a graph is made."""
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **named)
+    replay = Replay(modules)
+    return checkpoint(
+        partial(forward, **named),
+        *inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,  # the replay does, on every device
+        context_fn=lambda: (replay.forward(), replay.forward()),
+    )

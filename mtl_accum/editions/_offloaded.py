@@ -1,0 +1,95 @@
+"""What the trunk saves for its backward on the host, around any edition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from mtl_accum.editions._around_trunk import around_trunk
+from mtl_accum.editions._modules import modules_of
+from mtl_accum.editions._pieces import Range
+from mtl_accum.editions._pytree import leaves
+from mtl_accum.editions._step import inner_ranges
+from mtl_accum.editions._types import Edition, Tasks, Trunk
+
+__all__ = ["TO_HOST", "Offloaded"]
+
+_SMALL = 65536  # bytes; to move less costs more time than it saves memory
+
+
+@final
+@dataclass(frozen=True)
+class Offloaded:
+    """Offloaded: what the trunk saves for its backward waits in the CPU's memory, and comes back when it is needed.
+
+    Equals the edition with `torch.autograd.graph.save_on_cpu(pin_memory=True)` around the trunk, without the copies
+    of parameters, buffers and batch that it would make.
+
+    Memory: the edition's, without the trunk's activations; as much page-locked memory on the host. Passes: as the
+    edition; every saved tensor crosses the bus twice, one after the other on the stream of the computation.
+
+    Around `Checkpointed`, the inputs of the blocks are what waits. On a CPU it makes copies and saves nothing.
+
+    Reference: Rhu, Gimelshein, Clemons, Zulfiqar and Keckler (2016), vDNN: Virtualized Deep Neural Networks for
+    Scalable, Memory-Efficient Neural Network Design.
+
+    Args:
+        edition: what computes the gradient.
+
+    Raises:
+        TypeError: edition is none.
+    """
+
+    edition: Edition
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.edition, "forward_backward"):
+            raise TypeError(f"edition must have forward_backward, found {self.edition!r}; e.g. Split()")
+
+    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Edition.forward_backward`."""
+        modules = modules_of(trunk)
+        resting = {_storage(p) for module in modules for p in module.parameters(recurse=False)}
+        resting |= {_storage(buffer) for module in modules for buffer in module.buffers(recurse=False)}
+        resting |= {_storage(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor)}
+        with around_trunk(partial(_away, resting)):
+            return self.edition.forward_backward(trunk, tasks, batch)
+
+    def _counted(self, samples: int) -> list[Range]:
+        return inner_ranges(self.edition, samples)
+
+
+def _away(resting: set[int], trunk: Trunk, batch: Any) -> Any:
+    to_host = TO_HOST.get()
+
+    def pack(tensor: Tensor) -> Tensor | Callable[[], Tensor]:
+        small = tensor.numel() * tensor.element_size() < _SMALL
+        return tensor if small or _storage(tensor) in resting else to_host(tensor)
+
+    with saved_tensors_hooks(pack, lambda packed: packed if isinstance(packed, Tensor) else packed()):
+        return trunk(batch)
+
+
+def _storage(tensor: Tensor) -> int:
+    """What tells a storage from all others that are alive; 0 for a tensor that has none."""
+    return 0 if tensor.is_sparse else tensor.untyped_storage()._cdata
+
+
+def _copied(tensor: Tensor) -> Callable[[], Tensor]:
+    """A copy on the host, and the way back."""
+    pinned = tensor.is_cuda
+    host = torch.empty_like(tensor, device="cpu", pin_memory=pinned)
+    host.copy_(tensor, non_blocking=pinned)
+    device = tensor.device
+    return lambda: host.to(device, non_blocking=pinned, copy=True)
+
+
+# How a tensor gets to the host and back: a prediction, which has neither host nor device, puts another way here.
+TO_HOST: ContextVar[Callable[[Tensor], Callable[[], Tensor]]] = ContextVar("mtl_accum_to_host", default=_copied)

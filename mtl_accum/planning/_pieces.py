@@ -1,0 +1,79 @@
+"""What one part of the network needs at one number of samples, and the table that interpolates between them."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+from torch.utils._pytree import tree_map
+
+__all__ = ["Part", "Pieces", "Table"]
+
+
+class Part(NamedTuple):
+    """The trunk or a head, in bytes and seconds.
+
+    Attributes:
+        forward_rise: how far its forward goes above what was live when it began.
+        kept: what its forward leaves for the backward; the representation too, if it is the trunk.
+        backward_rise: how far its backward goes above what was live when it began, from no gradients.
+        again_rise: the same where the gradients are there and are added to.
+        gradients: of its parameters, which the first backward makes.
+        forward_seconds: the forward's time.
+        backward_seconds: the backward's time.
+    """
+
+    forward_rise: float = 0.0
+    kept: float = 0.0
+    backward_rise: float = 0.0
+    again_rise: float = 0.0
+    gradients: float = 0.0
+    forward_seconds: float = 0.0
+    backward_seconds: float = 0.0
+
+
+class Pieces(NamedTuple):
+    """The parts of a network at one number of samples.
+
+    Attributes:
+        trunk: with its graph.
+        blind: the trunk without a graph, forward only.
+        heads: by the task's name; of the tasks that are present.
+        representation: bytes of it.
+        cotangent: bytes of dL/dz, as it adds up.
+        optimizer: its step, as a forward.
+    """
+
+    trunk: Part
+    blind: Part
+    heads: dict[str, Part]
+    representation: float
+    cotangent: float
+    optimizer: Part
+
+
+class Table:
+    """Pieces at some numbers of samples, and in between.
+
+    Every figure is piecewise linear in the number of samples: exact where it is affine, as the size of every tensor
+    with the samples in one dimension is, and from above where it is convex, as the highest of several such sums.
+
+    Args:
+        known: by the number of samples.
+    """
+
+    def __init__(self, known: Iterable[tuple[int, Pieces]]) -> None:
+        self._known = dict(sorted(known))
+        self._sizes = list(self._known)
+        self.at = lru_cache(maxsize=None)(self._at)
+
+    def _at(self, samples: int) -> Pieces:
+        """Between the two numbers that are nearest; beyond the largest, as between the last two."""
+        if samples in self._known or len(self._sizes) == 1:
+            return self._known.get(samples, self._known[self._sizes[0]])
+        high = min(max(bisect.bisect(self._sizes, samples), 1), len(self._sizes) - 1)
+        below, above = self._sizes[high - 1], self._sizes[high]
+        share = (samples - below) / (above - below)
+        return tree_map(lambda a, b: max(0.0, a + share * (b - a)), self._known[below], self._known[above])  # type: ignore[no-any-return]

@@ -1,0 +1,153 @@
+"""A few runs on tensors without data, or with it, that tell what every part of a network needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtl_accum.editions import Checkpointed, Edition, Offloaded, Split, Tasks, Trunk, phase
+from mtl_accum.editions._around_trunk import run_trunk
+from mtl_accum.editions._phase import Kind, label
+from mtl_accum.editions._pieces import samples_of
+from mtl_accum.editions._pytree import leaves
+from mtl_accum.memory import PhaseMemory
+from mtl_accum.planning._pieces import Part, Pieces
+
+__all__ = ["Probe", "Stopwatch", "as_pieces", "wrapped"]
+
+_BLIND = "trunk without a graph"
+
+
+@dataclass
+class Probe:
+    """An edition that shows all parts: the trunk without a graph, then `Split`, once or twice, gradients adding up.
+
+    Args:
+        passes: how often `Split` runs: the second time gradients are added to instead of made.
+
+    Attributes:
+        representation: bytes of it.
+        uncuttable: why it cannot be cut into samples; empty if it can.
+    """
+
+    passes: int = 2
+    representation: int = field(default=0, init=False)
+    uncuttable: str = field(default="", init=False)
+
+    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Edition.forward_backward`."""
+        with torch.no_grad():
+            with phase(_BLIND, "forward"):
+                z = run_trunk(trunk, batch)
+            self._look(z, batch)
+            del z
+        for _ in range(self.passes):
+            losses = Split().forward_backward(trunk, tasks, batch)
+        return losses
+
+    def _look(self, z: Any, batch: Any) -> None:
+        storages = {leaf.untyped_storage()._cdata: leaf.untyped_storage() for leaf in leaves(z) if _is_dense(leaf)}
+        self.representation = sum(storage.nbytes() for storage in storages.values())
+        try:
+            found, expected = samples_of(z, "representation"), samples_of(batch, "batch")
+            self.uncuttable = "" if found == expected else f"representation: found {found} samples of {expected}"
+        except (TypeError, ValueError) as error:
+            self.uncuttable = str(error)
+
+
+def wrapped(edition: Edition, variant: str) -> Edition:
+    """An edition with the trunk as the variant says: "", "checkpointed", "offloaded" or both, with a comma."""
+    for word in variant.split(", ")[::-1]:
+        edition = {"": lambda e: e, "checkpointed": Checkpointed, "offloaded": Offloaded}[word](edition)
+    return edition
+
+
+class Stopwatch:
+    """Seconds of every phase, in order."""
+
+    def __init__(self, now: Any) -> None:
+        self._now, self._start = now, 0.0
+        self.phases: list[tuple[str, float]] = []
+
+    def begin(self, name: str, kind: Kind) -> None:
+        """A phase begins."""
+        self._name, self._start = label(name, kind), self._now()
+
+    def end(self) -> None:
+        """It is over."""
+        self.phases.append((self._name, self._now() - self._start))
+
+
+def as_pieces(
+    timeline: Sequence[PhaseMemory], seconds: Sequence[tuple[str, float]], names: list[str], representation: int
+) -> Pieces:
+    """What the phases of a `Probe` say.
+
+    Args:
+        timeline: the phases with their bytes; empty where only the time is known.
+        seconds: their names and seconds, in the same order.
+        names: of all tasks.
+        representation: its bytes.
+    """
+    runs: dict[str, list[_Run]] = {}
+    for run in _runs(timeline, seconds):
+        runs.setdefault(run.name, []).append(run)
+    trunk = _part(runs, "trunk")
+    heads = {name: _part(runs, f"head {name}") for name in names if f"head {name} forward" in runs}
+    again = [runs[f"head {name} backward"][-1] for name in heads if f"head {name} backward" in runs]
+    kept = sum(part.kept for name, part in heads.items() if f"head {name} backward" in runs)
+    blind = runs[f"{_BLIND} forward"][0]
+    optimizer = runs.get("optimizer", [_Run("optimizer", 0, 0, 0.0)])[0]
+    return Pieces(
+        trunk,
+        Part(blind.rise, forward_seconds=blind.seconds),
+        heads,
+        representation,
+        max(0.0, sum(run.net for run in again) + kept),  # what is left is dL/dz alone
+        Part(optimizer.rise, forward_seconds=optimizer.seconds),
+    )
+
+
+def _is_dense(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and not leaf.is_sparse
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One phase: its bytes relative to its start; `net` up to the start of the next."""
+
+    name: str
+    rise: int
+    net: int
+    seconds: float
+
+
+def _runs(timeline: Sequence[PhaseMemory], seconds: Sequence[tuple[str, float]]) -> Iterator[_Run]:
+    if not timeline:
+        yield from (_Run(name, 0, 0, spent) for name, spent in seconds)
+        return
+    for index, (found, (name, spent)) in enumerate(zip(timeline, seconds, strict=True)):
+        start = found.start_bytes
+        following = timeline[index + 1] if index + 1 < len(timeline) else None
+        # A 16-bit trunk's dL/dz is cast before its backward: that is no head's.
+        into_trunk = following is not None and (following.name, following.kind) == ("trunk", "backward")
+        then = found.end_bytes if following is None or into_trunk else following.start_bytes
+        yield _Run(name, found.rise_bytes, then - start, spent)
+
+
+def _part(runs: dict[str, list[_Run]], name: str) -> Part:
+    forward = runs[f"{name} forward"]
+    backward = runs.get(f"{name} backward", [_Run(name, 0, 0, 0.0)])
+    return Part(
+        forward[0].rise,
+        forward[0].net,
+        backward[0].rise,
+        backward[-1].rise,
+        max(0.0, backward[0].net - backward[-1].net),
+        min(run.seconds for run in forward),
+        min(run.seconds for run in backward),
+    )
