@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
-from mtl_accum.editions._phase import listening
 from mtl_accum.memory._rehearsal import Rehearsal
 from mtl_accum.planning._formula import Tables, estimate, phases
 from mtl_accum.planning._pieces import Part, Pieces, Table
-from mtl_accum.planning._probe import Probe, Stopwatch, as_pieces, wrapped
+from mtl_accum.planning._probe import Stopwatch
+from mtl_accum.planning._survey import survey
 from tests.memory.networks import MODES, NETWORKS
 
 SIZES = {
     "convolutional": {"width": 16, "size": 32, "samples": 25},
-    "transformer": {"width": 64, "depth": 3, "length": 32, "samples": 25},
+    "transformer": {"width": 64, "depth": 2, "length": 32, "samples": 25},
     "many_heads": {"heads": 20, "width": 64, "samples": 2049},
 }
 
@@ -62,19 +62,8 @@ def compare(network: str, mode: str, *, cuda: bool) -> dict[object, float]:
     variants = ["", "checkpointed", *(["offloaded", "offloaded, checkpointed"] if cuda else [])]
     parts = (model.trunk, model.tasks, batch, torch.optim.AdamW(model.parameters()))
     with Rehearsal(parts, cuda=cuda) as rehearsal:
-        found = {}
-        for variant in variants:
-            known = []
-            for size in (samples // 12, samples):
-                probe, watch = Probe(), Stopwatch(lambda: 0.0)
-                with listening(watch):
-                    meter = rehearsal.step(wrapped(probe, variant), samples=size)
-                record = meter.result()
-                assert not probe.uncuttable
-                pieces = as_pieces(record.timeline, watch.phases, list(model.tasks), probe.representation)
-                known.append((size, pieces))
-            found[variant] = Table(known)
-        tables = Tables(record.base_bytes, 0.0, found)
+        tables, found, uncuttable = survey(rehearsal, variants)
+        assert (found, uncuttable) == (samples, "")
         chosen = [*schedules(samples), *(ON_CUDA if cuda else [])]
         direct = {edition: rehearsal.step(edition).result().peak_bytes for edition in chosen}
     return {edition: estimate(edition, tables, samples).peak_bytes / peak - 1 for edition, peak in direct.items()}

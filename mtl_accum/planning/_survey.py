@@ -1,0 +1,73 @@
+"""All that is known of a network, from a few runs on tensors without data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.utils._pytree import tree_iter
+
+from mtl_accum.editions._phase import listening
+from mtl_accum.editions._pieces import samples_of
+from mtl_accum.memory._rehearsal import Rehearsal
+from mtl_accum.planning._formula import Tables
+from mtl_accum.planning._operations import OperationCounter
+from mtl_accum.planning._pieces import Pieces, Table
+from mtl_accum.planning._probe import Probe, Stopwatch, as_pieces, wrapped
+
+__all__ = ["Survey", "survey"]
+
+_FEW = 12  # the smaller of two sizes is that part of the batch: small pieces matter, and one sample is a special case
+
+
+class Survey(NamedTuple):
+    """What two sizes have told.
+
+    Attributes:
+        tables: the pieces at every number of samples, with seconds by operation counts.
+        samples: of the batch; 1 if it cannot be cut.
+        uncuttable: why the representation cannot be cut; empty if it can.
+    """
+
+    tables: Tables
+    samples: int
+    uncuttable: str
+
+
+def survey(rehearsal: Rehearsal, variants: Sequence[str]) -> Survey:
+    """Probe a network at the size of the batch and at a small one.
+
+    Args:
+        rehearsal: inside its block.
+        variants: what may be done with the trunk: "", "checkpointed", "offloaded", "offloaded, checkpointed".
+
+    Raises:
+        PredictionError: the step does not run on tensors without data.
+    """
+    _, tasks, batch, _ = rehearsal.parts
+    try:
+        samples = samples_of(batch, "batch")
+        sizes: list[int | None] = sorted({max(1, samples // _FEW), samples})  # type: ignore[assignment]
+    except (TypeError, ValueError):
+        samples, sizes = 1, [None]
+    tables: dict[str, Table] = {}
+    for variant in variants:
+        known: list[tuple[int, Pieces]] = []
+        for size in sizes:
+            probe, counter = Probe(), OperationCounter()
+            watch = Stopwatch(counter.now)
+            with listening(watch), counter:
+                meter = rehearsal.step(wrapped(probe, variant), samples=size)
+            found = meter.result()
+            pieces = as_pieces(found.timeline, watch.phases, list(tasks), probe.representation)
+            known.append((size or samples, pieces))
+        tables[variant] = Table(known)
+    rests = found.base_bytes or 0
+    inputs = sum({leaf.untyped_storage()._cdata: leaf.untyped_storage().nbytes() for leaf in _tensors(batch)}.values())
+    per_sample = inputs / samples if sizes != [None] else 0.0
+    return Survey(Tables(rests - per_sample * samples, per_sample, tables), samples, probe.uncuttable)
+
+
+def _tensors(batch: object) -> list[Tensor]:
+    return [leaf for leaf in tree_iter(batch) if isinstance(leaf, Tensor)]
