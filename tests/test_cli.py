@@ -161,7 +161,12 @@ def test_full_error_on_request(tmp_path):
 
 def test_an_interrupted_run_leaves_no_report(tmp_path):
     command = [sys.executable, "-m", "mtl_accum", *TWO_TASK, "epochs=10000", "hydra.run.dir=out"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+
+    def listen() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job inherits a deaf ear
+
+    how = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True, "preexec_fn": listen}  # no thread runs here
+    with subprocess.Popen(command, **how) as process:
         deadline = time.monotonic() + 120
         while not (tmp_path / "out").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
