@@ -11,7 +11,7 @@ from mtl_accum._validate import positive_int
 from mtl_accum.editions._pieces import Range, equal_ranges
 from mtl_accum.editions._refuse import refuse_hidden_modules
 from mtl_accum.editions._step import Step, inner_ranges
-from mtl_accum.editions._types import Edition, Tasks, Trunk
+from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
 
 __all__ = ["Accumulated"]
 
@@ -59,8 +59,7 @@ class Accumulated:
 
     def __post_init__(self) -> None:
         positive_int("micro_batches", self.micro_batches)
-        if not hasattr(self.edition, "forward_backward"):
-            raise TypeError(f"edition must have forward_backward, found {self.edition!r}; e.g. Split()")
+        require_edition(self.edition)
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`."""

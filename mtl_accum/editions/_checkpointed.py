@@ -18,7 +18,7 @@ from mtl_accum.editions._pieces import Range
 from mtl_accum.editions._refuse import refuse_hidden_modules
 from mtl_accum.editions._replay import Replay
 from mtl_accum.editions._step import inner_ranges
-from mtl_accum.editions._types import Edition, Tasks, Trunk
+from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
 
 __all__ = ["Checkpointed"]
 
@@ -51,8 +51,7 @@ class Checkpointed:
     edition: Edition
 
     def __post_init__(self) -> None:
-        if not hasattr(self.edition, "forward_backward"):
-            raise TypeError(f"edition must have forward_backward, found {self.edition!r}; e.g. Split()")
+        require_edition(self.edition)
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`."""
@@ -60,7 +59,7 @@ class Checkpointed:
         modules = modules_of(trunk)
         compiled = is_compiled(trunk) or any(hasattr(module, "_orig_mod") for module in modules)
         blocks = [] if compiled else _blocks(modules)
-        with around_trunk(partial(_in_blocks, blocks) if blocks else partial(_as_one, modules)):
+        with around_trunk(partial(_in_blocks, blocks) if blocks else partial(_run, modules)):
             return self.edition.forward_backward(trunk, tasks, batch)
 
     def _counted(self, samples: int) -> list[Range]:
@@ -83,10 +82,6 @@ def _blocks(modules: list[nn.Module]) -> list[nn.Module]:
 def _in_blocks(blocks: list[nn.Module], trunk: Trunk, batch: Any) -> Any:
     with _patched(blocks):
         return trunk(batch)
-
-
-def _as_one(modules: list[nn.Module], trunk: Trunk, batch: Any) -> Any:
-    return _run(modules, trunk, batch)
 
 
 @contextmanager

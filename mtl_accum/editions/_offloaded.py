@@ -17,7 +17,7 @@ from mtl_accum.editions._modules import modules_of
 from mtl_accum.editions._pieces import Range
 from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._step import inner_ranges
-from mtl_accum.editions._types import Edition, Tasks, Trunk
+from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
 
 __all__ = ["TO_HOST", "Offloaded"]
 
@@ -50,8 +50,7 @@ class Offloaded:
     edition: Edition
 
     def __post_init__(self) -> None:
-        if not hasattr(self.edition, "forward_backward"):
-            raise TypeError(f"edition must have forward_backward, found {self.edition!r}; e.g. Split()")
+        require_edition(self.edition)
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`."""

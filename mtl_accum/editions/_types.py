@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-__all__ = ["Edition", "Tasks", "Trunk"]
+__all__ = ["Edition", "Tasks", "Trunk", "require_edition"]
 
 Trunk = Callable[[Any], Any]  # batch -> representation
 Tasks = Mapping[str, Callable[[Any, Any], Tensor]]  # name -> (representation, batch) -> 0-dim loss
@@ -38,3 +38,9 @@ class Edition(Protocol):
         After an exception `.grad` is unspecified (call `zero_grad`), and buffers are as before the call.
         """
         ...
+
+
+def require_edition(edition: object) -> None:
+    """Raise TypeError unless it is one, as far as can be seen."""
+    if not hasattr(edition, "forward_backward"):
+        raise TypeError(f"edition must have forward_backward, found {edition!r}; e.g. Split()")

@@ -17,7 +17,7 @@ from mtl_accum.editions._pytree import leaves
 from mtl_accum.memory import PhaseMemory
 from mtl_accum.planning._pieces import Part, Pieces
 
-__all__ = ["Probe", "Stopwatch", "as_pieces", "wrapped"]
+__all__ = ["Probe", "Stopwatch", "as_pieces", "bytes_of", "wrapped"]
 
 _BLIND = "trunk without a graph"
 
@@ -50,8 +50,7 @@ class Probe:
         return losses
 
     def _look(self, z: Any, batch: Any) -> None:
-        storages = {leaf.untyped_storage()._cdata: leaf.untyped_storage() for leaf in leaves(z) if _is_dense(leaf)}
-        self.representation = sum(storage.nbytes() for storage in storages.values())
+        self.representation = bytes_of(z)
         try:
             found, expected = samples_of(z, "representation"), samples_of(batch, "batch")
             self.uncuttable = "" if found == expected else f"representation: found {found} samples of {expected}"
@@ -112,8 +111,11 @@ def as_pieces(
     )
 
 
-def _is_dense(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and not leaf.is_sparse
+def bytes_of(tree: Any) -> int:
+    """The bytes of all storages in a container, each once."""
+    dense = (leaf for leaf in leaves(tree) if isinstance(leaf, Tensor) and not leaf.is_sparse)
+    storages = {storage._cdata: storage.nbytes() for storage in (leaf.untyped_storage() for leaf in dense)}
+    return sum(storages.values())
 
 
 @dataclass(frozen=True)

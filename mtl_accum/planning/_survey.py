@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import Tensor
-from torch.utils._pytree import tree_iter
-
 from mtl_accum.editions._phase import listening
 from mtl_accum.editions._pieces import samples_of
 from mtl_accum.memory._rehearsal import Rehearsal
 from mtl_accum.planning._formula import Tables
 from mtl_accum.planning._operations import OperationCounter
 from mtl_accum.planning._pieces import Pieces, Table
-from mtl_accum.planning._probe import Probe, Stopwatch, as_pieces, wrapped
+from mtl_accum.planning._probe import Probe, Stopwatch, as_pieces, bytes_of, wrapped
 
 __all__ = ["Survey", "survey"]
 
@@ -64,10 +61,5 @@ def survey(rehearsal: Rehearsal, variants: Sequence[str]) -> Survey:
             known.append((size or samples, pieces))
         tables[variant] = Table(known)
     rests = found.base_bytes or 0
-    inputs = sum({leaf.untyped_storage()._cdata: leaf.untyped_storage().nbytes() for leaf in _tensors(batch)}.values())
-    per_sample = inputs / samples if sizes != [None] else 0.0
+    per_sample = bytes_of(batch) / samples if sizes != [None] else 0.0
     return Survey(Tables(rests - per_sample * samples, per_sample, tables), samples, probe.uncuttable)
-
-
-def _tensors(batch: object) -> list[Tensor]:
-    return [leaf for leaf in tree_iter(batch) if isinstance(leaf, Tensor)]
