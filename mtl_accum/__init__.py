@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from mtl_accum.memory import predict
     from mtl_accum.models import MultiTaskModel, Task, count_labels, count_mask, count_present, to_group_norm
+    from mtl_accum.planning import plan
 
 __all__ = [
     "Accumulated",
@@ -53,6 +54,7 @@ __all__ = [
     "count_mask",
     "count_present",
     "cut",
+    "plan",
     "predict",
     "to_group_norm",
 ]
@@ -77,6 +79,7 @@ _HOMES = {
     "count_mask": "models",
     "count_present": "models",
     "cut": "editions",
+    "plan": "planning",
     "predict": "memory",
     "to_group_norm": "models",
 }

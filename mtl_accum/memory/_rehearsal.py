@@ -33,7 +33,7 @@ from mtl_accum.memory._fake import ForeignParameterError, OnCpu, Unknowns, fake_
 from mtl_accum.memory._tensors import TensorMeter
 from mtl_accum.memory._training_step import Build, Parts, TrainingStep
 
-__all__ = ["PredictionError", "Rehearsal"]
+__all__ = ["PredictionError", "Rehearsal", "same_random_numbers"]
 
 # Torch's words where a tensor has no data.
 _FOR_WANT_OF_DATA = (
@@ -81,6 +81,11 @@ class Rehearsal:
         return self._parts
 
     @property
+    def present(self) -> Tasks:
+        """The tasks that have something to learn from this batch, as far as it tells."""
+        return {name: task for name, task in self._parts[1].items() if not isinstance(task, _Absent)}
+
+    @property
     def seen(self) -> set[str]:
         """The names of the operators that ran in the latest step."""
         return self._unknown.seen
@@ -89,7 +94,7 @@ class Rehearsal:
         """Copy the network without its data, and run a step, so that the optimizer has its state."""
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         with ExitStack() as stack:
-            stack.enter_context(_same_random_numbers())
+            stack.enter_context(same_random_numbers())
             stack.enter_context(_quiet())
             if callable(self._given):
                 with mode, self._unknown:
@@ -233,7 +238,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _same_random_numbers() -> Iterator[None]:
+def same_random_numbers() -> Iterator[None]:
     """Put torch's, Python's and numpy's random state back: a network's own code may draw."""
     ours, pythons, numpy = RandomState(), random.getstate(), sys.modules.get("numpy")
     numpys = None if numpy is None else numpy.random.get_state()

@@ -54,6 +54,11 @@ class TrainingStep:
         tensors = [*self.parameters, *(t for t in tree_leaves(batch) if isinstance(t, Tensor))]
         self.device = tensors[0].device if tensors else torch.device("cpu")
 
+    @property
+    def parts(self) -> Parts:
+        """Trunk, tasks, batch and optimizer."""
+        return self.trunk, self.tasks, self.batch, self.optimizer
+
     def __call__(self) -> None:
         """Run it; no gradients are left."""
         self.edition.forward_backward(self.trunk, self.tasks, self.batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
-from dataclasses import fields
 from typing import Any
 
 from mtl_accum.editions import (
@@ -21,24 +20,13 @@ from mtl_accum.editions import (
 from mtl_accum.editions._pieces import samples_of
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_coupled_samples, refuse_hidden_modules
 
-__all__ = ["HEAD_CHUNKS", "TRUNK_CHUNKS", "candidates", "left_out", "overrides"]
+__all__ = ["HEAD_CHUNKS", "TRUNK_CHUNKS", "candidates", "left_out"]
 
 TRUNK_CHUNKS, HEAD_CHUNKS = "trunk chunks", "head chunks"
 _MOST_TASKS = 8  # for PerTask, which runs the trunk once a task
 
-# By the edition, the name of its file in conf/edition.
-_GROUPS: dict[type, str] = {
-    SummedLoss: "summed",
-    PerTask: "per_task",
-    Split: "split",
-    Cached: "cached",
-    Accumulated: "accumulated",
-    Checkpointed: "checkpointed",
-    Offloaded: "offloaded",
-}
 
-
-def left_out(trunk: Trunk, tasks: Tasks, batch: Any, *, on_gpu: bool, uncuttable: str = "") -> dict[str, str]:
+def left_out(trunk: Trunk, tasks: Tasks, batch: Any, *, on_gpu: bool) -> dict[str, str]:
     """What is no candidate for this network, and why: what cannot be exact, in the words of the edition that refuses.
 
     Args:
@@ -46,7 +34,6 @@ def left_out(trunk: Trunk, tasks: Tasks, batch: Any, *, on_gpu: bool, uncuttable
         tasks: those that are present.
         batch: any.
         on_gpu: the step runs on one.
-        uncuttable: why the representation cannot be cut; empty if it can.
 
     Returns:
         Reasons by "PerTask", "Cached", "trunk chunks", "Accumulated", "Checkpointed", "Offloaded", "head chunks".
@@ -57,7 +44,7 @@ def left_out(trunk: Trunk, tasks: Tasks, batch: Any, *, on_gpu: bool, uncuttable
         "PerTask": [lambda: refuse_hidden_modules(PerTask(), part), lambda: _refuse_many(tasks)],
         "Cached": [
             lambda: refuse_hidden_modules(Cached(1), part),
-            lambda: _refuse_uncuttable(batch, uncuttable),
+            lambda: samples_of(batch, "batch"),
         ],
         TRUNK_CHUNKS: [lambda: refuse_batch_statistics(Cached(1), part)],
         "Accumulated": [
@@ -69,7 +56,7 @@ def left_out(trunk: Trunk, tasks: Tasks, batch: Any, *, on_gpu: bool, uncuttable
         "Checkpointed": [lambda: refuse_hidden_modules(Checkpointed(Split()), part)],
         "Offloaded": [lambda: _refuse_host(on_gpu)],
         HEAD_CHUNKS: [
-            lambda: _refuse_uncuttable(batch, uncuttable),
+            lambda: samples_of(batch, "batch"),
             lambda: refuse_coupled_samples(Split(head_chunks=2), tasks),
             lambda: refuse_batch_statistics(Split(head_chunks=2), heads),
         ],
@@ -116,28 +103,6 @@ def _inside(heads: int, samples: int, micro_batches: int, chunks: list[int]) -> 
     size = -(-samples // micro_batches)
     yield SummedLoss()
     yield from _splits(heads, [count for count in chunks if count <= size])
-
-
-def overrides(edition: Edition) -> list[str]:
-    """What to write on the command line for an edition, from nothing but the default configuration."""
-    return list(_overrides(edition, "edition"))
-
-
-def _overrides(edition: Edition, place: str) -> Iterator[str]:
-    group = "edition" if place == "edition" else f"edition@{place}"
-    yield f"{group}={_GROUPS[type(edition)]}"
-    for known in fields(edition):  # type: ignore[arg-type]
-        value = getattr(edition, known.name)
-        if hasattr(value, "forward_backward"):
-            yield from _overrides(value, f"{place}.{known.name}")
-        elif value != known.default:
-            yield f"{place}.{known.name}={str(value).lower() if isinstance(value, bool) else value}"
-
-
-def _refuse_uncuttable(batch: Any, reason: str) -> None:
-    samples_of(batch, "batch")
-    if reason:
-        raise ValueError(reason)
 
 
 def _refuse_many(tasks: Tasks) -> None:

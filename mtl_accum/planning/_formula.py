@@ -32,12 +32,13 @@ __all__ = ["Estimate", "Phase", "Tables", "estimate"]
 
 
 class Phase(NamedTuple):
-    """One phase: its name, bytes and seconds."""
+    """One phase: its name, bytes and seconds, and how often it comes in a row."""
 
     name: str
     rise: float
     net: float
-    seconds: float
+    seconds: float = 0.0
+    times: int = 1
 
 
 class Estimate(NamedTuple):
@@ -47,11 +48,13 @@ class Estimate(NamedTuple):
         peak_bytes: of live tensors.
         peak_phase: where it is reached.
         seconds: of one step with its optimizer.
+        phases: how many there are, which is what a run on tensors without data takes its time for.
     """
 
     peak_bytes: int
     peak_phase: str
     seconds: float
+    phases: int
 
 
 class Tables(NamedTuple):
@@ -75,6 +78,11 @@ class Tables(NamedTuple):
         """The pieces at a number of samples."""
         return self.trunk[self.variant].at(samples)
 
+    def timed_by(self, clocks: dict[str, Table]) -> Tables:
+        """The same bytes with these seconds; a variant that did not run, since it does not fit, has another one's."""
+        some = next(iter(clocks.values()))
+        return self._replace(trunk={name: table.timed_by(clocks.get(name, some)) for name, table in self.trunk.items()})
+
     def within(self, what: str) -> Tables:
         """With more done to the trunk."""
         return self._replace(variant=", ".join(filter(None, (self.variant, what))))
@@ -83,15 +91,16 @@ class Tables(NamedTuple):
 def estimate(edition: Edition, tables: Tables, samples: int) -> Estimate:
     """The peak and the time of one step on so many samples."""
     live = highest = tables.base + tables.inputs * samples
-    where, seconds = "", 0.0
+    where, seconds, count = "", 0.0, 0
     optimizer = tables.at(samples).optimizer if not tables.variant else Part()
     update = Phase("optimizer", optimizer.forward_rise, 0.0, optimizer.forward_seconds)
     for phase in (*phases(edition, tables, samples, True), update):
         if live + phase.rise > highest:
             highest, where = live + phase.rise, phase.name
         live += phase.net
-        seconds += phase.seconds
-    return Estimate(round(highest), where, seconds)
+        seconds += phase.times * phase.seconds
+        count += phase.times
+    return Estimate(round(highest), where, seconds, count)
 
 
 @singledispatch
@@ -143,24 +152,23 @@ def _(edition: Cached, tables: Tables, samples: int, first: bool) -> Iterator[Ph
     for number, (size, times, _) in enumerate(chunks):
         part = tables.at(size)
         made = z if number == 0 else 0.0
-        yield Phase("trunk forward", part.blind.forward_rise, part.representation, times * part.blind.forward_seconds)
-        yield Phase("trunk forward", made, made - part.representation, 0.0)  # put together
+        blind = part.blind
+        yield Phase("trunk forward", blind.forward_rise, part.representation, blind.forward_seconds, times)
+        yield Phase("trunk forward", made, made - part.representation)  # put together
     yield from _heads([[name] for name in pieces.heads], tables, _cuts(samples, edition.head_chunks, first))
     yield from _landing(pieces, edition.head_chunks)
     for size, times, fresh in chunks:
         part = tables.at(size)
-        for phase in (_forward("trunk", part.trunk), *_trunk_backward(part, fresh)):
-            held = part.cotangent if phase.name == "trunk backward" else 0.0  # a slice of dL/dz does not die early
-            yield phase._replace(rise=phase.rise + held, seconds=times * phase.seconds)
-        yield Phase("trunk backward", 0.0, part.cotangent, 0.0)
-    yield Phase("trunk backward", 0.0, -z - pieces.cotangent, 0.0)
+        for phase in (_forward("trunk", part.trunk), *_trunk_backward_from_slice(part, fresh)):
+            yield phase._replace(times=times * phase.times)
+    yield Phase("trunk backward", 0.0, -z - pieces.cotangent)
 
 
 @phases.register
 def _(edition: Accumulated, tables: Tables, samples: int, first: bool) -> Iterator[Phase]:
     for size, times, fresh in _cuts(samples, edition.micro_batches, first):
         for phase in phases(edition.edition, tables, size, fresh):
-            yield phase._replace(seconds=times * phase.seconds)
+            yield phase._replace(times=times * phase.times)
 
 
 @phases.register
@@ -186,8 +194,18 @@ def _trunk_backward(pieces: Pieces, first: bool, *, cut: bool = True) -> Iterato
     """From dL/dz as the leaves hold it; a sum in float32 is cast for a 16-bit trunk."""
     term, backward = _term(pieces), _backward("trunk", pieces.trunk, first)
     if cut and term < pieces.cotangent:
-        yield Phase(backward.name, term, term - pieces.cotangent, 0.0)
+        yield Phase(backward.name, term, term - pieces.cotangent)
     yield backward._replace(net=backward.net - term)
+
+
+def _trunk_backward_from_slice(pieces: Pieces, first: bool) -> Iterator[Phase]:
+    """From a slice of dL/dz, which stays; its cast for a 16-bit trunk dies when it has been used."""
+    term, backward = _term(pieces), _backward("trunk", pieces.trunk, first)
+    if term < pieces.cotangent:
+        yield Phase(backward.name, term, term)
+        yield backward._replace(net=backward.net - term)
+    else:
+        yield backward._replace(rise=backward.rise + pieces.trunk.held_rise - pieces.trunk.again_rise)
 
 
 def _term(pieces: Pieces) -> float:
@@ -210,21 +228,21 @@ def _heads(
             term = _term(pieces)
             for name in group:
                 phase = _forward(f"head {name}", pieces.heads[name])
-                yield phase._replace(seconds=times * phase.seconds)
+                yield phase._replace(times=times * phase.times)
             held = term if len(group) > 1 or not cut else 0.0
             for name in reversed(group):
                 phase = _backward(f"head {name}", pieces.heads[name], fresh)
-                yield phase._replace(net=phase.net + held, seconds=times * phase.seconds)
+                yield phase._replace(net=phase.net + held, times=times)
                 held = 0.0
             released = term if cut and len(group) > 1 else 0.0
             made = times * pieces.cotangent if cut and number == 0 else 0.0  # every cut makes its own dL/dz
-            yield Phase("dL/dz", 0.0, made - released, times * tables.per_graph)
+            yield Phase("dL/dz", 0.0, made - released, tables.per_graph, times)
 
 
 def _landing(pieces: Pieces, head_chunks: int) -> Iterator[Phase]:
     """The parts of dL/dz are put together."""
     if head_chunks > 1:
-        yield Phase("trunk backward", pieces.cotangent, 0.0, 0.0)
+        yield Phase("trunk backward", pieces.cotangent, 0.0)
 
 
 def _cuts(samples: int, count: int, first: bool) -> Iterator[tuple[int, int, bool]]:

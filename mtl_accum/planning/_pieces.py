@@ -20,6 +20,7 @@ class Part(NamedTuple):
         kept: what its forward leaves for the backward; the representation too, if it is the trunk.
         backward_rise: how far its backward goes above what was live when it began, from no gradients.
         again_rise: the same where the gradients are there and are added to.
+        held_rise: the same again, of the trunk, where dL/dz does not die when it has been used.
         gradients: of its parameters, which the first backward makes.
         forward_seconds: the forward's time.
         backward_seconds: the backward's time.
@@ -29,6 +30,7 @@ class Part(NamedTuple):
     kept: float = 0.0
     backward_rise: float = 0.0
     again_rise: float = 0.0
+    held_rise: float = 0.0
     gradients: float = 0.0
     forward_seconds: float = 0.0
     backward_seconds: float = 0.0
@@ -62,18 +64,40 @@ class Table:
 
     Args:
         known: by the number of samples.
+        clock: where the seconds come from; None takes those that are known here.
     """
 
-    def __init__(self, known: Iterable[tuple[int, Pieces]]) -> None:
+    def __init__(self, known: Iterable[tuple[int, Pieces]], clock: Table | None = None) -> None:
         self._known = dict(sorted(known))
         self._sizes = list(self._known)
+        self._clock = clock
         self.at = lru_cache(maxsize=None)(self._at)
+
+    def timed_by(self, clock: Table) -> Table:
+        """The same bytes with other seconds."""
+        return Table(self._known.items(), clock)
 
     def _at(self, samples: int) -> Pieces:
         """Between the two numbers that are nearest; beyond the largest, as between the last two."""
+        found = self._between(samples)
+        return found if self._clock is None else _with_seconds(found, self._clock.at(samples))
+
+    def _between(self, samples: int) -> Pieces:
         if samples in self._known or len(self._sizes) == 1:
             return self._known.get(samples, self._known[self._sizes[0]])
         high = min(max(bisect.bisect(self._sizes, samples), 1), len(self._sizes) - 1)
         below, above = self._sizes[high - 1], self._sizes[high]
         share = (samples - below) / (above - below)
         return tree_map(lambda a, b: max(0.0, a + share * (b - a)), self._known[below], self._known[above])  # type: ignore[no-any-return]
+
+
+def _with_seconds(pieces: Pieces, clock: Pieces) -> Pieces:
+    def timed(part: Part, by: Part) -> Part:
+        return part._replace(forward_seconds=by.forward_seconds, backward_seconds=by.backward_seconds)
+
+    return pieces._replace(
+        trunk=timed(pieces.trunk, clock.trunk),
+        blind=timed(pieces.blind, clock.blind),
+        heads={name: timed(head, clock.heads[name]) for name, head in pieces.heads.items()},
+        optimizer=timed(pieces.optimizer, clock.optimizer),
+    )

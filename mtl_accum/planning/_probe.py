@@ -20,21 +20,23 @@ from mtl_accum.planning._pieces import Part, Pieces
 __all__ = ["Probe", "Stopwatch", "as_pieces", "bytes_of", "wrapped"]
 
 _BLIND = "trunk without a graph"
+_HELD = "trunk with dL/dz held"
 
 
 @dataclass
 class Probe:
-    """An edition that shows all parts: the trunk without a graph, then `Split`, once or twice, gradients adding up.
+    """An edition that shows all parts: the trunk without a graph, then `Split`, gradients adding up.
 
     Args:
-        passes: how often `Split` runs: the second time gradients are added to instead of made.
+        weigh: for bytes: `Split` runs twice, since the second time gradients are added to instead of made, then the
+            trunk with dL/dz held to the end, as a slice of it is.
 
     Attributes:
         representation: bytes of it.
         uncuttable: why it cannot be cut into samples; empty if it can.
     """
 
-    passes: int = 2
+    weigh: bool = True
     representation: int = field(default=0, init=False)
     uncuttable: str = field(default="", init=False)
 
@@ -45,8 +47,10 @@ class Probe:
                 z = run_trunk(trunk, batch)
             self._look(z, batch)
             del z
-        for _ in range(self.passes):
+        for _ in range(1 + self.weigh):
             losses = Split().forward_backward(trunk, tasks, batch)
+        if self.weigh:
+            _hold(trunk, batch)
         return losses
 
     def _look(self, z: Any, batch: Any) -> None:
@@ -56,6 +60,16 @@ class Probe:
             self.uncuttable = "" if found == expected else f"representation: found {found} samples of {expected}"
         except (TypeError, ValueError) as error:
             self.uncuttable = str(error)
+
+
+def _hold(trunk: Trunk, batch: Any) -> None:
+    with phase(_HELD, "forward"):
+        z = run_trunk(trunk, batch)
+    roots = [leaf for leaf in leaves(z) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if roots:
+        gradients = [torch.zeros_like(root, requires_grad=False) for root in roots]
+        with phase(_HELD, "backward"):
+            torch.autograd.backward(roots, gradients)
 
 
 def wrapped(edition: Edition, variant: str) -> Edition:
@@ -96,6 +110,8 @@ def as_pieces(
     for run in _runs(timeline, seconds):
         runs.setdefault(run.name, []).append(run)
     trunk = _part(runs, "trunk")
+    held = runs.get(f"{_HELD} backward")
+    trunk = trunk if held is None else trunk._replace(held_rise=held[0].rise)
     heads = {name: _part(runs, f"head {name}") for name in names if f"head {name} forward" in runs}
     again = [runs[f"head {name} backward"][-1] for name in heads if f"head {name} backward" in runs]
     kept = sum(part.kept for name, part in heads.items() if f"head {name} backward" in runs)
@@ -149,7 +165,7 @@ def _part(runs: dict[str, list[_Run]], name: str) -> Part:
         forward[0].net,
         backward[0].rise,
         backward[-1].rise,
-        max(0.0, backward[0].net - backward[-1].net),
-        min(run.seconds for run in forward),
-        min(run.seconds for run in backward),
+        gradients=max(0.0, backward[0].net - backward[-1].net),
+        forward_seconds=min(run.seconds for run in forward),
+        backward_seconds=min(run.seconds for run in backward),
     )

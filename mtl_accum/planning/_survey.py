@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from mtl_accum.planning._probe import Probe, Stopwatch, as_pieces, bytes_of, wra
 __all__ = ["Survey", "survey"]
 
 _FEW = 12  # the smaller of two sizes is that part of the batch: small pieces matter, and one sample is a special case
+_FEWEST = 2  # samples: batch normalisation refuses one
 
 
 class Survey(NamedTuple):
@@ -24,12 +26,14 @@ class Survey(NamedTuple):
     Attributes:
         tables: the pieces at every number of samples, with seconds by operation counts.
         samples: of the batch; 1 if it cannot be cut.
-        uncuttable: why the representation cannot be cut; empty if it can.
+        uncuttable: why batch or representation cannot be cut; empty if they can.
+        seconds_per_phase: how long tensors without data take.
     """
 
     tables: Tables
     samples: int
     uncuttable: str
+    seconds_per_phase: float
 
 
 def survey(rehearsal: Rehearsal, variants: Sequence[str]) -> Survey:
@@ -43,23 +47,27 @@ def survey(rehearsal: Rehearsal, variants: Sequence[str]) -> Survey:
         PredictionError: the step does not run on tensors without data.
     """
     _, tasks, batch, _ = rehearsal.parts
+    uncuttable = ""
     try:
         samples = samples_of(batch, "batch")
-        sizes: list[int | None] = sorted({max(1, samples // _FEW), samples})  # type: ignore[assignment]
-    except (TypeError, ValueError):
-        samples, sizes = 1, [None]
+        sizes: list[int | None] = sorted({min(max(_FEWEST, samples // _FEW), samples), samples})  # type: ignore[assignment]
+    except (TypeError, ValueError) as error:
+        samples, sizes, uncuttable = 1, [None], str(error)
     tables: dict[str, Table] = {}
     for variant in variants:
         known: list[tuple[int, Pieces]] = []
         for size in sizes:
             probe, counter = Probe(), OperationCounter()
             watch = Stopwatch(counter.now)
+            started = time.perf_counter()
             with listening(watch), counter:
                 meter = rehearsal.step(wrapped(probe, variant), samples=size)
+            spent = time.perf_counter() - started
             found = meter.result()
             pieces = as_pieces(found.timeline, watch.phases, list(tasks), probe.representation)
             known.append((size or samples, pieces))
         tables[variant] = Table(known)
     rests = found.base_bytes or 0
     per_sample = bytes_of(batch) / samples if sizes != [None] else 0.0
-    return Survey(Tables(rests - per_sample * samples, per_sample, tables), samples, probe.uncuttable)
+    known_pieces = Tables(rests - per_sample * samples, per_sample, tables)
+    return Survey(known_pieces, samples, uncuttable or probe.uncuttable, spent / len(watch.phases))

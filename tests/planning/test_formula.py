@@ -23,31 +23,26 @@ SIZES = {
 }
 
 
-def schedules(samples: int) -> dict[object, float]:
-    """By the schedule, how far above a direct prediction the formula may be, in float32 on the CPU.
-
-    `Cached` counts a chunk's dL/dz through its whole backward; another kernel may let it die with the first layer.
-    """
-    exact, above = 0.001, 0.13
-    return {
-        SummedLoss(): exact,
-        PerTask(): exact,
-        Split(): exact,
-        Split(order="reverse"): exact,
-        Split(heads_per_graph=2): exact,
-        Split(head_chunks=4): exact,
-        Cached(samples // 4): above,
-        Cached(samples): above,
-        Cached(samples // 8, head_chunks=3): above,
-        Accumulated(SummedLoss(), 5): exact,
-        Accumulated(Split(), 2): exact,
-        Accumulated(Split(), 12): exact,
-        Accumulated(Split(head_chunks=2), 3): exact,
-        Checkpointed(SummedLoss()): exact,
-        Checkpointed(Split()): exact,
-        Checkpointed(Accumulated(Split(), 3)): exact,
-        Checkpointed(Cached(samples // 3)): above,
-    }
+def schedules(samples: int) -> list[object]:
+    return [
+        SummedLoss(),
+        PerTask(),
+        Split(),
+        Split(order="reverse"),
+        Split(heads_per_graph=2),
+        Split(head_chunks=4),
+        Cached(samples // 4),
+        Cached(samples),
+        Cached(samples // 8, head_chunks=3),
+        Accumulated(SummedLoss(), 5),
+        Accumulated(Split(), 2),
+        Accumulated(Split(), 12),
+        Accumulated(Split(head_chunks=2), 3),
+        Checkpointed(SummedLoss()),
+        Checkpointed(Split()),
+        Checkpointed(Accumulated(Split(), 3)),
+        Checkpointed(Cached(samples // 3)),
+    ]
 
 
 ON_CUDA = [Offloaded(Split()), Offloaded(Checkpointed(Accumulated(Split(), 3)))]
@@ -62,19 +57,19 @@ def compare(network: str, mode: str, *, cuda: bool) -> dict[object, float]:
     variants = ["", "checkpointed", *(["offloaded", "offloaded, checkpointed"] if cuda else [])]
     parts = (model.trunk, model.tasks, batch, torch.optim.AdamW(model.parameters()))
     with Rehearsal(parts, cuda=cuda) as rehearsal:
-        tables, found, uncuttable = survey(rehearsal, variants)
-        assert (found, uncuttable) == (samples, "")
+        found = survey(rehearsal, variants)
+        assert (found.samples, found.uncuttable) == (samples, "")
         chosen = [*schedules(samples), *(ON_CUDA if cuda else [])]
         direct = {edition: rehearsal.step(edition).result().peak_bytes for edition in chosen}
-    return {edition: estimate(edition, tables, samples).peak_bytes / peak - 1 for edition, peak in direct.items()}
+    return {edition: estimate(edition, found.tables, samples).peak_bytes / peak - 1 for edition, peak in direct.items()}
 
 
 @pytest.mark.parametrize("mode", ["fp32", "checkpoint"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_formula_is_a_direct_prediction(network, mode):
-    bounds = schedules(SIZES[network]["samples"])
     for edition, off in compare(network, mode, cuda=False).items():
-        assert -1e-4 < off < (0.02 if edition == Checkpointed(SummedLoss()) else bounds[edition]), edition
+        below = 0.021 if mode == "checkpoint" and edition == Cached(SIZES[network]["samples"]) else 1e-4
+        assert -below < off < (0.02 if edition == Checkpointed(SummedLoss()) else 0.001), edition
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -87,7 +82,8 @@ def test_in_16_bit_it_is_from_above(network):
 @pytest.mark.parametrize("network", ["convolutional", "many_heads"])
 def test_for_cuda(network, mode):
     for edition, off in compare(network, mode, cuda=True).items():
-        assert -0.006 < off < 0.25, edition  # blocks of 512 bytes round small pieces up
+        below = 0.021 if mode == "checkpoint" and edition == Cached(SIZES[network]["samples"]) else 0.008
+        assert -below < off < 0.25, edition  # blocks of 512 bytes round small pieces up
 
 
 def test_time_is_the_sum_of_the_pieces():

@@ -1,0 +1,90 @@
+"""Real steps without a trace: parameters, gradients, optimizer, buffers and random state are put back, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from mtl_accum._trial import Network
+from mtl_accum.memory._rehearsal import same_random_numbers
+from mtl_accum.memory._training_step import TrainingStep
+
+__all__ = ["Weights", "without_a_trace"]
+
+
+@contextmanager
+def without_a_trace(step: TrainingStep) -> Iterator[None]:
+    """Let steps run that change everything, and put all of it back at the end.
+
+    The copies are on the host: a GPU needs no room for them.
+
+    Args:
+        step: whose network and optimizer to put back.
+    """
+    gradients = [parameter.grad for parameter in step.parameters]
+    weights = Weights(step.parameters, step.optimizer)
+    with same_random_numbers(), Network(step.trunk, step.tasks, step.batch).untouched():
+        try:
+            step.zero_grad()
+            yield
+        finally:
+            weights.restore()
+            for parameter, gradient in zip(step.parameters, gradients, strict=True):
+                parameter.grad = gradient
+
+
+class Weights:
+    """What `optimizer.step()` changes, as it is now: a copy on the host.
+
+    Args:
+        parameters: of the network.
+        optimizer: with its state and its groups; None if there is none.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer | None) -> None:
+        self._parameters = [_Kept(parameter) for parameter in parameters]
+        self._optimizer = optimizer
+        if optimizer is not None:
+            self._state = {parameter: _keep(dict(state)) for parameter, state in optimizer.state.items()}
+            self._groups = [_keep(_settings(group)) for group in optimizer.param_groups]
+
+    def restore(self) -> None:
+        """Put it back: the same tensors with their values of then, and no state that was not there."""
+        for parameter in self._parameters:
+            parameter.back()
+        if self._optimizer is None:
+            return
+        self._optimizer.state.clear()
+        self._optimizer.state.update((parameter, _back(state)) for parameter, state in self._state.items())
+        for group, settings in zip(self._optimizer.param_groups, self._groups, strict=True):
+            group.update(_back(settings))
+
+
+class _Kept:
+    """A tensor and its value."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self._value = tensor.detach().to("cpu", copy=True)
+
+    def back(self) -> Tensor:
+        with torch.no_grad():
+            self._tensor.copy_(self._value)
+        return self._tensor
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
+
+
+def _keep(tree: Any) -> Any:
+    return tree_map(lambda leaf: _Kept(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def _back(tree: Any) -> Any:
+    return tree_map(lambda leaf: leaf.back() if isinstance(leaf, _Kept) else leaf, tree)

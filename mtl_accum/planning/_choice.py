@@ -1,0 +1,123 @@
+"""From the pieces of a network to a ranking of all schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from mtl_accum.editions import Edition
+from mtl_accum.memory import Breakdown
+from mtl_accum.planning._formula import Estimate, Tables, estimate
+from mtl_accum.planning._record import LargestBatch, Schedule
+
+__all__ = ["Option", "largest_batches", "pareto", "promising", "ranked", "schedule", "what_helps", "what_holds"]
+
+_SLACK = 1.05  # formulas are up to that far above a direct prediction, which decides
+_DOUBTFUL = 8  # so many are tried that fit only if the formula is too high
+_NO_LIMIT = 2**40  # samples
+
+
+class Option(NamedTuple):
+    """A candidate and what the formula says of it."""
+
+    edition: Edition
+    estimate: Estimate
+
+
+def ranked(editions: Iterable[Edition], tables: Tables, samples: int) -> list[Option]:
+    """Candidates with their estimates, fastest first; of equals the simpler one, which comes first in the list."""
+    options = [Option(edition, estimate(edition, tables, samples)) for edition in editions]
+    return sorted(options, key=lambda option: option.estimate.seconds)
+
+
+def promising(options: Iterable[Option], budget: int) -> list[Option]:
+    """Those that fit, and a few of which only a direct prediction can tell."""
+    chosen, doubtful = [], 0
+    for option in options:
+        peak = option.estimate.peak_bytes
+        doubtful += budget < peak <= _SLACK * budget
+        if peak <= budget or (peak <= _SLACK * budget and doubtful <= _DOUBTFUL):
+            chosen.append(option)
+    return chosen
+
+
+def pareto(options: Sequence[Option], summed: Estimate) -> tuple[Schedule, ...]:
+    """Those than which none is both faster and smaller, fastest first."""
+    front: list[Option] = []
+    for option in sorted(options, key=lambda option: (option.estimate.seconds, option.estimate.peak_bytes)):
+        if not front or option.estimate.peak_bytes < front[-1].estimate.peak_bytes:
+            front.append(option)
+    return tuple(schedule(option, summed) for option in front)
+
+
+def schedule(option: Option, summed: Estimate) -> Schedule:
+    """An option, relative to the summed loss."""
+    ratio = option.estimate.seconds / summed.seconds if summed.seconds else 1.0
+    return Schedule(option.edition, option.estimate.peak_bytes, ratio)
+
+
+def largest_batches(options: Iterable[Option], tables: Tables, budget: int) -> tuple[LargestBatch, ...]:
+    """By the kind of schedule, the largest batch that the one which needs least can take."""
+    frugal: dict[str, Option] = {}
+    for option in options:
+        kind = type(option.edition).__name__
+        if kind not in frugal or option.estimate.peak_bytes < frugal[kind].estimate.peak_bytes:
+            frugal[kind] = option
+
+    def fits(edition: Edition) -> Callable[[int], bool]:
+        return lambda samples: estimate(edition, tables, samples).peak_bytes <= budget
+
+    return tuple(LargestBatch(option.edition, _largest(fits(option.edition))) for option in frugal.values())
+
+
+def what_holds(peak: Breakdown | None, tables: Tables) -> dict[str, int]:
+    """What the smallest peak is made of: what rests, and the pieces that no schedule can make smaller."""
+    one = tables.at(1)
+    largest = max(one.heads, key=lambda name: one.heads[name].kept + one.heads[name].forward_rise)
+    held: dict[str, int] = {}
+    if peak is not None:
+        held = {
+            "parameters and buffers": peak.parameters + peak.buffers,
+            "optimizer state": peak.optimizer_state,
+            "gradients": peak.gradients,
+            "the batch": peak.inputs,
+        }
+    held["one sample's trunk"] = round(max(one.trunk.kept, one.trunk.forward_rise))
+    held[f"one sample's largest head ({largest})"] = round(
+        max(one.heads[largest].kept, one.heads[largest].forward_rise)
+    )
+    return held
+
+
+def what_helps(
+    holds: dict[str, int], budget: int, left_out: dict[str, str], largest: Iterable[LargestBatch]
+) -> Iterator[str]:
+    """What a person could change, the most effective first."""
+    rests = sum(holds.get(name, 0) for name in ("parameters and buffers", "optimizer state", "gradients"))
+    if rests > budget:
+        yield (
+            "no batch is small enough: parameters, gradients and optimizer state alone are more; fewer or 16-bit "
+            "parameters, fewer of them trainable, or sharding them over devices"
+        )
+    if holds.get("optimizer state", 0) > 0:
+        yield "an optimizer with less state (SGD has none without momentum)"
+    if any("batch statistics" in reason for reason in left_out.values()):
+        yield "to_group_norm(model): without batch statistics the batch can be cut"
+    possible = [row for row in largest if row.samples]
+    if rests <= budget and possible:
+        best = max(possible, key=lambda row: row.samples or 0)
+        yield f"a batch of {best.samples} samples"
+    yield "smaller samples (image size, sequence length)"
+
+
+def _largest(fits: Callable[[int], bool]) -> int | None:
+    """The largest number for which it is true, if it is true up to there; None if that is beyond all batches."""
+    low, high = 0, 1
+    while fits(high):
+        low, high = high, 2 * high
+        if high > _NO_LIMIT:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

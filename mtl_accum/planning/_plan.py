@@ -1,0 +1,112 @@
+"""From a memory budget to the fastest exact schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from mtl_accum.editions import SummedLoss, Tasks, Trunk
+from mtl_accum.memory._training_step import Build, Parts, TrainingStep
+from mtl_accum.planning._budget import in_bytes
+from mtl_accum.planning._choice import Option, largest_batches, pareto, schedule, what_helps, what_holds
+from mtl_accum.planning._probe import bytes_of
+from mtl_accum.planning._record import Plan
+from mtl_accum.planning._search import Clock, Search
+
+__all__ = ["plan"]
+
+
+def plan(
+    trunk: Trunk,
+    tasks: Tasks,
+    batch: Any,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    budget: int | str = "auto",
+    device: str | torch.device | None = None,
+    build: Build | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> Plan:
+    """Choose the fastest exact schedule whose peak fits into a memory budget.
+
+    Candidates are all editions in all numbers of micro-batches, trunk chunks, head chunks and heads per graph (powers
+    of two), each with and without activation checkpointing of the trunk and, on a GPU, with the trunk's saved tensors
+    on the host. What cannot be exact for this network is left out, by name. Batch and learning rate stay as they are.
+
+    Steps:
+        1. A few runs on tensors without data tell what every part of the network needs; a formula makes every
+           candidate's peak and time of it (`planning/_formula.py`). Nothing of full size runs.
+        2. Where the network is on the device, its parts are timed there, at sizes that fit; else operations and bytes
+           are counted (`planning/_operations.py`).
+        3. Where it is, the best candidates run a whole step each under a meter, and those that fit are timed against
+           each other. All that this changes is put back, bit for bit; the copies of parameters and optimizer state
+           are on the host.
+        4. The chosen one is predicted directly, by category.
+
+    Args:
+        trunk: maps the batch to the representation; on any device, "meta" too.
+        tasks: by name, maps the representation and the batch to a 0-dim loss.
+        batch: of the size to plan for.
+        optimizer: its state and its step count; None leaves them out.
+        budget: of the step's live tensors: bytes, or "6GiB", "6GB", "80%" of the device's memory, or "auto": what is
+            free there less a reserve.
+        device: "cuda" or "cpu"; None is where the network is.
+        build: returns (trunk, tasks, batch, optimizer) in place of those given, called where tensors have no data.
+        on_progress: told in a few words what happens next.
+
+    Returns:
+        The plan. Where nothing fits, it says why, and its `edition` raises `BudgetError`.
+
+    Raises:
+        ValueError: budget or device is no such thing.
+        TypeError: a callable keeps its modules in a closure, or a module is lazy; the message names the fix.
+        PredictionError: the step does not run on tensors without data.
+    """
+    parts: Parts | Build = build or (trunk, tasks, batch, optimizer)
+    given = None if build is not None else TrainingStep(trunk, tasks, batch, optimizer, SummedLoss())
+    where = _device(device, given)
+    real = given if given is not None and given.device.type == where.type else None
+    allowed = in_bytes(budget, where, held=0 if real is None else _held(real))
+    clock = Clock(on_progress)
+    search = Search(parts, where, allowed.size, real, clock)
+    search.time()
+    found = search.choose()
+    option, peak = found or search.smallest()
+    largest = largest_batches(search.options, search.tables, allowed.size)
+    holds = what_holds(peak.categories, search.tables)
+    return Plan(
+        budget=allowed,
+        device=str(where),
+        samples=search.samples,
+        chosen=schedule(option, search.summed) if found else None,
+        peak=dataclasses.replace(peak, device=str(where)),
+        summed=schedule(Option(SummedLoss(), search.summed), search.summed),
+        front=pareto(search.options, search.summed),
+        candidates=len(search.options),
+        left_out=search.left_out,
+        largest_batch=largest,
+        timed_by="timings" if search.timed else "operation counts",
+        trials=tuple(search.trials),
+        holds=holds,
+        advice=() if found else tuple(what_helps(holds, allowed.size, search.left_out, largest)),
+        spent=clock.spent,
+    )
+
+
+def _device(device: str | torch.device | None, given: TrainingStep | None) -> torch.device:
+    if device is None:
+        there = torch.device("cuda") if given is None else given.device
+        return torch.device("cuda") if there.type == "meta" else there
+    if re.fullmatch(r"cpu|cuda(:\d+)?", str(device)) is None:
+        raise ValueError(f"device must be cpu or cuda, found {device!r}")
+    return torch.device(device)
+
+
+def _held(step: TrainingStep) -> int:
+    """Bytes of a step's tensors that are there already."""
+    state = [] if step.optimizer is None else list(step.optimizer.state.values())
+    return bytes_of([step.parameters, step.buffers, step.batch, state])

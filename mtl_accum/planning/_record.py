@@ -1,0 +1,197 @@
+"""What a plan is: the schedule, why it was chosen, and what else there was."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+from mtl_accum.editions import Edition
+from mtl_accum.memory import PeakMemory
+from mtl_accum.planning._budget import Budget
+from mtl_accum.planning._notation import as_dict, from_dict, overrides, spelled
+
+__all__ = ["BudgetError", "LargestBatch", "Plan", "Schedule", "Trial", "schedules_of"]
+
+
+class BudgetError(ValueError):
+    """No exact schedule fits into the budget; the message says what holds the memory, and what would help."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One way to compute the gradient, and what it would need.
+
+    Attributes:
+        edition: computes the gradient.
+        peak_bytes: predicted, of live tensors.
+        time_ratio: predicted seconds of a step, relative to `SummedLoss`.
+    """
+
+    edition: Edition
+    peak_bytes: int
+    time_ratio: float
+
+
+@dataclass
+class Trial:
+    """One schedule on the real device, whole steps with the optimizer.
+
+    Attributes:
+        edition: the schedule.
+        peak_bytes: of one step; None where memory ran out.
+        fits: whether that is within the budget.
+        step_seconds: of the timed steps; empty if it does not fit.
+    """
+
+    edition: Edition
+    peak_bytes: int | None
+    fits: bool
+    step_seconds: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Of a step, the median."""
+        return median(self.step_seconds)
+
+
+@dataclass(frozen=True)
+class LargestBatch:
+    """How far one kind of schedule reaches.
+
+    Attributes:
+        edition: of its kind, the one that needs least.
+        samples: of the largest batch that is predicted to fit; None if its size does not matter.
+    """
+
+    edition: Edition
+    samples: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A schedule for a memory budget. All sizes in bytes.
+
+    Attributes:
+        budget: what the live tensors of a step may take.
+        device: that it is for.
+        samples: of the batch; 1 if it cannot be cut.
+        chosen: the fastest exact schedule that fits; None if none does.
+        peak: its prediction; of the smallest schedule that exists if none fits.
+        summed: what the summed loss would need.
+        front: no schedule is both faster and smaller than one of these; fastest first.
+        candidates: how many there were.
+        left_out: what cannot be exact here or makes no sense, and why.
+        largest_batch: by the kind of schedule.
+        timed_by: "timings of the pieces on the device" or "operation counts".
+        trials: schedules that ran for real, with their measured peak and time.
+        holds: what the smallest peak that exists is made of, by name.
+        advice: what would help if nothing fits.
+        spent: seconds that the plan took, by what it did.
+    """
+
+    budget: Budget
+    device: str
+    samples: int
+    chosen: Schedule | None
+    peak: PeakMemory
+    summed: Schedule
+    front: tuple[Schedule, ...]
+    candidates: int
+    left_out: dict[str, str]
+    largest_batch: tuple[LargestBatch, ...]
+    timed_by: str
+    trials: tuple[Trial, ...] = ()
+    holds: dict[str, int] = field(default_factory=dict)
+    advice: tuple[str, ...] = ()
+    spent: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def edition(self) -> Edition:
+        """The chosen schedule.
+
+        Raises:
+            BudgetError: none fits.
+        """
+        if self.chosen is None:
+            raise BudgetError(self._why_not())
+        return self.chosen.edition
+
+    @property
+    def overrides(self) -> list[str]:
+        """What to write on the command line in place of `edition=auto`; raises as `edition` does."""
+        return overrides(self.edition)
+
+    @property
+    def fallbacks(self) -> tuple[Schedule, ...]:
+        """What to go on with if memory runs out all the same: each needs less than the one before."""
+        if self.chosen is None:
+            return ()
+        limit = self.chosen.peak_bytes
+        failed = [trial.edition for trial in self.trials if not trial.fits]
+        return tuple(s for s in self.front if s.peak_bytes < limit and s.edition not in failed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan in plain values, as JSON and a checkpoint can hold them; an edition is what Hydra instantiates."""
+        return {
+            "budget": asdict(self.budget),
+            "device": self.device,
+            "samples": self.samples,
+            "chosen": None if self.chosen is None else {**_row(self.chosen), "overrides": self.overrides},
+            "peak": asdict(self.peak),
+            "summed": _row(self.summed),
+            "front": [_row(schedule) for schedule in self.front],
+            "fallbacks": [_row(schedule) for schedule in self.fallbacks],
+            "candidates": self.candidates,
+            "left_out": dict(self.left_out),
+            "largest_batch": [{**_written(row.edition), "samples": row.samples} for row in self.largest_batch],
+            "timed_by": self.timed_by,
+            "trials": [
+                {
+                    **_written(trial.edition),
+                    "peak_bytes": trial.peak_bytes,
+                    "fits": trial.fits,
+                    "step_seconds": list(trial.step_seconds),
+                }
+                for trial in self.trials
+            ],
+            "holds": dict(self.holds),
+            "advice": list(self.advice),
+            "spent": dict(self.spent),
+        }
+
+    def _why_not(self) -> str:
+        held = ", ".join(f"{name} {_size(size)}" for name, size in self.holds.items())
+        return (
+            f"budget: expected at least {_size(self.peak.peak_bytes or 0)}, the smallest peak that an exact schedule "
+            f"has here, found {_size(self.budget.size)} ({self.budget.words}); it is made of {held}; what would help: "
+            + "; ".join(self.advice)
+        )
+
+
+def schedules_of(written: dict[str, Any]) -> list[Edition]:
+    """The schedules of a plan that was written down: the chosen one, then its fallbacks.
+
+    Raises:
+        ValueError: it is no plan, or none of its schedules fitted.
+    """
+    rows = [written.get("chosen"), *written.get("fallbacks", [])]
+    if not isinstance(rows[0], dict):
+        raise ValueError("plan: expected a schedule under 'chosen', found none")
+    return [from_dict(row["edition"]) for row in rows]
+
+
+def _row(schedule: Schedule) -> dict[str, Any]:
+    return {
+        **_written(schedule.edition),
+        "peak_bytes": schedule.peak_bytes,
+        "time_ratio": schedule.time_ratio,
+    }
+
+
+def _written(edition: Edition) -> dict[str, Any]:
+    return {"schedule": spelled(edition), "edition": as_dict(edition)}
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -1,0 +1,164 @@
+"""The way from a network to the schedule that fits: probe, time, try, confirm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from mtl_accum._restore import without_a_trace
+from mtl_accum.editions import SummedLoss
+from mtl_accum.memory import PeakMemory
+from mtl_accum.memory._predict import predicted
+from mtl_accum.memory._rehearsal import Rehearsal
+from mtl_accum.memory._training_step import Build, Parts, TrainingStep
+from mtl_accum.planning._candidates import HEAD_CHUNKS, candidates, left_out
+from mtl_accum.planning._choice import Option, promising, ranked
+from mtl_accum.planning._formula import Estimate, estimate
+from mtl_accum.planning._record import Trial
+from mtl_accum.planning._survey import survey
+from mtl_accum.planning._timings import piece_sizes, run_off, time_pieces
+
+__all__ = ["Clock", "Search"]
+
+# What is done with the trunk, and the candidates that it is there for.
+_VARIANTS = {
+    "": set(),
+    "checkpointed": {"Checkpointed"},
+    "offloaded": {"Offloaded"},
+    "offloaded, checkpointed": {"Offloaded", "Checkpointed"},
+}
+_PATIENCE = 30.0  # seconds for a direct prediction; where it would take longer, the formula is believed
+
+
+class Clock:
+    """Seconds by what was done meanwhile.
+
+    Args:
+        tell: told what begins.
+
+    Attributes:
+        spent: the seconds.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self.spent: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        """Count what the block takes."""
+        self._tell(what)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[what] = self.spent.get(what, 0.0) + time.perf_counter() - start
+
+
+class Search:
+    """A network that has been probed, to be timed where it is on the device, and the schedules for it.
+
+    Args:
+        parts: trunk, tasks, batch and optimizer, or what builds them.
+        device: to plan for.
+        budget: in bytes.
+        real: a step of the network, if it is on the device; else None.
+        clock: counts the seconds.
+
+    Attributes:
+        options: all candidates, fastest first.
+        tables: the pieces.
+        samples: of the batch.
+        left_out: what is no candidate, and why.
+        timed: whether the seconds are the device's.
+        trials: what ran there.
+    """
+
+    def __init__(
+        self, parts: Parts | Build, device: torch.device, budget: int, real: TrainingStep | None, clock: Clock
+    ) -> None:
+        self._given, self._cuda, self._budget = parts, device.type == "cuda", budget
+        self._real, self._clock = real, clock
+        with clock("probing"), Rehearsal(parts, cuda=self._cuda) as rehearsal:
+            trunk, _, batch, _ = rehearsal.parts
+            self.left_out = left_out(trunk, rehearsal.present, batch, on_gpu=self._cuda)
+            variants = [name for name, needed in _VARIANTS.items() if not needed & self.left_out.keys()]
+            found = survey(rehearsal, variants)
+        if found.uncuttable:
+            self.left_out = dict.fromkeys(("Cached", HEAD_CHUNKS), found.uncuttable) | self.left_out
+        self.tables, self.samples = found.tables, found.samples
+        self._seconds_per_phase = found.seconds_per_phase
+        heads = len(self.tables.at(self.samples).heads)
+        self._editions = candidates(heads, self.samples, self.left_out)
+        self.options = ranked(self._editions, self.tables, self.samples)
+        self.trials: list[Trial] = []
+        self.timed = False
+
+    @property
+    def summed(self) -> Estimate:
+        """What the summed loss needs."""
+        return estimate(SummedLoss(), self.tables, self.samples)
+
+    def time(self) -> None:
+        """Take the seconds from short runs of the pieces, if the network is on the device and anything fits."""
+        if self._real is None or not promising(self.options, self._budget):
+            return
+        sizes = piece_sizes(self.tables, self.samples, self._budget)
+        with self._clock("timing the pieces"), without_a_trace(self._real):
+            times = time_pieces(self._real.parts, sizes)
+        if times:
+            self.timed = True
+            self.tables = self.tables.timed_by(times)
+            self.options = ranked(self._editions, self.tables, self.samples)
+
+    def choose(self) -> tuple[Option, PeakMemory] | None:
+        """The fastest option that fits, with its direct prediction; None if none does."""
+        rest = promising(self.options, self._budget)
+        while rest:
+            order, rest = self._try(rest)
+            for option, peak in self._direct(order):
+                if peak.peak_bytes is not None and peak.peak_bytes <= self._budget:
+                    return option, peak
+        return None
+
+    def smallest(self) -> tuple[Option, PeakMemory]:
+        """The option that needs least memory, with its direct prediction."""
+        return next(self._direct([min(self.options, key=lambda option: option.estimate.peak_bytes)]))
+
+    def _try(self, options: list[Option]) -> tuple[list[Option], list[Option]]:
+        """Options in the order in which to believe in them, and those that are left for later."""
+        if self._real is None:
+            return options, []
+        with self._clock("trying the best"), without_a_trace(self._real):
+            tried = run_off(self._real.parts, options, self._budget)
+        self.trials += tried
+        by_edition = {repr(option.edition): option for option in options}
+        order = [by_edition.pop(repr(trial.edition)) for trial in tried if trial.fits]
+        done = [trial.edition for trial in tried]
+        return order, [option for option in options if option.edition not in done]
+
+    def _direct(self, options: list[Option]) -> Iterator[tuple[Option, PeakMemory]]:
+        """Options with their direct predictions; by the formula where that would take too long."""
+        with self._clock("predicting the chosen one"), Rehearsal(self._given, cuda=self._cuda) as rehearsal:
+            for option in options:
+                seconds = option.estimate.phases * self._seconds_per_phase
+                if seconds <= _PATIENCE:
+                    yield option, predicted(rehearsal, option.edition, cuda=self._cuda)[0]
+                else:
+                    yield option, self._by_formula(option, seconds)
+
+    def _by_formula(self, option: Option, seconds: float) -> PeakMemory:
+        caveat = f"by the formula of the pieces: a direct prediction, by category, would take {seconds:.0f} s"
+        return PeakMemory(
+            "predicted",
+            "cuda" if self._cuda else "cpu",
+            option.estimate.peak_bytes,
+            None,
+            None,
+            edition=repr(option.edition),
+            peak_phase=option.estimate.peak_phase,
+            caveats=(caveat,),
+        )
