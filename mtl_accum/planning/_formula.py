@@ -65,7 +65,7 @@ class Tables(NamedTuple):
         inputs: bytes of a sample.
         trunk: tables by what is done with the trunk: "", "checkpointed", "offloaded", "offloaded, checkpointed".
         variant: which of them counts.
-        per_graph: seconds of one more backward, which no piece shows.
+        per_graph: seconds that a backward of its own costs a head; heads in one graph share it.
     """
 
     base: float
@@ -78,10 +78,11 @@ class Tables(NamedTuple):
         """The pieces at a number of samples."""
         return self.trunk[self.variant].at(samples)
 
-    def timed_by(self, clocks: dict[str, Table]) -> Tables:
+    def timed_by(self, clocks: dict[str, Table], per_graph: float) -> Tables:
         """The same bytes with these seconds; a variant that did not run, since it does not fit, has another one's."""
         some = next(iter(clocks.values()))
-        return self._replace(trunk={name: table.timed_by(clocks.get(name, some)) for name, table in self.trunk.items()})
+        trunk = {name: table.timed_by(clocks.get(name, some)) for name, table in self.trunk.items()}
+        return self._replace(trunk=trunk, per_graph=per_graph)
 
     def within(self, what: str) -> Tables:
         """With more done to the trunk."""
@@ -236,7 +237,7 @@ def _heads(
                 held = 0.0
             released = term if cut and len(group) > 1 else 0.0
             made = times * pieces.cotangent if cut and number == 0 else 0.0  # every cut makes its own dL/dz
-            yield Phase("dL/dz", 0.0, made - released, tables.per_graph, times)
+            yield Phase("dL/dz", 0.0, made - released, -(len(group) - 1) * tables.per_graph, times)
 
 
 def _landing(pieces: Pieces, head_chunks: int) -> Iterator[Phase]:

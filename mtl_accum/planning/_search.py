@@ -19,7 +19,7 @@ from mtl_accum.planning._choice import Option, promising, ranked
 from mtl_accum.planning._formula import Estimate, estimate
 from mtl_accum.planning._record import Trial
 from mtl_accum.planning._survey import survey
-from mtl_accum.planning._timings import piece_sizes, run_off, time_pieces
+from mtl_accum.planning._timings import piece_sizes, run_off, time_graph, time_pieces
 
 __all__ = ["Clock", "Search"]
 
@@ -109,9 +109,10 @@ class Search:
         sizes = piece_sizes(self.tables, self.samples, self._budget)
         with self._clock("timing the pieces"), without_a_trace(self._real):
             times = time_pieces(self._real.parts, sizes)
+            per_graph = time_graph(self._real.parts, sizes[""][0]) if sizes[""] else 0.0
         if times:
             self.timed = True
-            self.tables = self.tables.timed_by(times)
+            self.tables = self.tables.timed_by(times, per_graph)
             self.options = ranked(self._editions, self.tables, self.samples)
 
     def choose(self) -> tuple[Option, PeakMemory] | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch.utils._pytree import tree_map
 
-from mtl_accum.editions import Split
+from mtl_accum.editions import Edition, Split, SummedLoss
 from mtl_accum.editions._phase import listening
 from mtl_accum.editions._pieces import take
 from mtl_accum.memory import CudaMeter, Meter
@@ -20,7 +21,7 @@ from mtl_accum.planning._pieces import Pieces, Table
 from mtl_accum.planning._probe import Probe, Stopwatch, as_pieces, wrapped
 from mtl_accum.planning._record import Trial
 
-__all__ = ["piece_sizes", "run_off", "time_pieces"]
+__all__ = ["piece_sizes", "run_off", "time_graph", "time_pieces"]
 
 _HALVINGS = 7  # the smallest piece is a 64th of the batch, and two samples: batch normalisation refuses one
 _ROUNDS = 3  # of the pieces; the fastest of each counts
@@ -71,6 +72,17 @@ def time_pieces(parts: Parts, sizes: Mapping[str, Sequence[int | None]]) -> dict
         if time.perf_counter() > deadline:
             break
     return {variant: _table(runs) for variant, runs in seen.items() if runs}
+
+
+def time_graph(parts: Parts, size: int | None) -> float:
+    """Seconds that a backward of its own costs a head: what `Split` takes longer than the summed loss."""
+    trunk, tasks, batch, _ = parts
+    part = batch if size is None else take(batch, (0, size))
+    fastest: dict[Edition, float] = {Split(): math.inf, SummedLoss(): math.inf}
+    for _ in range(_ROUNDS + 1):
+        for edition in list(fastest):
+            fastest[edition] = min(fastest[edition], _timed(TrainingStep(trunk, tasks, part, None, edition)))
+    return max(0.0, fastest[Split()] - fastest[SummedLoss()]) / max(1, len(tasks) - 1)
 
 
 def run_off(parts: Parts, options: Iterable[Option], budget: int) -> list[Trial]:

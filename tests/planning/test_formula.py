@@ -93,13 +93,13 @@ def test_time_is_the_sum_of_the_pieces():
     halves = Pieces(half, Part(forward_seconds=0.5), {"a": half, "b": half}, 0.0, 0.0, Part(forward_seconds=0.5))
     tables = Tables(0.0, 0.0, {"": Table([(4, halves), (8, pieces)])}, per_graph=0.25)
     expected = {
-        SummedLoss(): 9.75,
-        Split(): 10.0,
-        Split(heads_per_graph=2): 9.75,
-        PerTask(): 13.0,
-        Cached(4): 11.0,
-        Accumulated(Split(), 2): 10.5,
-        Split(head_chunks=2): 10.5,
+        SummedLoss(): 9.25,
+        Split(): 9.5,
+        Split(heads_per_graph=2): 9.25,
+        PerTask(): 12.5,
+        Cached(4): 10.5,
+        Accumulated(Split(), 2): 9.5,
+        Split(head_chunks=2): 9.5,
     }
     assert {edition: estimate(edition, tables, 8).seconds for edition in expected} == expected
 
