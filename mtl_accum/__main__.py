@@ -34,7 +34,7 @@ _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 def _run(config: DictConfig) -> None:
     with _one_line_errors():  # here too: Hydra would write a line of its own about a job that failed
         if config.job is None:
-            raise ValueError("job must be one of train, check, predict; found none")
+            raise ValueError("job must be one of train, check, plan, predict; found none")
         if "seed" in config.job:
             natural("seed", config.job.seed)
             import torch
@@ -90,7 +90,7 @@ def _is_for_the_user(cause: BaseException, error: BaseException) -> bool:
     """Whether the message alone says what to mend: a configuration's error, the system's, or one of ours."""
     if isinstance(cause, HydraException | OmegaConfBaseException | OSError):
         return True
-    deliberate = isinstance(cause, ValueError | TypeError | FloatingPointError)
+    deliberate = isinstance(cause, ValueError | TypeError | FloatingPointError | MemoryError)
     raised_in = Path(traceback.extract_tb(cause.__traceback__)[-1].filename)
     return deliberate and (isinstance(error, InstantiationException) or raised_in.is_relative_to(_PACKAGE))
 

@@ -18,7 +18,7 @@ from mtl_accum.memory._snapshot import write_snapshot
 from mtl_accum.memory._storages import Event
 from mtl_accum.memory._training_step import Build
 
-__all__ = ["predict", "predicted"]
+__all__ = ["predict", "predicted", "workspaces"]
 
 _MATMULS = {"addmm", "mm", "bmm", "baddbmm", "addbmm", "mv", "addmv"}
 _ATTENTION = {"_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"}
@@ -94,14 +94,14 @@ def predicted(
     found = dataclasses.replace(meter.result(), source="predicted", device=device, edition=repr(edition))
     events, caveats = meter.events, rehearsal.caveats()
     if cuda:
-        workspaces = _workspaces(rehearsal.seen)
-        events = [*workspaces, *events]
-        found = _allocated(found, sum(event.size for event in workspaces), events)
+        kept = workspaces(rehearsal.seen)
+        events = [*kept, *events]
+        found = _allocated(found, sum(event.size for event in kept), events)
         caveats += _cuda_caveats(rehearsal.seen)
     return dataclasses.replace(found, caveats=tuple(caveats)), events
 
 
-def _workspaces(seen: set[str]) -> list[Event]:
+def workspaces(seen: set[str]) -> list[Event]:
     """What cuBLAS takes from the allocator at its first use, and keeps."""
     if not seen & _MATMULS:
         return []

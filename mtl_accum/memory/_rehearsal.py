@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -26,14 +24,14 @@ from mtl_accum.editions._modules import modules_of
 from mtl_accum.editions._offloaded import TO_HOST
 from mtl_accum.editions._phase import listening
 from mtl_accum.editions._pieces import Piece, take
-from mtl_accum.editions._replay import RandomState
 from mtl_accum.memory._caching_allocator import BLOCK
 from mtl_accum.memory._cuda_operators import cuda_operators, prefer_foreach
 from mtl_accum.memory._fake import ForeignParameterError, OnCpu, Unknowns, fake_copy
+from mtl_accum.memory._random import same_random_numbers
 from mtl_accum.memory._tensors import TensorMeter
 from mtl_accum.memory._training_step import Build, Parts, TrainingStep
 
-__all__ = ["PredictionError", "Rehearsal", "same_random_numbers"]
+__all__ = ["PredictionError", "Rehearsal"]
 
 # Torch's words where a tensor has no data.
 _FOR_WANT_OF_DATA = (
@@ -235,17 +233,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         log.disabled = before
-
-
-@contextmanager
-def same_random_numbers() -> Iterator[None]:
-    """Put torch's, Python's and numpy's random state back: a network's own code may draw."""
-    ours, pythons, numpy = RandomState(), random.getstate(), sys.modules.get("numpy")
-    numpys = None if numpy is None else numpy.random.get_state()
-    try:
-        yield
-    finally:
-        ours.restore()
-        random.setstate(pythons)
-        if numpy is not None:
-            numpy.random.set_state(numpys)

@@ -70,18 +70,18 @@ def largest_batches(options: Iterable[Option], tables: Tables, budget: int) -> t
     return tuple(LargestBatch(option.edition, _largest(fits(option.edition))) for option in frugal.values())
 
 
-def what_holds(peak: Breakdown | None, tables: Tables) -> dict[str, int]:
-    """What the smallest peak is made of: what rests, and the pieces that no schedule can make smaller."""
+def what_holds(rests: Breakdown, tables: Tables) -> dict[str, int]:
+    """What no schedule can do without: what rests, the gradients, and the pieces for one sample."""
     one = tables.at(1)
     largest = max(one.heads, key=lambda name: one.heads[name].kept + one.heads[name].forward_rise)
-    held: dict[str, int] = {}
-    if peak is not None:
-        held = {
-            "parameters and buffers": peak.parameters + peak.buffers,
-            "optimizer state": peak.optimizer_state,
-            "gradients": peak.gradients,
-            "the batch": peak.inputs,
-        }
+    held = {
+        "parameters and buffers": rests.parameters + rests.buffers,
+        "optimizer state": rests.optimizer_state,
+        "gradients": round(one.trunk.gradients + sum(head.gradients for head in one.heads.values())),
+        "the batch": rests.inputs,
+        "cuBLAS workspaces": rests.workspaces,
+    }
+    held = {name: size for name, size in held.items() if size}
     held["one sample's trunk"] = round(max(one.trunk.kept, one.trunk.forward_rise))
     held[f"one sample's largest head ({largest})"] = round(
         max(one.heads[largest].kept, one.heads[largest].forward_rise)

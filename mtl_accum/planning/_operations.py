@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
+from mtl_accum.editions._offloaded import TO_HOST
+
 __all__ = ["OperationCounter"]
 
 # A data-centre GPU of today, in round figures. Only ratios between schedules are made of them.
 _OPERATIONS_PER_SECOND = 100e12  # dense matrix products, tensor cores, as networks reach them
 _BYTES_PER_SECOND = 2e12  # device memory
+_BYTES_TO_HOST = 20e9  # a second, each way
 _LAUNCH = 5e-6  # seconds to launch a kernel
+
+
+_ToHost = Callable[[Tensor], Callable[[], Tensor]]
 
 
 class OperationCounter(TorchDispatchMode):
@@ -23,7 +29,7 @@ class OperationCounter(TorchDispatchMode):
 
     An operator takes the longer of its floating-point operations (counted for products, convolutions and attention by
     `torch.utils.flop_counter`) at 100 TFLOP/s and its bytes read and written at 2 TB/s, and 5 us to be launched. Views
-    are free. Bytes that go to the host are not counted.
+    are free. What `Offloaded` sends to the host takes its time at 20 GB/s there, and back.
 
     Reference: Williams, Waterman and Patterson (2009), Roofline: An Insightful Visual Performance Model for Multicore
     Architectures.
@@ -40,6 +46,30 @@ class OperationCounter(TorchDispatchMode):
     def ignore_compile_internals(cls) -> bool:
         """Leave the user's compiled code as it is."""
         return True
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._host = TO_HOST.set(self._timed(TO_HOST.get()))
+        return super().__enter__()  # type: ignore[no-any-return,no-untyped-call]
+
+    def __exit__(self, *exception: object) -> None:
+        """End."""
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        TO_HOST.reset(self._host)
+
+    def _timed(self, to_host: _ToHost) -> _ToHost:
+        def there(tensor: Tensor) -> Callable[[], Tensor]:
+            way = tensor.nbytes / _BYTES_TO_HOST
+            self.seconds += way
+            back = to_host(tensor)
+
+            def and_back() -> Tensor:
+                self.seconds += way
+                return back()
+
+            return and_back
+
+        return there
 
     def now(self) -> float:
         """A clock that runs by operators."""

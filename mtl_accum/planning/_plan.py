@@ -77,7 +77,7 @@ def plan(
     found = search.choose()
     option, peak = found or search.smallest()
     largest = largest_batches(search.options, search.tables, allowed.size)
-    holds = what_holds(peak.categories, search.tables)
+    holds = what_holds(search.rests, search.tables)
     return Plan(
         budget=allowed,
         device=str(where),
@@ -89,7 +89,7 @@ def plan(
         candidates=len(search.options),
         left_out=search.left_out,
         largest_batch=largest,
-        timed_by="timings" if search.timed else "operation counts",
+        timed_by="timings of the pieces" if search.timed else "operation counts",
         trials=tuple(search.trials),
         holds=holds,
         advice=() if found else tuple(what_helps(holds, allowed.size, search.left_out, largest)),

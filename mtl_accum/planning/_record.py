@@ -10,8 +10,12 @@ from mtl_accum.editions import Edition
 from mtl_accum.memory import PeakMemory
 from mtl_accum.planning._budget import Budget
 from mtl_accum.planning._notation import as_dict, from_dict, overrides, spelled
+from mtl_accum.report import plan_markdown
 
 __all__ = ["BudgetError", "LargestBatch", "Plan", "Schedule", "Trial", "schedules_of"]
+
+
+_RUNG = 0.9
 
 
 class BudgetError(ValueError):
@@ -83,9 +87,9 @@ class Plan:
         candidates: how many there were.
         left_out: what cannot be exact here or makes no sense, and why.
         largest_batch: by the kind of schedule.
-        timed_by: "timings of the pieces on the device" or "operation counts".
+        timed_by: "timings of the pieces" or "operation counts".
         trials: schedules that ran for real, with their measured peak and time.
-        holds: what the smallest peak that exists is made of, by name.
+        holds: what no schedule can do without, by name.
         advice: what would help if nothing fits.
         spent: seconds that the plan took, by what it did.
     """
@@ -124,12 +128,19 @@ class Plan:
 
     @property
     def fallbacks(self) -> tuple[Schedule, ...]:
-        """What to go on with if memory runs out all the same: each needs less than the one before."""
+        """What to go on with if memory runs out all the same, fastest first; each needs a tenth less than the last."""
         if self.chosen is None:
             return ()
-        limit = self.chosen.peak_bytes
         failed = [trial.edition for trial in self.trials if not trial.fits]
-        return tuple(s for s in self.front if s.peak_bytes < limit and s.edition not in failed)
+        found, limit = [], _RUNG * self.chosen.peak_bytes
+        for schedule in self.front:
+            if schedule.peak_bytes <= limit and schedule.edition not in failed:
+                found.append(schedule)
+                limit = _RUNG * schedule.peak_bytes
+        return tuple(found)
+
+    def __str__(self) -> str:
+        return "\n".join(plan_markdown(self.as_dict()))
 
     def as_dict(self) -> dict[str, Any]:
         """The plan in plain values, as JSON and a checkpoint can hold them; an edition is what Hydra instantiates."""
@@ -164,8 +175,8 @@ class Plan:
         held = ", ".join(f"{name} {_size(size)}" for name, size in self.holds.items())
         return (
             f"budget: expected at least {_size(self.peak.peak_bytes or 0)}, the smallest peak that an exact schedule "
-            f"has here, found {_size(self.budget.size)} ({self.budget.words}); it is made of {held}; what would help: "
-            + "; ".join(self.advice)
+            f"has here, found {_size(self.budget.size)} ({self.budget.words}); no schedule can do without {held}; "
+            f"what would help: {'; '.join(self.advice)}"
         )
 
 

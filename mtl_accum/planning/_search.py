@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import torch
 from mtl_accum._restore import without_a_trace
 from mtl_accum.editions import SummedLoss
 from mtl_accum.memory import PeakMemory
-from mtl_accum.memory._predict import predicted
+from mtl_accum.memory._predict import predicted, workspaces
 from mtl_accum.memory._rehearsal import Rehearsal
 from mtl_accum.memory._training_step import Build, Parts, TrainingStep
 from mtl_accum.planning._candidates import HEAD_CHUNKS, candidates, left_out
@@ -72,6 +73,7 @@ class Search:
         options: all candidates, fastest first.
         tables: the pieces.
         samples: of the batch.
+        rests: what is there whatever the schedule.
         left_out: what is no candidate, and why.
         timed: whether the seconds are the device's.
         trials: what ran there.
@@ -89,7 +91,9 @@ class Search:
             found = survey(rehearsal, variants)
         if found.uncuttable:
             self.left_out = dict.fromkeys(("Cached", HEAD_CHUNKS), found.uncuttable) | self.left_out
-        self.tables, self.samples = found.tables, found.samples
+        kept = sum(event.size for event in workspaces(rehearsal.seen)) if self._cuda else 0
+        self.tables, self.samples = found.tables._replace(base=found.tables.base + kept), found.samples
+        self.rests = dataclasses.replace(found.rests, workspaces=kept)
         self._seconds_per_phase = found.seconds_per_phase
         heads = len(self.tables.at(self.samples).heads)
         self._editions = candidates(heads, self.samples, self.left_out)
@@ -117,17 +121,25 @@ class Search:
 
     def choose(self) -> tuple[Option, PeakMemory] | None:
         """The fastest option that fits, with its direct prediction; None if none does."""
-        rest = promising(self.options, self._budget)
+        rest, too_low = promising(self.options, self._budget), 1.0
         while rest:
             order, rest = self._try(rest)
-            for option, peak in self._direct(order):
-                if peak.peak_bytes is not None and peak.peak_bytes <= self._budget:
-                    return option, peak
+            with self._confirming() as rehearsal:
+                for option in order:
+                    formula = option.estimate.peak_bytes
+                    if too_low > 1.0 and too_low * formula > self._budget:
+                        continue  # the formula was too low for another one by as much
+                    peak = self._direct(rehearsal, option)
+                    if (peak.peak_bytes or 0) <= self._budget:
+                        return option, peak
+                    too_low = max(too_low, (peak.peak_bytes or 0) / formula)
         return None
 
     def smallest(self) -> tuple[Option, PeakMemory]:
         """The option that needs least memory, with its direct prediction."""
-        return next(self._direct([min(self.options, key=lambda option: option.estimate.peak_bytes)]))
+        option = min(self.options, key=lambda option: option.estimate.peak_bytes)
+        with self._confirming() as rehearsal:
+            return option, self._direct(rehearsal, option)
 
     def _try(self, options: list[Option]) -> tuple[list[Option], list[Option]]:
         """Options in the order in which to believe in them, and those that are left for later."""
@@ -141,24 +153,22 @@ class Search:
         done = [trial.edition for trial in tried]
         return order, [option for option in options if option.edition not in done]
 
-    def _direct(self, options: list[Option]) -> Iterator[tuple[Option, PeakMemory]]:
-        """Options with their direct predictions; by the formula where that would take too long."""
-        with self._clock("predicting the chosen one"), Rehearsal(self._given, cuda=self._cuda) as rehearsal:
-            for option in options:
-                seconds = option.estimate.phases * self._seconds_per_phase
-                if seconds <= _PATIENCE:
-                    yield option, predicted(rehearsal, option.edition, cuda=self._cuda)[0]
-                else:
-                    yield option, self._by_formula(option, seconds)
+    @contextmanager
+    def _confirming(self) -> Iterator[Rehearsal]:
+        with self._clock("confirming"), Rehearsal(self._given, cuda=self._cuda) as rehearsal:
+            yield rehearsal
 
-    def _by_formula(self, option: Option, seconds: float) -> PeakMemory:
+    def _direct(self, rehearsal: Rehearsal, option: Option) -> PeakMemory:
+        """The direct prediction of an option; what the formula says where that would take too long."""
+        seconds = option.estimate.phases * self._seconds_per_phase
+        if seconds <= _PATIENCE:
+            return predicted(rehearsal, option.edition, cuda=self._cuda)[0]
         caveat = f"by the formula of the pieces: a direct prediction, by category, would take {seconds:.0f} s"
         return PeakMemory(
-            "predicted",
-            "cuda" if self._cuda else "cpu",
-            option.estimate.peak_bytes,
-            None,
-            None,
+            *("predicted", "cuda" if self._cuda else "cpu"),
+            peak_bytes=option.estimate.peak_bytes,
+            base_bytes=None,
+            end_bytes=None,
             edition=repr(option.edition),
             peak_phase=option.estimate.peak_phase,
             caveats=(caveat,),

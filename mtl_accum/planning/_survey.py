@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mtl_accum.editions._phase import listening
 from mtl_accum.editions._pieces import samples_of
+from mtl_accum.memory import Breakdown
 from mtl_accum.memory._rehearsal import Rehearsal
 from mtl_accum.planning._formula import Tables
 from mtl_accum.planning._operations import OperationCounter
@@ -26,12 +27,14 @@ class Survey(NamedTuple):
     Attributes:
         tables: the pieces at every number of samples, with seconds by operation counts.
         samples: of the batch; 1 if it cannot be cut.
+        rests: what the bytes are that are there whatever the schedule: parameters, buffers, optimizer state, the batch.
         uncuttable: why batch or representation cannot be cut; empty if they can.
         seconds_per_phase: how long tensors without data take.
     """
 
     tables: Tables
     samples: int
+    rests: Breakdown
     uncuttable: str
     seconds_per_phase: float
 
@@ -67,7 +70,8 @@ def survey(rehearsal: Rehearsal, variants: Sequence[str]) -> Survey:
             pieces = as_pieces(found.timeline, watch.phases, list(tasks), probe.representation)
             known.append((size or samples, pieces))
         tables[variant] = Table(known)
-    rests = found.base_bytes or 0
+    base, parts = found.base_bytes or 0, found.categories or Breakdown()
+    rests = Breakdown(parts.parameters, parts.buffers, 0, parts.optimizer_state, parts.inputs)
     per_sample = bytes_of(batch) / samples if sizes != [None] else 0.0
-    known_pieces = Tables(rests - per_sample * samples, per_sample, tables)
-    return Survey(known_pieces, samples, uncuttable or probe.uncuttable, spent / len(watch.phases))
+    known_pieces = Tables(base - per_sample * samples, per_sample, tables)
+    return Survey(known_pieces, samples, rests, uncuttable or probe.uncuttable, spent / len(watch.phases))

@@ -3,11 +3,12 @@
 Imports neither torch nor anything else of this package.
 """
 
-from mtl_accum.report._console import show
-from mtl_accum.report._markdown import markdown, markdown_table
+from mtl_accum.report._console import show, show_plan
+from mtl_accum.report._markdown import markdown
 from mtl_accum.report._picture import picture
-from mtl_accum.report._table import Table, editions_table
-from mtl_accum.report._write import VERSION, write, write_whole
+from mtl_accum.report._plan import plan_markdown
+from mtl_accum.report._table import Table, editions_table, markdown_table
+from mtl_accum.report._write import VERSION, write, write_plan, write_whole
 
 __all__ = [
     "VERSION",
@@ -16,7 +17,10 @@ __all__ = [
     "markdown",
     "markdown_table",
     "picture",
+    "plan_markdown",
     "show",
+    "show_plan",
     "write",
+    "write_plan",
     "write_whole",
 ]

@@ -10,15 +10,16 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from mtl_accum.report._breakdown import breakdown_table, category_notes
-from mtl_accum.report._markdown import batch, device, figure, markdown_table, steps
-from mtl_accum.report._table import editions_table
+from mtl_accum.report._markdown import batch, device, figure, steps
+from mtl_accum.report._plan import plan_conclusion, plan_sections
+from mtl_accum.report._table import editions_table, markdown_table
 
-__all__ = ["show"]
+__all__ = ["show", "show_plan"]
 
 
 def show(report: Mapping[str, Any], folder: Path) -> None:
     """Print what a person wants to see first: metrics, the tables, what they mean, and the conclusion."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = _console()
     table, parts = editions_table(report), breakdown_table(report)
     if "training" in report:
         training, metrics = report["training"], report["metrics"].items()
@@ -36,6 +37,25 @@ def show(report: Mapping[str, Any], folder: Path) -> None:
     console.print()
     console.print(table.conclusion)
     console.print(f"Report: {_short(folder)}")
+
+
+def show_plan(plan: Mapping[str, Any], folder: Path) -> None:
+    """Print a plan: its sections, and the answer last, where a person looks."""
+    console = _console()
+    for part in plan_sections(plan):
+        console.print(part.title)
+        if part.table:
+            _print_table(console, part.table)
+        for line in part.lines:
+            console.print(f"  {line}")
+        console.print()
+    for line in plan_conclusion(plan):
+        console.print(line)
+    console.print(f"Plan: {_short(folder)}")
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_table(console: Console, cells: list[list[str]]) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtl_accum.report._breakdown import breakdown_source, breakdown_table, category_notes, timeline_table
-from mtl_accum.report._table import editions_table, record
+from mtl_accum.report._plan import plan_markdown
+from mtl_accum.report._table import editions_table, markdown_table, record
 
 __all__ = ["markdown"]
 
@@ -39,6 +40,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             "",
             *_memory(report),
             *(_training(training, report["metrics"]) if training else []),
+            *(["## The plan", "", *plan_markdown(report["plan"], "###")] if "plan" in report else []),
             "## What was run",
             "",
             *(f"- {name} {version}" for name, version in report["versions"].items()),
@@ -74,16 +76,11 @@ def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None]) 
         "",
         f"{training['epochs']} epochs, {steps(training)} steps in {training['seconds']:.1f} s.",
         "",
+        *(f"- {change}" for change in training.get("changes", [])),
+        *([""] if training.get("changes") else []),
         *markdown_table([["measure", "on the test data"], *([name, figure(value)] for name, value in metrics.items())]),
         "",
     ]
-
-
-def markdown_table(cells: list[list[str]]) -> list[str]:
-    """Rows of cells, the first one being the heading, as lines of a Markdown table."""
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in cells]
-    rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
-    return ["| " + " | ".join(row) + " |" for row in (escaped[0], rule, *escaped[1:])]
 
 
 def device(report: Mapping[str, Any]) -> str:

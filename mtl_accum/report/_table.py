@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-__all__ = ["Row", "Table", "editions_table", "mib", "peak_bytes", "peak_source", "record"]
+__all__ = ["Row", "Table", "editions_table", "markdown_table", "mib", "peak_bytes", "peak_source", "record"]
 
 Row = Mapping[str, Any]
 _NONE = "–"
@@ -54,6 +54,13 @@ def editions_table(report: Mapping[str, Any]) -> Table:
         notes=notes,
         conclusion=_conclusion(rows, source),
     )
+
+
+def markdown_table(cells: list[list[str]]) -> list[str]:
+    """Rows of cells, the first one being the heading, as lines of a Markdown table."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+    rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
+    return ["| " + " | ".join(row) + " |" for row in (escaped[0], rule, *escaped[1:])]
 
 
 def peak_source(report: Mapping[str, Any]) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 
 from mtl_accum.report._markdown import markdown
 from mtl_accum.report._picture import picture
+from mtl_accum.report._plan import plan_markdown
 
-__all__ = ["VERSION", "write", "write_whole"]
+__all__ = ["VERSION", "write", "write_plan", "write_whole"]
 
 VERSION = 2  # of the JSON; 2: records hold categories, phases and more of the allocator
 
@@ -41,6 +42,27 @@ def write(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         },
     )
     return report
+
+
+def write_plan(content: Mapping[str, Any], folder: Path) -> None:
+    """Write `plan.json` and `plan.md` into a folder.
+
+    Args:
+        content: how it was started, and the plan itself under "plan".
+        folder: must exist.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    report: dict[str, Any] = _finite({"version": VERSION, "kind": "plan", **content})
+    page = "\n".join(["# mtl_accum plan", "", f"`{report['command']}`", "", *plan_markdown(report["plan"])])
+    write_whole(
+        folder,
+        {
+            "plan.md": lambda path: path.write_text(page, encoding="utf-8"),
+            "plan.json": lambda path: path.write_text(json.dumps(report, indent=1), encoding="utf-8"),
+        },
+    )
 
 
 def write_whole(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:

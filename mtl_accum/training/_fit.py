@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mtl_accum._trial import parameters_reached
-from mtl_accum.editions import Edition, phase
+from mtl_accum.editions import Edition
 from mtl_accum.models import MultiTaskModel
-from mtl_accum.training._device import to_device
+from mtl_accum.training._window import Window
 
 __all__ = ["fit"]
 
@@ -28,7 +28,9 @@ def fit(
     *,
     epochs: int,
     device: torch.device,
+    fallbacks: Sequence[Edition] = (),
     on_step: Callable[[int, dict[str, list[float]]], None] = lambda step, losses: None,
+    on_change: Callable[[str], None] = lambda change: None,
 ) -> dict[str, list[float]]:
     """Train a model.
 
@@ -39,7 +41,9 @@ def fit(
         optimizer: of the model's parameters.
         epochs: how often to go through the batches.
         device: where the batches go.
+        fallbacks: take over, one after the other, where memory runs out: see `Window`.
         on_step: told the number of steps done and the losses read so far (a few steps behind).
+        on_change: told in a sentence when another edition has taken over.
 
     Returns:
         Every task's loss at every step.
@@ -47,6 +51,7 @@ def fit(
     Raises:
         ValueError: a task finds no target in any batch.
         FloatingPointError: a loss is NaN or infinite; names the task and the step.
+        NoMemoryLeftError: memory ran out, and no edition is left.
         RuntimeError: after the first step a parameter has no gradient that `SummedLoss` would give it.
 
     Warns:
@@ -58,17 +63,14 @@ def fit(
     unread: list[Tensor] = []
     step = 0
     model.train()
+    window = Window(
+        *(model, optimizer, [edition, *fallbacks], device),
+        after_first_backward=lambda batch: _require_gradients(model, batch),
+        on_change=on_change,
+    )
     for _ in range(epochs):
         for batch in batches:
-            with phase("zero_grad", "zero_grad"):
-                optimizer.zero_grad()
-            here = to_device(batch, device)
-            now = edition.forward_backward(model.trunk, model.tasks, here)
-            if step == 0:
-                _require_gradients(model, here)
-            with phase("optimizer", "optimizer"):
-                optimizer.step()
-            unread.append(torch.stack(list(now.values())))
+            unread.append(torch.stack(list(window.step(batch).values())))
             step += 1
             if len(unread) == _READ_EVERY:
                 _read(unread, losses)

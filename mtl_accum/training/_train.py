@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sized
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from safetensors.torch import save_model
@@ -15,6 +16,7 @@ from mtl_accum._validate import natural, positive_int
 from mtl_accum.editions import Edition
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.models import MultiTaskModel
+from mtl_accum.planning import schedules_of
 from mtl_accum.training._device import describe, resolve, to_device
 from mtl_accum.training._evaluate import Measure, evaluate, require_tasks
 from mtl_accum.training._experiment import (
@@ -28,6 +30,7 @@ from mtl_accum.training._experiment import (
     snapshot_folder,
 )
 from mtl_accum.training._fit import fit
+from mtl_accum.training._plan import Auto, plan_and_write
 from mtl_accum.training._progress import Progress
 
 __all__ = ["train"]
@@ -37,7 +40,7 @@ def train(
     *,
     model: MultiTaskModel | None,
     data: Data | None,
-    edition: Edition,
+    edition: Edition | Auto,
     optimizer: MakeOptimizer,
     measures: Mapping[str, Measure],
     editions: Mapping[str, Edition],
@@ -53,7 +56,7 @@ def train(
     Args:
         model: trunk and tasks, with their initial weights.
         data: what to train and test on.
-        edition: computes the gradient in training.
+        edition: computes the gradient in training; `Auto` has the planner choose it first.
         optimizer: makes the optimizer from the parameters.
         measures: figures of merit on the test data, by name.
         editions: what to measure side by side; the first one is what the others are held against.
@@ -66,6 +69,8 @@ def train(
 
     Raises:
         ValueError: an argument is out of range, or a part of the experiment is missing.
+        BudgetError: edition is `Auto`, and nothing fits into its budget.
+        NoMemoryLeftError: memory ran out, and no schedule is left that needs less.
         FloatingPointError: a loss is NaN or infinite.
     """
     model, data = require_parts(model, data)
@@ -78,10 +83,34 @@ def train(
     stepper = make_optimizer(optimizer, model)
     require_tasks(measures, model)
     batches = data.train()
-    started = time.perf_counter()
+    written: dict[str, Any] = {}
+    changes: list[str] = []
+    fallbacks: list[Edition] = []
+    head = header(run, seed)
     with Progress() as progress:
+        if isinstance(edition, Auto):
+            chosen = plan_and_write(
+                *(model, data, stepper, edition.budget),
+                where=where,
+                device=None,
+                head=head,
+                run=run,
+                on_progress=progress.note,
+            )
+            _ = chosen.edition  # raises where nothing fits
+            written["plan"] = chosen.as_dict()
+            edition, *fallbacks = schedules_of(written["plan"])  # what runs is what was written
+            editions = {**editions, "auto": edition}
+        started = time.perf_counter()
         on_step = progress.training(epochs * len(batches) if isinstance(batches, Sized) else None)
-        losses = fit(model, batches, edition, stepper, epochs=epochs, device=where, on_step=on_step)
+        losses = fit(
+            *(model, batches, edition, stepper),
+            epochs=epochs,
+            device=where,
+            fallbacks=fallbacks,
+            on_step=on_step,
+            on_change=changes.append,
+        )
         seconds = time.perf_counter() - started
         stepper.zero_grad()
         trained = model  # saved at once: whatever fails after this, the training was not for nothing
@@ -101,10 +130,11 @@ def train(
         )
     written = report.write(
         {
-            **header(run, seed),
+            **head,
+            **written,
             "device": describe(where),
             "samples": samples_in(batch),
-            "training": {"epochs": epochs, "seconds": seconds, "losses": losses},
+            "training": {"epochs": epochs, "seconds": seconds, "losses": losses, "changes": changes},
             "metrics": metrics,
             "editions": [asdict(row) for row in rows],
         },

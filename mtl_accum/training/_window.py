@@ -1,0 +1,181 @@
+"""One optimizer step that can be undone: if memory runs out, the next schedule takes over from its start."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtl_accum._restore import ChangedError, Weights
+from mtl_accum.editions import Edition, phase
+from mtl_accum.editions._buffers import BufferLog
+from mtl_accum.memory import PeakMemory, predict
+from mtl_accum.memory._out_of_memory import is_out_of_memory
+from mtl_accum.memory._random import RandomNumbers
+from mtl_accum.models import MultiTaskModel
+from mtl_accum.planning import spelled
+from mtl_accum.training._device import to_device
+
+__all__ = ["NoMemoryLeftError", "Window"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class NoMemoryLeftError(MemoryError):
+    """Memory ran out, and there is no schedule left that needs less; the message says what needs how much."""
+
+
+class Window:
+    """The optimizer steps of a training run, each whole or not at all.
+
+    A step that runs out of memory is undone: gradients None, parameters, optimizer state, buffers and random numbers
+    as they were when it began. The next schedule, which needs less memory, does it from its first batch and goes on
+    from there. All schedules compute the same gradient, so the losses are those of a run where nothing happened.
+
+    Parameters and optimizer state are copied (to the host) in a schedule's first step only, where the optimizer may
+    make its state. If memory runs out in the middle of a later `optimizer.step()`, what it had written by then cannot
+    be undone, and that is an error; before it has written anything, it can.
+
+    Args:
+        model: on the device.
+        optimizer: of its parameters.
+        schedules: the first one computes the gradient, the others take over, each with less memory.
+        device: where the batches go.
+        after_first_backward: called once, with the batch on the device, when its gradients are there.
+        on_change: told in a sentence when a schedule takes over.
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        optimizer: torch.optim.Optimizer,
+        schedules: Sequence[Edition],
+        device: torch.device,
+        *,
+        after_first_backward: Callable[[Any], None],
+        on_change: Callable[[str], None],
+    ) -> None:
+        self._model, self._optimizer, self._device = model, optimizer, device
+        self._schedules = list(schedules)
+        self._fresh = True  # no step of this schedule is done
+        self._steps = 0
+        self._after_first_backward, self._on_change = after_first_backward, on_change
+
+    @property
+    def edition(self) -> Edition:
+        """The schedule that computes the gradient now."""
+        return self._schedules[0]
+
+    def step(self, batch: Any) -> dict[str, Tensor]:
+        """Do one, with as many schedules as it needs.
+
+        Args:
+            batch: on any device.
+
+        Returns:
+            The tasks' losses.
+
+        Raises:
+            NoMemoryLeftError: none of the schedules fits, or the optimizer's step cannot be undone.
+        """
+        while True:
+            undo = _Start(self._model, self._optimizer, copy=self._fresh) if len(self._schedules) > 1 else None
+            try:
+                losses = self._run(batch)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).partition("\n")[0]
+            else:
+                self._fresh = False
+                self._steps += 1
+                return losses
+            self._free()  # here the error has let go of the step's tensors
+            if undo is None:
+                raise NoMemoryLeftError(self._in_words(batch, reason))
+            try:
+                undo.restore()
+            except ChangedError:
+                raise NoMemoryLeftError(
+                    f"step {self._steps + 1}: memory ran out in the middle of optimizer.step(), which had changed "
+                    f"parameters already ({reason}); go on from a checkpoint"
+                ) from None
+            self._take_over(reason)
+
+    def _run(self, batch: Any) -> dict[str, Tensor]:
+        with phase("zero_grad", "zero_grad"):
+            self._optimizer.zero_grad()
+        here = to_device(batch, self._device)
+        losses = self.edition.forward_backward(self._model.trunk, self._model.tasks, here)
+        if self._steps == 0:
+            self._after_first_backward(here)
+        with phase("optimizer", "optimizer"):
+            self._optimizer.step()
+        return losses
+
+    def _take_over(self, reason: str) -> None:
+        before, *self._schedules = self._schedules
+        self._fresh = True
+        change = (
+            f"step {self._steps + 1}: {spelled(before)} ran out of memory ({reason}); "
+            f"{spelled(self.edition)}, with the same gradient, goes on from there"
+        )
+        _LOG.warning(change)
+        self._on_change(change)
+
+    def _free(self) -> None:
+        for parameter in self._model.parameters():
+            parameter.grad = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _in_words(self, batch: Any, reason: str) -> str:
+        there = f"; free on {self._device} now: {_free_bytes(self._device)}" if self._device.type == "cuda" else ""
+        needs = ""
+        with suppress(RuntimeError, ValueError, TypeError):  # what cannot be predicted is not said
+            peak = predict(
+                *(self._model.trunk, self._model.tasks, batch),
+                optimizer=self._optimizer,
+                edition=self.edition,
+                device=self._device.type,
+            )
+            needs = _breakdown(peak)
+        return (
+            f"step {self._steps + 1}: memory ran out in {spelled(self.edition)} ({reason}){needs}{there}; a smaller "
+            "batch or smaller samples, or job=plan for a schedule that fits"
+        )
+
+
+class _Start:
+    """A step's start, to go back to."""
+
+    def __init__(self, model: MultiTaskModel, optimizer: torch.optim.Optimizer, *, copy: bool) -> None:
+        self._random, self._buffers = RandomNumbers(), BufferLog()
+        self._buffers.before(list(model.modules()))
+        self._weights = Weights(list(model.parameters()), optimizer, copy=copy)
+
+    def restore(self) -> None:
+        self._weights.restore()
+        self._buffers.restore()
+        self._random.restore()
+
+
+def _breakdown(peak: PeakMemory) -> str:
+    if peak.categories is None:
+        return ""
+    sizes = {field.name.replace("_", " "): getattr(peak.categories, field.name) for field in fields(peak.categories)}
+    parts = ", ".join(f"{name} {_mib(size)}" for name, size in sizes.items() if size)
+    return f"; it needs {_mib(peak.categories.total)} ({parts}; the most in {peak.peak_phase})"
+
+
+def _free_bytes(device: torch.device) -> str:
+    return _mib(torch.cuda.mem_get_info(device)[0])
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
