@@ -13,7 +13,7 @@ from mtl_accum.planning._record import LargestBatch, Schedule
 __all__ = ["Option", "largest_batches", "pareto", "promising", "ranked", "schedule", "what_helps", "what_holds"]
 
 _SLACK = 1.05  # formulas are up to that far above a direct prediction, which decides
-_DOUBTFUL = 8  # so many are tried that fit only if the formula is too high
+_DOUBTFUL = 8  # so many are asked about
 _NO_LIMIT = 2**40  # samples
 
 
@@ -30,14 +30,23 @@ def ranked(editions: Iterable[Edition], tables: Tables, samples: int) -> list[Op
     return sorted(options, key=lambda option: option.estimate.seconds)
 
 
-def promising(options: Iterable[Option], budget: int) -> list[Option]:
-    """Those that fit, and a few of which only a direct prediction can tell."""
-    chosen, doubtful = [], 0
+def promising(options: Sequence[Option], budget: int, fits: Callable[[Option], bool]) -> list[Option]:
+    """Those that fit by their estimates, and those that do all the same among a few that are nearly so and faster.
+
+    Args:
+        options: fastest first.
+        budget: in bytes.
+        fits: asked about the latter.
+    """
+    chosen: list[Option] = []
+    doubtful = 0
     for option in options:
         peak = option.estimate.peak_bytes
-        doubtful += budget < peak <= _SLACK * budget
-        if peak <= budget or (peak <= _SLACK * budget and doubtful <= _DOUBTFUL):
+        if peak <= budget:
             chosen.append(option)
+        elif peak <= _SLACK * budget and not chosen and doubtful < _DOUBTFUL:
+            doubtful += 1
+            chosen += [option] if fits(option) else []
     return chosen
 
 

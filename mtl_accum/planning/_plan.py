@@ -75,7 +75,7 @@ def plan(
     search = Search(parts, where, allowed.size, real, clock)
     search.time()
     found = search.choose()
-    option, peak = found or search.smallest()
+    option, peak = found or (search.smallest, search.predict(search.smallest))
     largest = largest_batches(search.options, search.tables, allowed.size)
     holds = what_holds(search.rests, search.tables)
     return Plan(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -99,6 +99,7 @@ class Search:
         self._editions = candidates(heads, self.samples, self.left_out)
         self.options = ranked(self._editions, self.tables, self.samples)
         self.trials: list[Trial] = []
+        self._peaks: dict[str, PeakMemory] = {}
         self.timed = False
 
     @property
@@ -108,7 +109,7 @@ class Search:
 
     def time(self) -> None:
         """Take the seconds from short runs of the pieces, if the network is on the device and anything fits."""
-        if self._real is None or not promising(self.options, self._budget):
+        if self._real is None or self.smallest.estimate.peak_bytes > self._budget:
             return
         sizes = piece_sizes(self.tables, self.samples, self._budget)
         with self._clock("timing the pieces"), without_a_trace(self._real):
@@ -121,25 +122,30 @@ class Search:
 
     def choose(self) -> tuple[Option, PeakMemory] | None:
         """The fastest option that fits, with its direct prediction; None if none does."""
-        rest, too_low = promising(self.options, self._budget), 1.0
+        with self._predicting() as direct:
+            rest = promising(self.options, self._budget, lambda option: _peak(direct(option)) <= self._budget)
+        too_low = 1.0
         while rest:
             order, rest = self._try(rest)
-            with self._confirming() as rehearsal:
+            with self._predicting() as direct:
                 for option in order:
                     formula = option.estimate.peak_bytes
                     if too_low > 1.0 and too_low * formula > self._budget:
                         continue  # the formula was too low for another one by as much
-                    peak = self._direct(rehearsal, option)
-                    if (peak.peak_bytes or 0) <= self._budget:
-                        return option, peak
-                    too_low = max(too_low, (peak.peak_bytes or 0) / formula)
+                    if _peak(direct(option)) <= self._budget:
+                        return option, direct(option)
+                    too_low = max(too_low, _peak(direct(option)) / formula)
         return None
 
-    def smallest(self) -> tuple[Option, PeakMemory]:
-        """The option that needs least memory, with its direct prediction."""
-        option = min(self.options, key=lambda option: option.estimate.peak_bytes)
-        with self._confirming() as rehearsal:
-            return option, self._direct(rehearsal, option)
+    @property
+    def smallest(self) -> Option:
+        """The option that needs least memory."""
+        return min(self.options, key=lambda option: option.estimate.peak_bytes)
+
+    def predict(self, option: Option) -> PeakMemory:
+        """The direct prediction of an option."""
+        with self._predicting() as direct:
+            return direct(option)
 
     def _try(self, options: list[Option]) -> tuple[list[Option], list[Option]]:
         """Options in the order in which to believe in them, and those that are left for later."""
@@ -154,9 +160,21 @@ class Search:
         return order, [option for option in options if option.edition not in done]
 
     @contextmanager
-    def _confirming(self) -> Iterator[Rehearsal]:
-        with self._clock("confirming"), Rehearsal(self._given, cuda=self._cuda) as rehearsal:
-            yield rehearsal
+    def _predicting(self) -> Iterator[Callable[[Option], PeakMemory]]:
+        """A function that predicts options directly, each once."""
+        with ExitStack() as stack:
+            opened: list[Rehearsal] = []
+
+            def direct(option: Option) -> PeakMemory:
+                key = repr(option.edition)
+                if key not in self._peaks:
+                    if not opened:
+                        stack.enter_context(self._clock("predicting"))
+                        opened.append(stack.enter_context(Rehearsal(self._given, cuda=self._cuda)))
+                    self._peaks[key] = self._direct(opened[0], option)
+                return self._peaks[key]
+
+            yield direct
 
     def _direct(self, rehearsal: Rehearsal, option: Option) -> PeakMemory:
         """The direct prediction of an option; what the formula says where that would take too long."""
@@ -173,3 +191,8 @@ class Search:
             peak_phase=option.estimate.peak_phase,
             caveats=(caveat,),
         )
+
+
+def _peak(found: PeakMemory) -> int:
+    assert found.peak_bytes is not None  # a prediction always has one
+    return found.peak_bytes

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from torch import nn
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum.planning._candidates import HEAD_CHUNKS, TRUNK_CHUNKS, candidates, left_out
-from mtl_accum.planning._notation import overrides
 from tests.asserts import assert_same_gradient
 from tests.situations import SITUATIONS
-from tests.test_layers import ROOT
 
 
 def reasons(name: str, **changes):
@@ -103,22 +99,3 @@ def test_every_one_of_them_is_exact(name):
     load, found = reasons(name)
     for edition in candidates(len(load.tasks), 7, found):
         assert_same_gradient(edition, lambda: load)
-
-
-def test_overrides_make_it_again():
-    chosen = candidates(4, 8)
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for edition in [*chosen[:40:3], *chosen[-40::3], PerTask(), Split(order="reverse"), Cached(3, 1, True)]:
-            config = compose("config", ["+experiment=two_task", *overrides(edition)])
-            assert instantiate(config.edition) == edition
-
-
-def test_overrides_are_what_a_person_would_write():
-    assert overrides(Split()) == ["edition=split"]
-    assert overrides(Checkpointed(Accumulated(Split(heads_per_graph=2), 4))) == [
-        "edition=checkpointed",
-        "edition@edition.edition=accumulated",
-        "edition@edition.edition.edition=split",
-        "edition.edition.edition.heads_per_graph=2",
-        "edition.edition.micro_batches=4",
-    ]

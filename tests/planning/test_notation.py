@@ -1,0 +1,70 @@
+"""Schedules in writing: on the command line, for people, in a checkpoint, and back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
+from mtl_accum.planning import as_dict, from_dict, overrides, spelled
+from mtl_accum.planning._candidates import candidates
+from tests.test_layers import ROOT
+
+
+def test_overrides_make_it_again():
+    chosen = candidates(4, 8)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for edition in [*chosen[:40:3], *chosen[-40::3], PerTask(), Split(order="reverse"), Cached(3, 1, True)]:
+            config = compose("config", ["+experiment=two_task", *overrides(edition)])
+            assert instantiate(config.edition) == instantiate(as_dict(edition)) == edition
+
+
+def test_overrides_are_what_a_person_would_write():
+    assert overrides(Split()) == ["edition=split"]
+    assert overrides(Checkpointed(Accumulated(Split(heads_per_graph=2), 4))) == [
+        "edition=checkpointed",
+        "edition@edition.edition=accumulated",
+        "edition@edition.edition.edition=split",
+        "edition.edition.edition.heads_per_graph=2",
+        "edition.edition.micro_batches=4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("edition", "text"),
+    [
+        (SummedLoss(), "SummedLoss()"),
+        (Split(head_chunks=2, order="reverse"), "Split(head_chunks=2, order='reverse')"),
+        (Cached(8), "Cached(chunk_size=8)"),
+        (
+            Offloaded(Checkpointed(Accumulated(Split(), 4))),
+            "Offloaded(Checkpointed(Accumulated(Split(), micro_batches=4)))",
+        ),
+    ],
+)
+def test_a_person_reads_python(edition, text):
+    assert spelled(edition) == text
+    assert eval(text) == edition
+
+
+def test_a_checkpoint_holds_it():
+    for edition in [*candidates(5, 16), PerTask(), Cached(3, 1, True)]:
+        assert from_dict(json.loads(json.dumps(as_dict(edition)))) == edition
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ({"_target_": "os.system"}, "_target_ must be one of mtl_accum.SummedLoss, .*; found 'os.system'"),
+        ({}, "found None"),
+        ({"_target_": "mtl_accum.Split", "chunks": 2}, "mtl_accum.Split: .* unexpected keyword argument 'chunks'"),
+        ({"_target_": "mtl_accum.Split", "head_chunks": 0}, "head_chunks"),
+        ({"_target_": "mtl_accum.Accumulated", "edition": {"_target_": "Split"}, "micro_batches": 2}, "found 'Split'"),
+    ],
+)
+def test_what_is_no_schedule(written, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict(written)

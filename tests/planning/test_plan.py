@@ -1,0 +1,286 @@
+"""The plan: it fits, it is exact, it leaves no trace, and it says so where nothing fits."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from mtl_accum import Accumulated, Cached, Checkpointed, MultiTaskModel, Offloaded, Split, SummedLoss, Task, plan
+from mtl_accum.memory import predict
+from mtl_accum.memory._training_step import TrainingStep
+from mtl_accum.planning import BudgetError, _search, _timings, schedules_of, spelled
+from tests.test_restore import everything
+
+MIB = 2**20
+
+
+def network(norm=nn.GroupNorm, samples=24, tasks=3, width=16):
+    """A convolutional trunk with dropout, dense heads."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, width, 3, padding=1)]
+    for _ in range(2):
+        statistics = nn.BatchNorm2d(width) if norm is nn.BatchNorm2d else norm(2, width)
+        layers += [nn.Conv2d(width, width, 3, padding=1), statistics, nn.ReLU(), nn.Dropout2d(0.1)]
+    heads = {
+        f"t{n}": Task(
+            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, 1, 1)), nn.MSELoss(), "y"
+        )
+        for n in range(tasks)
+    }
+    model = MultiTaskModel(nn.Sequential(*layers), heads, "x")
+    batch = {"x": torch.randn(samples, 3, 20, 20), "y": torch.randn(samples, 1, 20, 20)}
+    return model, batch, torch.optim.AdamW(model.parameters())
+
+
+def planned(model, batch, optimizer, budget, **changes):
+    return plan(model.trunk, model.tasks, batch, optimizer=optimizer, budget=budget, **changes)
+
+
+def measured(model, batch, optimizer, edition):
+    step = TrainingStep(model.trunk, model.tasks, batch, optimizer, edition)
+    step()  # makes the optimizer's state
+    with step.tensor_meter() as meter:
+        step()
+    return meter.result().peak_bytes
+
+
+@pytest.fixture(autouse=True)
+def _in_short(monkeypatch):
+    monkeypatch.setattr(_timings, "_PATIENCE", 0.0)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6])
+def test_it_fits_and_the_prediction_is_what_is_measured(share):
+    parts = network()
+    low, high = planned(*parts, "1B").peak.peak_bytes, planned(*parts, "1GiB").summed.peak_bytes
+    budget = round(low + share * (high - low))
+    found = planned(*parts, budget)
+    assert found.budget.size == budget
+    assert found.timed_by == "timings of the pieces"
+    peak = measured(*parts, found.edition)
+    assert peak == found.peak.peak_bytes == sum(vars(found.peak.categories).values()) <= budget
+    assert found.trials[0].edition == found.edition
+    assert found.trials[0].peak_bytes == peak
+    assert all(trial.fits for trial in found.trials)
+    assert found.chosen.peak_bytes == pytest.approx(peak, rel=0.001)
+    assert found.spent.keys() == {"probing", "timing the pieces", "trying the best", "predicting"}
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm, nn.BatchNorm2d])
+@pytest.mark.parametrize("trained", [0, 1])
+def test_it_leaves_no_trace(norm, trained):
+    model, batch, optimizer = network(norm)
+    for _ in range(trained):
+        TrainingStep(model.trunk, model.tasks, batch, optimizer, Split())()
+    before = everything(model, optimizer)
+    planned(model, batch, optimizer, "4MiB")
+    after = everything(model, optimizer)
+    assert len(before) == len(after)
+    assert all(map(torch.equal, before, after))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_cannot_be_exact_is_no_candidate():
+    found = planned(*network(nn.BatchNorm2d), "1GiB")
+    assert set(found.left_out) == {"trunk chunks", "Accumulated", "Offloaded"}
+    assert "trunk.module.2 (BatchNorm2d) uses batch statistics" in found.left_out["Accumulated"]
+    chosen = [schedule.edition for schedule in found.front]
+    assert not any(isinstance(edition, Accumulated) for edition in chosen)
+    assert not any(isinstance(edition, Cached) and edition.chunk_size < 24 for edition in chosen)
+
+
+def test_nothing_fits():
+    parts = network(nn.BatchNorm2d)
+    found = planned(*parts, "1MiB")
+    assert (found.chosen, found.trials, found.timed_by) == (None, (), "operation counts")
+    with pytest.raises(BudgetError) as error:
+        _ = found.edition
+    text = str(error.value)
+    assert text.startswith("budget: expected at least ")
+    for words in ("found 1.0 MiB (1MiB)", "parameters and buffers", "optimizer state", "one sample's largest head (t"):
+        assert words in text
+    assert "to_group_norm(model)" in text
+    assert "a batch of " in text
+    assert found.peak.peak_bytes == measured(*parts, _smallest(found))
+    with pytest.raises(ValueError, match="expected a schedule under 'chosen', found none"):
+        schedules_of(found.as_dict())
+
+
+def test_parameters_alone_are_too_many():
+    found = planned(*network(), "20KiB")
+    assert found.advice[0].startswith("no batch is small enough: parameters, gradients and optimizer state alone")
+    assert found.advice[1].startswith("an optimizer with less state")
+    assert all(row.samples == 0 for row in found.largest_batch)
+
+
+def test_the_front_and_what_takes_over():
+    found = planned(*network(), "1GiB")
+    peaks = [schedule.peak_bytes for schedule in found.front]
+    times = [schedule.time_ratio for schedule in found.front]
+    assert peaks == sorted(peaks, reverse=True)
+    assert times == sorted(times)
+    ladder = [found.chosen.peak_bytes, *(schedule.peak_bytes for schedule in found.fallbacks)]
+    assert len(ladder) > 3
+    assert all(after <= 0.9 * before for before, after in pairwise(ladder))
+    written = json.loads(json.dumps(found.as_dict()))
+    assert schedules_of(written) == [found.edition, *(schedule.edition for schedule in found.fallbacks)]
+
+
+def test_the_largest_batch():
+    budget = 6 * MIB
+    found = planned(*network(), budget)
+    rows = {type(row.edition).__name__: row for row in found.largest_batch}
+    assert set(rows) == {"SummedLoss", "PerTask", "Split", "Cached", "Accumulated", "Checkpointed"}
+    for kind in ("SummedLoss", "PerTask", "Split"):
+        model, batch, optimizer = network(samples=rows[kind].samples)
+        fits, over = (
+            predict(model.trunk, model.tasks, b, optimizer=optimizer, edition=rows[kind].edition, device="cpu")
+            for b in (batch, {name: torch.cat([x, x[:1]]) for name, x in batch.items()})
+        )
+        assert fits.peak_bytes <= 1.001 * budget
+        assert over.peak_bytes >= 0.999 * budget
+    assert rows["SummedLoss"].samples < rows["Split"].samples < rows["Accumulated"].samples
+
+
+def test_for_a_gpu_that_is_not_here():
+    found = planned(*network(), "66MiB", device="cuda")
+    assert (found.timed_by, found.trials, found.device) == ("operation counts", (), "cuda")
+    assert found.peak.peak_bytes <= found.budget.size
+    assert found.peak.categories.workspaces in (0, 64 * MIB)
+    assert any(isinstance(schedule.edition, Offloaded) for schedule in found.front)
+    with pytest.raises(ValueError, match="found no cuda here to ask for its memory; give a size"):
+        planned(*network(), "auto", device="cuda")
+
+
+def test_a_network_that_is_nowhere_yet():
+    def build():
+        return _parts(*network(samples=64))
+
+    found = plan(None, None, None, build=build, budget="8MiB", device="cpu")
+    assert (found.timed_by, found.samples) == ("operation counts", 64)
+    assert found.peak.peak_bytes <= 8 * MIB
+    with torch.device("meta"):
+        model, batch, optimizer = network()
+    assert planned(model, batch, optimizer, "66MiB").device == "cuda"
+
+
+def test_one_that_does_not_fit_after_all_is_said_and_the_next_one_taken(monkeypatch):
+    weigh, first = _timings._weigh, []
+
+    def too_much_for_the_first(step):
+        first.append(step.edition)
+        return 2**40 if len(first) == 1 else weigh(step)
+
+    monkeypatch.setattr(_timings, "_weigh", too_much_for_the_first)
+    found = planned(*network(), "1GiB")
+    failed = found.trials[-1]
+    assert (failed.edition, failed.peak_bytes, failed.fits, failed.step_seconds) == (first[0], 2**40, False, [])
+    assert found.edition != first[0]
+    assert first[0] not in schedules_of(found.as_dict())
+    assert "does not fit" in str(found)
+
+
+class TooMany(nn.Module):
+    """A device with room for so many samples, as far as tensors with data can tell."""
+
+    def __init__(self, module: nn.Module, most: int) -> None:
+        super().__init__()
+        self.module, self.most = module, most
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, FakeTensor) and len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.module(x)
+
+
+def test_memory_runs_out_in_the_trial():
+    model, batch, optimizer = network()
+    model.trunk = _with(model.trunk, 7)
+    found = planned(model, batch, optimizer, "1GiB")
+    assert not found.trials[-1].fits
+    assert found.trials[-1].peak_bytes is None
+    assert isinstance(found.edition, Accumulated | Cached | Checkpointed)
+    found.edition.forward_backward(model.trunk, model.tasks, batch)
+    assert "ran out of memory" in str(found)
+
+
+def test_other_errors_pass():
+    model, batch, optimizer = network()
+
+    class Broken(nn.Module):
+        def forward(self, x):
+            if not isinstance(x, FakeTensor):
+                raise RuntimeError("broken")
+            return x
+
+    model.trunk.module.append(Broken())
+    before = everything(model, optimizer)
+    with pytest.raises(RuntimeError, match="broken"):
+        planned(model, batch, optimizer, "1GiB")
+    assert all(map(torch.equal, before, everything(model, optimizer)))
+
+
+def test_where_a_direct_prediction_would_take_too_long(monkeypatch):
+    monkeypatch.setattr(_search, "_PATIENCE", 0.0)
+    found = planned(*network(), "4MiB", device="cpu")
+    assert found.peak.categories is None
+    assert "by the formula of the pieces" in found.peak.caveats[0]
+    assert found.peak.peak_bytes == found.chosen.peak_bytes
+
+
+def test_a_batch_that_cannot_be_cut():
+    model, batch, optimizer = network()
+    found = planned(model, {**batch, "scale": torch.ones(())}, optimizer, "1GiB")
+    assert found.samples == 1
+    assert "batch['scale']: to be cut, expected" in found.left_out["Cached"]
+    assert all("Accumulated" not in spelled(s.edition) for s in found.front)
+
+
+def test_an_absent_task_is_none():
+    model, batch, optimizer = network()
+    model.tasks["t1"].target = lambda batch: batch.get("nowhere")
+    found = planned(model, batch, optimizer, "3MiB")
+    assert found.peak.peak_bytes == measured(model, batch, optimizer, found.edition)
+
+
+def test_one_sample_and_one_task():
+    found = planned(*network(samples=1, tasks=1), "1GiB")
+    assert isinstance(found.edition, SummedLoss | Split | Checkpointed)
+    assert found.samples == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"budget": "6GIB"}, ValueError, "budget must be a size such as 6GiB"),
+        ({"budget": 1.5}, TypeError, "budget must be a number of bytes"),
+        ({"device": "tpu"}, ValueError, "device must be cpu or cuda, found 'tpu'"),
+    ],
+)
+def test_what_is_no_budget_and_no_device(changes, error, message):
+    with pytest.raises(error, match=message):
+        planned(*network(), **{"budget": "1GiB", **changes})
+
+
+def test_it_tells_what_it_does():
+    told = []
+    planned(*network(), "1GiB", on_progress=told.append)
+    assert told == ["probing", "timing the pieces", "trying the best", "predicting"]
+
+
+def _smallest(found):
+    return min(found.front, key=lambda schedule: schedule.peak_bytes).edition
+
+
+def _parts(model, batch, optimizer):
+    return model.trunk, model.tasks, batch, optimizer
+
+
+def _with(trunk, most):
+    trunk.module = TooMany(trunk.module, most)
+    return trunk
