@@ -65,6 +65,44 @@ def test_predicting_is_quick_and_needs_no_device(tmp_path):
     assert "device must be auto, cpu or cuda to predict for, found 'tpu'" in done.stderr
 
 
+def test_a_plan_and_what_it_prints_reproduces_it(tmp_path):
+    done = mtl_accum(*TWO_TASK, "job=plan", "budget=4MiB", "hydra.run.dir=plan", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads((tmp_path / "plan" / "plan.json").read_text())["plan"]
+    assert plan["peak"]["peak_bytes"] <= plan["budget"]["size"] == 4 * 2**20
+    assert plan["timed_by"] == "timings of the pieces"
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("On the command line: "))
+    pasted = line.removeprefix("On the command line: ").split()
+    assert pasted == plan["chosen"]["overrides"]
+    done = mtl_accum(*TWO_TASK, *pasted, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "run" / "report.json").read_text())["config"]
+    assert config["edition"] == plan["chosen"]["edition"]
+
+
+def test_training_with_what_the_planner_chooses(tmp_path):
+    done = mtl_accum(*TWO_TASK, "edition=auto", "budget=4MiB", "hydra.run.dir=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} >= {"plan.json", "plan.md", "report.json", "model.safetensors"}
+    report = json.loads((out / "report.json").read_text())
+    assert report["plan"] == json.loads((out / "plan.json").read_text())["plan"]
+    row = report["editions"][-1]
+    (tensors,) = (record for record in row["memory"] if record["source"] == "tensors")
+    assert row["edition"] == "auto"
+    assert tensors["peak_bytes"] == report["plan"]["peak"]["peak_bytes"] <= 4 * 2**20
+    assert row["gradient_difference"] <= 1e-5
+    assert "## The plan" in (out / "report.md").read_text()
+
+
+def test_a_plan_that_nothing_fits_is_written_down(tmp_path):
+    done = mtl_accum(*TWO_TASK, "job=plan", "budget=100kB", "device=cuda", "hydra.run.dir=out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("mtl_accum: budget: expected at least ")
+    assert "Nothing fits into the budget of 0.1 MiB (100kB)" in done.stdout
+    assert json.loads((tmp_path / "out" / "plan.json").read_text())["plan"]["chosen"] is None
+
+
 def test_own_experiment_from_a_folder_of_ones_own(tmp_path):
     mine = tmp_path / "my_conf" / "experiment"
     mine.mkdir(parents=True)
@@ -86,7 +124,7 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
     assert done.returncode == 0, done.stderr
     for text in (
         "+experiment=two_task",
-        "edition: accumulated, cached, checkpointed, offloaded, per_task, split, summed",
+        "edition: accumulated, auto, cached, checkpointed, offloaded, per_task, split, summed",
         "--config-dir",
         "epochs: 40",
     ):
@@ -100,8 +138,8 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
         (["+experiment=nope"], "experiment=nope: expected one of two_task; found no experiment of that name"),
         (
             [*TWO_TASK, "edition=nope"],
-            "edition=nope: expected one of accumulated, cached, checkpointed, offloaded, per_task, split, summed; "
-            "found no edition",
+            "edition=nope: expected one of accumulated, auto, cached, checkpointed, offloaded, per_task, split, "
+            "summed; found no edition",
         ),
         ([*TWO_TASK, "data=nope"], "data=nope: expected one of digits; found no data of that name"),
         ([*TWO_TASK, "data.batch_size=0"], "data: batch_size must be a positive integer, found 0"),
@@ -131,6 +169,9 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
             "model.trunk: num_channels (7) must be divisible by num_groups (4)",
         ),
         ([*TWO_TASK, "optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        ([*TWO_TASK, "job=plan", "budget=6gb"], "budget must be a size such as 6GiB or 6GB, a share such as 80%"),
+        ([*TWO_TASK, "edition=auto", "budget=1B"], "budget: expected at least"),
+        ([*TWO_TASK, "job=plan", "device=tpu"], "device must be auto, cpu, cuda or cuda:N, found 'tpu'"),
         ([*TWO_TASK, "seed=a"], "seed must be an integer from 0 to 2**63 - 1, found 'a'"),
         ([*TWO_TASK, "hydra.run.dir=taken/run"], "taken"),
     ],

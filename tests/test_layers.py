@@ -19,7 +19,7 @@ LAYERS = [
     {"editions"},
     {"memory", "models", "data", "_difference", "_no_dropout"},
     {"_trial"},
-    {"_bench", "_oracle"},
+    {"_bench", "_oracle", "_restore"},
     {"_compare", "_check"},
     {"planning"},
     {"training"},
