@@ -13,7 +13,7 @@ from torch import Tensor
 from mtl_accum.editions._pieces import Piece, Range
 from mtl_accum.editions._types import Tasks
 
-__all__ = ["Counts", "Share", "read_counts"]
+__all__ = ["Counts", "Share", "read_counts", "whole_task"]
 
 Counts = dict[Range | None, float]  # by the samples that were counted; None is a batch that is not cut
 
@@ -48,6 +48,13 @@ class Share:
     def known(self, samples: Range | None) -> float | None:
         """The count of some of the piece's samples, if it has been read already."""
         return self._known.get(samples)
+
+
+def whole_task(task: Any) -> Any:
+    """The task itself, behind the share of it that a piece sees: it lives on, and what is known of it with it."""
+    while isinstance(task, Share):
+        task = task._task
+    return task
 
 
 def read_counts(tasks: Tasks, pieces: Sequence[Piece]) -> dict[str, Counts]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtl_accum.editions._around_trunk import run_trunk
 from mtl_accum.editions._buffers import BufferLog
-from mtl_accum.editions._counts import Counts, Share, read_counts
+from mtl_accum.editions._counts import Counts, Share, read_counts, whole_task
 from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._modules import buffer_owners, modules_of
 from mtl_accum.editions._phase import SILENCE, heard, phase
@@ -55,7 +55,7 @@ class Step:
             asked = [Piece(self._whole, batch), *self.pieces, *_inner_pieces(self.pieces, inner)]
         self._counts: dict[str, Counts] = read_counts(tasks, asked)
         self.present = [name for name, counts in self._counts.items() if counts[self._whole]]
-        owners = ((name, buffer_owners(tasks[name])) for name in self.present)
+        owners = ((name, buffer_owners(whole_task(tasks[name]))) for name in self.present)
         self._owners = {name: found for name, found in owners if found}
         self._losses: dict[str, Tensor] = {}
         self._running: Sequence[str] = ()
@@ -73,7 +73,7 @@ class Step:
     def refuse_in_pieces(self, edition: object, *, allow_batch_statistics: bool, trunk: bool = False) -> None:
         """Raise ValueError for what cannot be exact in pieces, if there are several; the trunk's part on request."""
         if len(self.pieces) > 1:
-            heads = {name: self._tasks[name] for name in self.present}
+            heads = {name: whole_task(self._tasks[name]) for name in self.present}
             refuse_coupled_samples(edition, heads)
             parts: dict[str, Callable[..., Any]] = {"trunk": self._trunk} if trunk else {}
             parts |= {f"task '{name}'": task for name, task in heads.items()}
@@ -146,7 +146,7 @@ class Step:
     def run_edition(self, edition: Edition, piece: Piece) -> None:
         """Forward and backward of a piece through another edition."""
         tasks = {name: self._on(name, piece) for name in self.present if self._counts[name][piece.samples]}
-        functions: tuple[Callable[..., Any], ...] = (self._trunk, *(self._tasks[name] for name in tasks))
+        functions: tuple[Callable[..., Any], ...] = (self._trunk, *(whole_task(self._tasks[name]) for name in tasks))
         fresh = self._buffers.before({owner: None for function in functions for owner in buffer_owners(function)})
         for name, loss in edition.forward_backward(self._trunk, tasks, piece.batch).items():
             self._losses[name] = self._losses[name] + loss if name in self._losses else loss

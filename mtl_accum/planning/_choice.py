@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from mtl_accum.editions import Edition
@@ -10,9 +12,20 @@ from mtl_accum.memory import Breakdown
 from mtl_accum.planning._formula import Estimate, Tables, estimate
 from mtl_accum.planning._record import LargestBatch, Schedule
 
-__all__ = ["Option", "largest_batches", "pareto", "promising", "ranked", "schedule", "what_helps", "what_holds"]
+__all__ = [
+    "CLOSE",
+    "Option",
+    "largest_batches",
+    "pareto",
+    "promising",
+    "ranked",
+    "schedule",
+    "what_helps",
+    "what_holds",
+]
 
 _SLACK = 1.05  # formulas are up to that far above a direct prediction, which decides
+CLOSE = 1.15  # times the fastest one's seconds: formulas were that far off
 _DOUBTFUL = 8  # so many are asked about
 _NO_LIMIT = 2**40  # samples
 
@@ -31,23 +44,18 @@ def ranked(editions: Iterable[Edition], tables: Tables, samples: int) -> list[Op
 
 
 def promising(options: Sequence[Option], budget: int, fits: Callable[[Option], bool]) -> list[Option]:
-    """Those that fit by their estimates, and those that do all the same among a few that are nearly so and faster.
+    """Those that fit by their estimates, and those that do all the same among a few that nearly do and are as fast.
 
     Args:
         options: fastest first.
         budget: in bytes.
         fits: asked about the latter.
     """
-    chosen: list[Option] = []
-    doubtful = 0
-    for option in options:
-        peak = option.estimate.peak_bytes
-        if peak <= budget:
-            chosen.append(option)
-        elif peak <= _SLACK * budget and not chosen and doubtful < _DOUBTFUL:
-            doubtful += 1
-            chosen += [option] if fits(option) else []
-    return chosen
+    certain = [option for option in options if option.estimate.peak_bytes <= budget]
+    limit = CLOSE * certain[0].estimate.seconds if certain else math.inf
+    near = (o for o in options if budget < o.estimate.peak_bytes <= _SLACK * budget and o.estimate.seconds < limit)
+    found = [option for option in islice(near, _DOUBTFUL) if fits(option)]
+    return sorted([*certain, *found], key=lambda option: option.estimate.seconds)
 
 
 def pareto(options: Sequence[Option], summed: Estimate) -> tuple[Schedule, ...]:

@@ -15,7 +15,7 @@ from mtl_accum.editions._pieces import take
 from mtl_accum.memory import CudaMeter, Meter
 from mtl_accum.memory._out_of_memory import is_out_of_memory
 from mtl_accum.memory._training_step import Parts, TrainingStep
-from mtl_accum.planning._choice import Option
+from mtl_accum.planning._choice import CLOSE, Option
 from mtl_accum.planning._formula import Tables, estimate
 from mtl_accum.planning._pieces import Pieces, Table
 from mtl_accum.planning._probe import Probe, Stopwatch, as_pieces, wrapped
@@ -27,7 +27,6 @@ _HALVINGS = 7  # the smallest piece is a 64th of the batch, and two samples: bat
 _ROUNDS = 3  # of the pieces; the fastest of each counts
 _PATIENCE = 4.0  # seconds, for the pieces and for the run-off each; one round is always finished
 _FIELD = 6  # schedules in the run-off
-_CLOSE = 1.15  # times the fastest schedule's seconds by the formula: formulas were that far off
 _ALIKE = 1.02  # as fast, as far as one can tell
 _LEAST_STEPS, _MOST_STEPS = 3, 20  # of each schedule in the run-off
 
@@ -101,7 +100,7 @@ def run_off(parts: Parts, options: Iterable[Option], budget: int) -> list[Trial]
     spent = best = 0.0
     for edition, (_, _, seconds, _) in options:
         spent += seconds * _LEAST_STEPS
-        if fitting and (len(fitting) == _FIELD or seconds > _CLOSE * best or spent > _PATIENCE):
+        if fitting and (len(fitting) == _FIELD or seconds > CLOSE * best or spent > _PATIENCE):
             break
         peak = _weigh(TrainingStep(*parts, edition))
         tried.append(Trial(edition, peak, fits=peak is not None and peak <= budget))

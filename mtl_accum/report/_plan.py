@@ -89,7 +89,9 @@ def plan_markdown(plan: Plan, level: str = "##") -> list[str]:
 
 def _front(plan: Plan) -> list[list[str]]:
     budget, summed = plan["budget"]["size"], plan["summed"]
-    shown = [row for row in (plan["chosen"], summed) if row is not None]
+    shown = [summed]
+    if plan["chosen"] is not None and plan["chosen"]["edition"] != summed["edition"]:
+        shown.append(plan["chosen"])
     for row in plan["front"]:
         near = any(abs(row["peak_bytes"] - other["peak_bytes"]) < _NEAR * other["peak_bytes"] for other in shown)
         shown += [] if near else [row]
