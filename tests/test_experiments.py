@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from experiments.cuda import run as cuda
+from experiments.planner import run as planner
+from mtl_accum.planning import _timings
+from tests.memory.networks import convolutional
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,6 +29,41 @@ def test_the_table_of_the_cuda_study():
     assert {row[6] for row in rows[1:]} == {"–"}
     assert not any(row["failure"] for row in found)
     assert cuda.notes([{**found[0], "failure": "it broke"}])[0] == "many_heads fp32 summed: it broke"
+
+
+def test_the_study_of_the_planner(monkeypatch):
+    """On a network that takes a moment; times are whatever they are."""
+    for name, value in {"ROUNDS": 1, "FINAL_ROUNDS": 2, "FINALISTS": 2, "keep_freed_memory": lambda: None}.items():
+        monkeypatch.setattr(planner, name, value)
+    monkeypatch.setattr(_timings, "_PATIENCE", 0.0)
+    monkeypatch.setitem(planner.MODELS, "tiny", lambda: convolutional(samples=4))
+    threads = torch.get_num_threads()
+    subject = planner.Subject("tiny")
+    try:
+        count, seconds = subject.measure()
+    finally:
+        torch.set_num_threads(threads)
+    cells = subject.plans()
+    assert (count, seconds > 0) == (len(subject.found), True)
+    assert [cell.share for cell in cells] == [*planner.SHARES, None]
+    assert [miss for cell in cells for miss in cell.misses() if "slower" not in miss] == []
+    assert all(len(planner.row(cell)) == len(planner.HEADING) for cell in cells)
+    assert cells[-1].refused
+    assert all(cell.budget >= cell.measured == cell.predicted > 0 for cell in cells[:-1])
+
+
+def test_what_counts_as_a_miss_of_the_planner():
+    hit = {"chosen": "Split()", "predicted": 100, "measured": 99, "time": 1.04, "fastest": "F()", "fastest_time": 1.0}
+    assert planner.Cell("m", 0.5, 100, **hit).misses() == []
+    wrong = {**hit, "measured": 104, "time": 1.2}
+    assert planner.Cell("m", 0.5, 100, **wrong, noise=0.1).misses() == [
+        "over the budget by 0.00 MiB",
+        "predicted -3.8%",
+        "20.0% slower than F(), noise 10.0%",
+    ]
+    assert planner.Cell("m", 0.5, 100, **{**hit, "time": 1.2}, noise=0.25).misses() == []
+    assert planner.Cell("m", 0.5, 100, refused="x").misses() == ["nothing was chosen: x"]
+    assert planner.Cell("m", None, 100, chosen="Split()").misses() == ["Split() was chosen where nothing fits"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")

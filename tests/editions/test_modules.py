@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from mtl_accum import Accumulated, Split, SummedLoss
+from mtl_accum.editions import _modules
 from mtl_accum.editions._modules import modules_of
+from tests.workloads import vector
 
 NET = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
 
@@ -74,3 +77,17 @@ def test_a_function_without_modules_has_none():
 def test_a_long_list_is_not_walked():
     data = list(range(10_000_000))
     assert modules_of(lambda x: data[0]) == []
+
+
+@pytest.mark.parametrize("inner", [SummedLoss(), Split()], ids=repr)
+def test_pieces_do_not_make_more_searches(inner, monkeypatch):
+    """A search costs more than a small head does."""
+    searches, search = [], _modules._roots
+    monkeypatch.setattr(_modules, "_roots", lambda function: searches.append(function) or search(function))
+    load = vector(tasks=3)
+    counts = []
+    for micro_batches in (2, 2, 7):
+        searches.clear()
+        Accumulated(inner, micro_batches).forward_backward(load.trunk, load.tasks, load.batch)
+        counts.append(len(searches))
+    assert counts[1] == counts[2] <= 2 * (1 + len(load.tasks))
