@@ -123,7 +123,16 @@ class Search:
     def choose(self) -> tuple[Option, PeakMemory] | None:
         """The fastest option that fits, with its direct prediction; None if none does."""
         with self._predicting() as direct:
-            rest = promising(self.options, self._budget, lambda option: _peak(direct(option)) <= self._budget)
+            ratios: list[float] = []  # of direct predictions to the formula
+
+            def fits(option: Option) -> bool:
+                formula = option.estimate.peak_bytes
+                if ratios and min(ratios) * formula > self._budget:
+                    return False  # the formula is not as much too high as that would take
+                ratios.append(_peak(direct(option)) / formula)
+                return _peak(direct(option)) <= self._budget
+
+            rest = promising(self.options, self._budget, fits)
         too_low = 1.0
         while rest:
             order, rest = self._try(rest)

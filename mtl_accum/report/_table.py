@@ -82,7 +82,9 @@ def record(row: Row, source: str) -> Mapping[str, Any] | None:
 
 
 def mib(size: float | None) -> str:
-    """Bytes as MiB with one decimal; what that would round to nothing as KiB."""
+    """Bytes as MiB with one decimal; what that would round to nothing as KiB, and what is more than 10 GiB as GiB."""
+    if size and abs(size) >= 10 * 2**30:
+        return f"{size / 2**30:.1f} GiB"
     if size and abs(size) < 0.05 * 2**20:
         return f"{size / 2**10:.1f} KiB"
     return _NONE if size is None else f"{size / 2**20:.1f} MiB"
