@@ -132,6 +132,7 @@ def _allocated(found: PeakMemory, size: int, events: list[Event]) -> PeakMemory:
             )
             for phase in found.timeline
         ),
+        curve=tuple((operators, live + size) for operators, live in found.curve),
         reserved_bytes=allocator.reserved,
     )
 

@@ -53,6 +53,8 @@ class PhaseMemory:
         end_bytes: what was live when it ended.
         start_bytes: what was live when it began.
         rise_bytes: how far it went above that.
+        start_operator: how many operators had run when it began; where a meter counts them.
+        end_operator: how many when it ended.
     """
 
     name: str
@@ -61,6 +63,8 @@ class PhaseMemory:
     end_bytes: int
     start_bytes: int = 0
     rise_bytes: int = 0
+    start_operator: int = 0
+    end_operator: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class PeakMemory:
         peak_phase: the phase of the peak.
         peak_operator: the operator that reached it.
         timeline: the phases in the order in which they ran; of a prediction for "cuda" without the rounding.
+        curve: how many operators had run, and what was live then; the lowest and highest points of many stretches.
         requested_bytes: what was asked of the allocator at the most, before it rounds up.
         active_bytes: its blocks in use or not yet free for reuse, at the most.
         reserved_bytes: its pool at its largest.
@@ -98,6 +103,7 @@ class PeakMemory:
     peak_phase: str | None = None
     peak_operator: str | None = None
     timeline: tuple[PhaseMemory, ...] = ()
+    curve: tuple[tuple[int, int], ...] = ()
     requested_bytes: int | None = None
     active_bytes: int | None = None
     reserved_bytes: int | None = None

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from mtl_accum.editions._phase import Kind, listening
 from mtl_accum.memory._record import Breakdown, PeakMemory
 from mtl_accum.memory._storages import Event, Storage, called_by_autograd, storages
-from mtl_accum.memory._timeline import Timeline
+from mtl_accum.memory._timeline import Curve, Timeline
 
 __all__ = ["TensorMeter"]
 
@@ -71,10 +71,11 @@ class TensorMeter(TorchDispatchMode):
         self._sum: Event | None = None  # the birth of a sum of gradients
         self._settled = True  # whether its operands had the time to die
         self._generation, self._in_backward = 0, False  # generations of activations: a backward ends one
-        self._timeline = Timeline()
+        self._timeline, self._curve = Timeline(), Curve()
         self._resting(parameters, buffers, inputs)
         self._base = self._peak = self._live
         self._timeline.see(self._base, highest=True)
+        self._curve.see(0, self._base)
         self._result: PeakMemory | None = None
         self._at_peak, self._peak_at = dict(self._now), self._made
         self._peak_operator: Any = None
@@ -140,12 +141,12 @@ class TensorMeter(TorchDispatchMode):
     def begin(self, name: str, kind: Kind) -> None:
         """A phase begins."""
         self._settle()
-        self._timeline.begin(name, kind, self._live)
+        self._timeline.begin(name, kind, self._live, self.operators)
 
     def end(self) -> None:
         """It is over."""
         self._settle()
-        self._timeline.end(self._live)
+        self._timeline.end(self._live, self.operators)
 
     def result(self) -> PeakMemory:
         """The peak since this meter was made; up to the end of its block, once that is over."""
@@ -162,6 +163,7 @@ class TensorMeter(TorchDispatchMode):
             peak_phase=self._timeline.peak_phase(),
             peak_operator=None if self._peak_operator is None else str(self._peak_operator),
             timeline=self._timeline.phases(),
+            curve=self._curve.thinned(self.operators),
         )
 
     def _look(self, operator: Any) -> None:
@@ -171,6 +173,7 @@ class TensorMeter(TorchDispatchMode):
             self._peak, self._peak_at, self._peak_operator = self._live, self._made, operator
             self._at_peak = self._now.copy()
         self._timeline.see(self._live, highest=highest)
+        self._curve.see(self.operators, self._live)
 
     def _settle(self) -> None:
         """Look again after a sum of gradients.

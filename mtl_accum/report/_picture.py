@@ -8,29 +8,12 @@ from textwrap import fill
 from typing import Any
 
 from mtl_accum.report._breakdown import CATEGORIES, breakdown_source, phase_label
-from mtl_accum.report._table import Row, mib, peak_bytes, peak_source, record
+from mtl_accum.report._looks import CATEGORY_LOOKS, EDITION_COLOURS, KIND_COLOURS, OTHER_LOOK
+from mtl_accum.report._parts import parts_of_peak
+from mtl_accum.report._table import mib, peak_bytes, peak_source, record
 
 __all__ = ["picture"]
 
-# Okabe and Ito (2008), Color Universal Design: told apart by colour-blind readers; hatches for grey prints.
-_BLUE, _ORANGE, _GREEN, _PINK, _SKY, _RED, _YELLOW = (
-    *("#0072B2", "#E69F00", "#009E73", "#CC79A7"),
-    *("#56B4E9", "#D55E00", "#F0E442"),
-)
-_LOOKS = {
-    "activations": (_BLUE, ""),
-    "temporaries": (_ORANGE, "//"),
-    "parameters": (_GREEN, ".."),
-    "buffers": ("0.7", ""),
-    "gradients": (_PINK, "\\\\"),
-    "optimizer_state": (_SKY, "xx"),
-    "inputs": (_YELLOW, "--"),
-    "workspaces": ("0.4", ".."),
-    "rounding": ("0.8", "//"),
-}
-_OTHER = ("0.85", "")  # of a peak that no category explains
-_KINDS = {"forward": _BLUE, "backward": _RED, "optimizer": _GREEN, "zero_grad": "0.4"}
-_CURVES = [_BLUE, _ORANGE, _GREEN, _PINK, _SKY, _RED]
 _LINES = ["-", "--", "-.", ":"]
 _MOST_LABELS = 14  # phases that are named below the axis; of more, every n-th is
 
@@ -76,8 +59,8 @@ def _draw_bars(axes: Any, report: Mapping[str, Any]) -> None:
     shown: set[str] = set()
     for index, (row, peak) in enumerate(zip(rows, peaks, strict=True)):
         bottom = 0.0
-        for category, size in _parts(row, report, peak):
-            colour, hatch = _LOOKS.get(category, _OTHER)
+        for category, size in parts_of_peak(row, report, peak):
+            colour, hatch = CATEGORY_LOOKS.get(category, OTHER_LOOK)
             label = CATEGORIES[category][0] if category in CATEGORIES else "kernels and rounding"
             look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5, "width": 0.6}
             axes.bar(index, size / 2**20, bottom=bottom, label=None if category in shown else label, **look)
@@ -100,22 +83,15 @@ def _draw_bars(axes: Any, report: Mapping[str, Any]) -> None:
     _tidy(axes)
 
 
-def _parts(row: Row, report: Mapping[str, Any], peak: int | None) -> list[tuple[str, int]]:
-    """The categories of a bar, the largest ones of most reports first, and what is left."""
-    found = record(row, breakdown_source(report))
-    known = dict(found["categories"]) if found and found.get("categories") else {}
-    parts = [(category, known[category]) for category in _LOOKS if known.get(category)]
-    rest = (peak or 0) - sum(size for _, size in parts)
-    return [*parts, ("", rest)] if rest > 0 else parts
-
-
 def _draw_step(axes: Any, name: str, found: Mapping[str, Any]) -> None:
     """One step as a saw: up to the peak of each phase, down to what it leaves."""
     phases = found["timeline"]
     start = found["base_bytes"]
     for index, phase in enumerate(phases):
         heights = [size / 2**20 for size in (start, phase["peak_bytes"], phase["end_bytes"])]
-        axes.fill_between([index, index + 0.5, index + 1], heights, color=_KINDS[phase["kind"]], alpha=0.8, linewidth=0)
+        axes.fill_between(
+            [index, index + 0.5, index + 1], heights, color=KIND_COLOURS[phase["kind"]], alpha=0.8, linewidth=0
+        )
         axes.plot([index, index + 0.5, index + 1], heights, color="black", linewidth=0.8)
         start = phase["end_bytes"]
     axes.axhline(found["peak_bytes"] / 2**20, color="0.3", linewidth=0.8, linestyle=":")
@@ -139,13 +115,13 @@ def _draw_step(axes: Any, name: str, found: Mapping[str, Any]) -> None:
 def _legend_of_kinds(axes: Any) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=colour, alpha=0.8, label=kind) for kind, colour in _KINDS.items()]
+    handles = [Patch(color=colour, alpha=0.8, label=kind) for kind, colour in KIND_COLOURS.items()]
     axes.legend(handles=handles, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize="small")
 
 
 def _draw_curves(axes: Any, losses: Mapping[str, list[float]]) -> None:
     for index, (name, history) in enumerate(losses.items()):
-        style = {"color": _CURVES[index % 6], "linestyle": _LINES[index % 4]}
+        style = {"color": EDITION_COLOURS[index % 6], "linestyle": _LINES[index % 4]}
         axes.plot(range(1, len(history) + 1), history, label=name, **style)
     if any(losses.values()):
         axes.set_yscale("log")

@@ -42,7 +42,7 @@ def editions_table(report: Mapping[str, Any]) -> Table:
     rows: list[Row] = report["editions"]
     first = rows[0]
     source = peak_source(report)
-    columns = _columns(source, first["edition"])
+    columns = _columns(source, first["edition"], report.get("samples"))
     notes = [f"{column.heading}: {column.meaning}." for column in columns if column.meaning]
     notes += [f"{_name(row)}:{row['meaning'].partition(':')[2] or ' ' + row['meaning']}" for row in rows]
     incomplete = "could not be predicted" if source == "predicted" else "was not measured completely"
@@ -90,7 +90,7 @@ def mib(size: float | None) -> str:
     return _NONE if size is None else f"{size / 2**20:.1f} MiB"
 
 
-def _columns(source: str, first: str) -> list[_Column]:
+def _columns(source: str, first: str, samples: int | None) -> list[_Column]:
     if source == "predicted":
         return [
             _size("predicted peak", "the most that tensors and workspaces would hold at once during one step", source),
@@ -144,6 +144,7 @@ def _columns(source: str, first: str) -> list[_Column]:
             _step,
         ),
         _Column(f"time / {first}", "", lambda row, base: _ratio(_seconds(row), _seconds(base))),
+        _Column("samples / s", "", lambda row, _: _samples_per_second(row, samples)),
         _Column(
             "gradient difference",
             "largest over the parameters of ||g - g_ref|| / max(||g_ref||, 0.001 ||whole g_ref||), g_ref by SummedLoss",
@@ -165,6 +166,11 @@ def _step(row: Row, _: Row) -> str:
         return _NONE
     middle, low, high = (1000 * of(row["step_seconds"]) for of in (median, min, max))
     return f"{middle:.1f} ({low:.1f} to {high:.1f}) ms"
+
+
+def _samples_per_second(row: Row, samples: int | None) -> str:
+    seconds = _seconds(row)
+    return f"{samples / seconds:.0f}" if samples and seconds else _NONE
 
 
 def _predicted_in(row: Row, _: Row) -> str:

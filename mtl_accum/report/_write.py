@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl_accum.report._markdown import markdown
+from mtl_accum.report._page import html
 from mtl_accum.report._picture import picture
 from mtl_accum.report._plan import plan_markdown
 
@@ -20,7 +21,7 @@ VERSION = 2  # of the JSON; 2: records hold categories, phases and more of the a
 
 
 def write(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Write `report.json`, `report.md` and `memory.png` into a folder.
+    """Write `report.json`, `report.md`, `report.html` and `memory.png` into a folder.
 
     Args:
         content: the report without its version; its kind is "run" unless it says "prediction".
@@ -37,6 +38,7 @@ def write(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         folder,
         {
             "memory.png": lambda path: picture(report, path),
+            "report.html": lambda path: path.write_text(html(report), encoding="utf-8"),
             "report.md": lambda path: path.write_text(markdown(report), encoding="utf-8"),
             "report.json": lambda path: path.write_text(json.dumps(report, indent=1), encoding="utf-8"),
         },

@@ -21,12 +21,13 @@ def test_table_on_a_cpu():
         "process, peak",
         "step",
         "time / summed",
+        "samples / s",
         "gradient difference",
     ]
     assert table.rows == [
-        ["summed", "400.0 MiB", "1.00", "800.0 MiB", "100.0 (100.0 to 200.0) ms", "1.00", "0.0e+00"],
-        ["per_task", "300.0 MiB", "0.75", "–", "150.0 (150.0 to 150.0) ms", "1.50", "2.0e-07"],
-        ["split", "–", "–", "–", "–", "–", "–"],
+        ["summed", "400.0 MiB", "1.00", "800.0 MiB", "100.0 (100.0 to 200.0) ms", "1.00", "2560", "0.0e+00"],
+        ["per_task", "300.0 MiB", "0.75", "–", "150.0 (150.0 to 150.0) ms", "1.50", "1707", "2.0e-07"],
+        ["split", "–", "–", "–", "–", "–", "–", "–"],
     ]
     assert "mind the gap" in table.notes
     assert "split was not measured completely: prepare: out of memory" in table.notes
@@ -74,7 +75,7 @@ def test_nothing_was_measured():
 
 def test_markdown():
     page = reports.markdown(report())
-    assert "| per_task | 300.0 MiB | 0.75 | – | 150.0 (150.0 to 150.0) ms | 1.50 | 2.0e-07 |" in page
+    assert "| per_task | 300.0 MiB | 0.75 | – | 150.0 (150.0 to 150.0) ms | 1.50 | 1707 | 2.0e-07 |" in page
     assert "2 epochs, 3 steps in 1.5 s." in page
     assert "one step of 256 samples." in page
     assert "| accuracy | 0.5000 |" in page
@@ -156,7 +157,12 @@ def test_picture_without_training(tmp_path):
 
 def test_write(tmp_path):
     written = reports.write(report(), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["memory.png", "report.json", "report.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "memory.png",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
     assert json.loads((tmp_path / "report.json").read_text()) == written
     assert written["version"] == reports.VERSION
     assert written["editions"][0]["memory"][0]["peak_bytes"] == 400 * MIB

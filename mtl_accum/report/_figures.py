@@ -1,0 +1,268 @@
+"""The figures of a page: memory by what it is, the saw of one step, memory against time, training curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from html import escape
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from mtl_accum.report._breakdown import CATEGORIES, breakdown_source, phase_label
+from mtl_accum.report._looks import CATEGORY_LOOKS, EDITION_COLOURS, KIND_COLOURS, OTHER_LOOK
+from mtl_accum.report._parts import parts_of_peak
+from mtl_accum.report._table import mib, peak_bytes, peak_source, record
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+__all__ = ["curves_figure", "memory_and_time_figure", "peaks_figure", "saw_figure", "sources_figure"]
+
+_MIB = 2**20
+_PATTERNS = {"//": "/", "\\\\": "\\", "..": ".", "xx": "x", "--": "-", "": ""}  # matplotlib's hatches in plotly's words
+_OVERLAY = {"fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.6, "size": 6}
+_DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"]
+_GRID = "rgba(128, 128, 128, 0.25)"
+_MOST_BLOCKS = 400  # of the phases of one edition
+_SHORTENED = 0.08  # of the rest, for what follows the last backward: an optimizer may have thousands of operators
+_SOURCES = {
+    "peak_bytes": "allocated: handed out to tensors",
+    "reserved_bytes": "reserved: the allocator's pool",
+    "process_bytes": "NVML, process: pool, context and libraries",
+    "device_bytes": "NVML, device: other processes too",
+}
+
+
+def peaks_figure(report: Mapping[str, Any]) -> Figure:
+    """A bar an edition, stacked by category."""
+    figure = _figure("peak, MiB", height=420)
+    source = peak_source(report)
+    rows = report["editions"]
+    names = [escape(row["edition"]) for row in rows]
+    stacks = [dict(parts_of_peak(row, report, peak_bytes(row, source))) for row in rows]
+    for category in [*CATEGORY_LOOKS, ""]:
+        sizes = [stack.get(category, 0) for stack in stacks]
+        if not any(sizes):
+            continue
+        colour, hatch = CATEGORY_LOOKS.get(category, OTHER_LOOK)
+        label = CATEGORIES[category][0] if category else "kernels and rounding"
+        figure.add_bar(
+            x=names,
+            y=[size / _MIB for size in sizes],
+            name=label,
+            marker={"color": colour, "pattern": {"shape": _PATTERNS[hatch], **_OVERLAY}},
+            customdata=[mib(size) for size in sizes],
+            hovertemplate=f"%{{x}}<br>{label}: %{{customdata}}<extra></extra>",
+        )
+    for name, row in zip(names, rows, strict=True):
+        peak = peak_bytes(row, source)
+        if peak is not None:
+            figure.add_annotation(x=name, y=peak / _MIB, text=mib(peak), yshift=11, showarrow=False)
+    figure.update_layout(barmode="stack", bargap=0.45)
+    return figure
+
+
+def sources_figure(report: Mapping[str, Any]) -> Figure | None:
+    """On a GPU: what the allocator handed out, what it holds, and what the driver sees, side by side."""
+    if peak_source(report) != "cuda":
+        return None
+    figure = _figure("at the most, MiB", height=380)
+    for index, (key, label) in enumerate(_SOURCES.items()):
+        sizes = [peak_bytes(row, "cuda", key) for row in report["editions"]]
+        figure.add_bar(
+            x=[escape(row["edition"]) for row in report["editions"]],
+            y=[None if size is None else size / _MIB for size in sizes],
+            name=label,
+            marker={"color": EDITION_COLOURS[index], "pattern": {"shape": ["", "/", ".", "x"][index], **_OVERLAY}},
+            customdata=[mib(size) for size in sizes],
+            hovertemplate=f"%{{x}}<br>{label}<br>%{{customdata}}<extra></extra>",
+        )
+    return figure
+
+
+def saw_figure(report: Mapping[str, Any]) -> Figure | None:
+    """Live bytes through one step, an edition a line, and below it a ribbon of each edition's phases."""
+    from plotly.subplots import make_subplots
+
+    source = breakdown_source(report)
+    steps = [(row["edition"], found) for row in report["editions"] if (found := record(row, source))]
+    steps = [(name, found) for name, found in steps if found["timeline"]]
+    if not steps:
+        return None
+    ribbons = 34 * len(steps)
+    height = 360 + ribbons + 90
+    figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.03, row_heights=[360, ribbons])
+    for index, (name, found) in enumerate(steps):
+        points = list(_points(found))
+        colour = EDITION_COLOURS[index % len(EDITION_COLOURS)]
+        figure.add_scatter(
+            x=[x for x, _, _ in points],
+            y=[size / _MIB for _, size, _ in points],
+            text=[f"{escape(phase)}<br>{mib(size)}" for _, size, phase in points],
+            name=escape(name),
+            legendgroup=name,
+            line={"color": colour, "dash": _DASHES[index % len(_DASHES)], "width": 2},
+            hovertemplate="%{text}",
+            row=1,
+            col=1,
+        )
+        for kind, blocks in _blocks(found).items():
+            figure.add_bar(
+                y=[escape(name)] * len(blocks),
+                base=[start for start, _, _ in blocks],
+                x=[end - start for start, end, _ in blocks],
+                text=[escape(_short(phase)) for _, _, phase in blocks],
+                customdata=[
+                    f"{escape(phase_label(phase))}<br>at the most {mib(phase['peak_bytes'])}" for *_, phase in blocks
+                ],
+                orientation="h",
+                marker={"color": KIND_COLOURS[kind], "line": {"color": "white", "width": 1}},
+                textposition="inside",
+                insidetextanchor="middle",
+                textfont={"color": "white", "size": 11},
+                textangle=0,
+                legendgroup=name,
+                showlegend=False,
+                hovertemplate="%{customdata}<extra>%{y}</extra>",
+                row=2,
+                col=1,
+            )
+    _tidy(figure, height)
+    figure.update_layout(barmode="overlay", bargap=0.15, uniformtext={"mode": "hide", "minsize": 9})
+    figure.update_yaxes(title_text="live, MiB", rangemode="tozero", gridcolor=_GRID, row=1, col=1)
+    figure.update_yaxes(autorange="reversed", row=2, col=1)
+    figure.update_xaxes(title_text="progress of the step, the optimizer shortened", ticksuffix=" %", row=2, col=1)
+    figure.update_xaxes(range=[0, 100], gridcolor=_GRID)
+    return figure
+
+
+def memory_and_time_figure(report: Mapping[str, Any]) -> Figure | None:
+    """A point an edition, and the front of those than which none is both smaller and faster; for more than two."""
+    source = peak_source(report)
+    points = [
+        (median(row["step_seconds"]), peak, row["edition"])
+        for row in report["editions"]
+        if row["step_seconds"] and (peak := peak_bytes(row, source))
+    ]
+    if len(points) < 3:
+        return None
+    points.sort()
+    front = [point for index, point in enumerate(points) if all(point[1] < other[1] for other in points[:index])]
+    figure = _figure("peak, MiB", height=380)
+    figure.add_scatter(
+        x=[1000 * seconds for seconds, _, _ in front],
+        y=[peak / _MIB for _, peak, _ in front],
+        mode="lines",
+        line={"color": "#888888", "dash": "dot", "shape": "hv"},
+        name="Pareto front",
+        hoverinfo="skip",
+    )
+    for index, row in enumerate(report["editions"]):
+        for seconds, peak, name in points:
+            if name == row["edition"]:
+                figure.add_scatter(
+                    x=[1000 * seconds],
+                    y=[peak / _MIB],
+                    mode="markers+text",
+                    text=[escape(name)],
+                    textposition="top center",
+                    name=escape(name),
+                    marker={"size": 13, "symbol": index % 6, "color": EDITION_COLOURS[index % len(EDITION_COLOURS)]},
+                    hovertemplate=f"%{{text}}<br>{mib(peak)}<br>%{{x:.1f}} ms<extra></extra>",
+                )
+    figure.update_xaxes(title_text="step, ms (median)", rangemode="tozero", gridcolor=_GRID)
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def curves_figure(losses: Mapping[str, list[float | None]]) -> Figure:
+    """Every task's loss at every step."""
+    figure = _figure("loss", height=360)
+    for index, (name, history) in enumerate(losses.items()):
+        figure.add_scatter(
+            x=list(range(1, len(history) + 1)),
+            y=history,
+            name=escape(name),
+            line={"color": EDITION_COLOURS[index % len(EDITION_COLOURS)], "dash": _DASHES[index % len(_DASHES)]},
+            hovertemplate="step %{x}: %{y:.4g}",
+        )
+    figure.update_xaxes(title_text="step", gridcolor=_GRID)
+    figure.update_yaxes(type="log")
+    return figure
+
+
+def _figure(title: str, *, height: int) -> Figure:
+    from plotly.graph_objects import Figure
+
+    figure = Figure()
+    _tidy(figure, height)
+    figure.update_yaxes(title_text=title, gridcolor=_GRID, zerolinecolor=_GRID)
+    return figure
+
+
+def _tidy(figure: Figure, height: int) -> None:
+    """No background and no colour of its own for text: the page has both, light and dark."""
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 64, "r": 12, "t": 12, "b": 48},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 13},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        hovermode="closest",
+    )
+
+
+def _points(found: Mapping[str, Any]) -> Iterator[tuple[float, int, str]]:
+    """Progress in per cent, live bytes and the phase."""
+    phases, spans, at = found["timeline"], list(_spans(found)), 0
+    curve = found.get("curve") or [
+        point
+        for index, phase in enumerate(phases)
+        for point in ((index + 0.5, phase["peak_bytes"]), (index + 1, phase["end_bytes"]))
+    ]
+    progress = _progress(found)
+    for operators, live in curve:
+        while at + 1 < len(spans) and operators > spans[at][1]:
+            at += 1
+        yield progress(operators), live, phase_label(spans[at][2])
+
+
+def _spans(found: Mapping[str, Any]) -> Iterator[tuple[float, float, Mapping[str, Any]]]:
+    """Where phases begin and end: in operators, or one a phase where nobody counted."""
+    for index, phase in enumerate(found["timeline"]):
+        counted = phase.get("end_operator")
+        yield (phase["start_operator"], counted, phase) if counted else (index, index + 1, phase)
+
+
+def _progress(found: Mapping[str, Any]) -> Callable[[float], float]:
+    """From operators to per cent of the step; what follows the last backward is shortened."""
+    spans = list(_spans(found))
+    end = spans[-1][1]
+    last = max((stop for _, stop, phase in spans if phase["kind"] == "backward"), default=end) or 1
+    tail = min(end - last, _SHORTENED * last)
+
+    def percent(operators: float) -> float:
+        beyond = max(0.0, operators - last) * tail / (end - last) if end > last else 0.0
+        return 100 * (min(operators, last) + beyond) / (last + tail)
+
+    return percent
+
+
+def _blocks(found: Mapping[str, Any]) -> dict[str, list[tuple[float, float, Mapping[str, Any]]]]:
+    """By kind, the phases of a ribbon in per cent of the step; of too many, the longest."""
+    progress = _progress(found)
+    spans = sorted(_spans(found), key=lambda span: span[0] - span[1])[:_MOST_BLOCKS]
+    blocks: dict[str, list[tuple[float, float, Mapping[str, Any]]]] = {}
+    for start, end, phase in sorted(spans, key=lambda span: span[0]):
+        blocks.setdefault(phase["kind"], []).append((progress(start), progress(end), phase))
+    return blocks
+
+
+def _in_words(phase: Mapping[str, Any]) -> str:
+    return f"{escape(phase_label(phase))}<br>at the most {mib(phase['peak_bytes'])}"
+
+
+def _short(phase: Mapping[str, Any]) -> str:
+    """A phase in a block: "trunk", "digit"; the colour says forward or backward."""
+    return str(phase["name"]).removeprefix("head ")
