@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from mtl_accum._sweep import SweepReport, write_failure
 from mtl_accum._validate import natural
 
 if TYPE_CHECKING:
@@ -32,7 +34,11 @@ _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 @hydra.main(version_base="1.3", config_path=str(_CONF), config_name="config")
 def _run(config: DictConfig) -> None:
-    with _one_line_errors():  # here too: Hydra would write a line of its own about a job that failed
+    in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+    # Here too: Hydra would write a line of its own about a job that failed.
+    with _kept_failures(config) if in_sweep else _one_line_errors():
+        if in_sweep:
+            _measure_own_edition_only(config)
         if config.job is None:
             raise ValueError("job must be one of train, check, plan, predict; found none")
         if "seed" in config.job:
@@ -43,11 +49,10 @@ def _run(config: DictConfig) -> None:
         job = instantiate(config.job)
         from mtl_accum.training import Run
 
-        overrides = HydraConfig.get().overrides.task
         job(
             run=Run(
-                folder=Path(HydraConfig.get().runtime.output_dir),
-                command=shlex.join(["python", "-m", "mtl_accum", *overrides]),
+                folder=_folder(),
+                command=_command(),
                 config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]
             )
         )
@@ -58,6 +63,39 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises in place of printing and exiting
     with _one_line_errors():
         _run()
+    if SweepReport.failed:
+        print(f"mtl_accum: {SweepReport.failed}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _folder() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "mtl_accum", *HydraConfig.get().overrides.task])
+
+
+def _measure_own_edition_only(config: DictConfig) -> None:
+    """A sweep compares jobs: one that measured all editions would measure them again and again."""
+    name = HydraConfig.get().runtime.choices["edition"]
+    with open_dict(config):
+        config.compare.editions = {name: config.edition}
+
+
+@contextmanager
+def _kept_failures(config: DictConfig) -> Iterator[None]:
+    """A job of a sweep that fails leaves its reason in its folder, and the sweep goes on."""
+    try:
+        yield
+    except Exception as error:
+        cause, where = _cause(error)
+        expected = _is_for_the_user(cause, error)
+        reason = f"{where}{_one_line(cause)}" if expected else f"{type(cause).__name__}: {_one_line(cause)}"
+        write_failure(_folder(), _command(), OmegaConf.to_container(config), reason)
+        if _WANTS_TRACEBACK or not expected:
+            traceback.print_exc()
+        print(f"mtl_accum: job {HydraConfig.get().job.num}: {reason}", file=sys.stderr)
 
 
 @contextmanager

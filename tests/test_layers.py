@@ -23,9 +23,10 @@ LAYERS = [
     {"_compare", "_check"},
     {"planning"},
     {"training"},
+    {"_sweep"},
     {"__main__"},
 ]
-ONLY_IN = {"hydra": {"__main__"}, "omegaconf": {"__main__"}, "pynvml": {"memory._nvml"}}
+ONLY_IN = {"hydra": {"__main__", "_sweep"}, "omegaconf": {"__main__", "_sweep"}, "pynvml": {"memory._nvml"}}
 
 
 def name_of(path: Path) -> str:

@@ -7,10 +7,12 @@ from mtl_accum.report._console import show, show_plan
 from mtl_accum.report._markdown import markdown
 from mtl_accum.report._picture import picture
 from mtl_accum.report._plan import plan_markdown
+from mtl_accum.report._sweep import FAILURE, write_sweep
 from mtl_accum.report._table import Table, editions_table, markdown_table
 from mtl_accum.report._write import VERSION, write, write_plan, write_whole
 
 __all__ = [
+    "FAILURE",
     "VERSION",
     "Table",
     "editions_table",
@@ -22,5 +24,6 @@ __all__ = [
     "show_plan",
     "write",
     "write_plan",
+    "write_sweep",
     "write_whole",
 ]

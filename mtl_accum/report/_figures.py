@@ -15,13 +15,22 @@ from mtl_accum.report._table import mib, peak_bytes, peak_source, record
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["curves_figure", "memory_and_time_figure", "peaks_figure", "saw_figure", "sources_figure"]
+__all__ = [
+    "DASHES",
+    "GRID",
+    "curves_figure",
+    "memory_and_time_figure",
+    "new_figure",
+    "peaks_figure",
+    "saw_figure",
+    "sources_figure",
+]
 
 _MIB = 2**20
 _PATTERNS = {"//": "/", "\\\\": "\\", "..": ".", "xx": "x", "--": "-", "": ""}  # matplotlib's hatches in plotly's words
 _OVERLAY = {"fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.6, "size": 6}
-_DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"]
-_GRID = "rgba(128, 128, 128, 0.25)"
+DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"]
+GRID = "rgba(128, 128, 128, 0.25)"
 _MOST_BLOCKS = 400  # of the phases of one edition
 _SHORTENED = 0.08  # of the rest, for what follows the last backward: an optimizer may have thousands of operators
 _SOURCES = {
@@ -34,7 +43,7 @@ _SOURCES = {
 
 def peaks_figure(report: Mapping[str, Any]) -> Figure:
     """A bar an edition, stacked by category."""
-    figure = _figure("peak, MiB", height=420)
+    figure = new_figure("peak, MiB", height=420)
     source = peak_source(report)
     rows = report["editions"]
     names = [escape(row["edition"]) for row in rows]
@@ -65,7 +74,7 @@ def sources_figure(report: Mapping[str, Any]) -> Figure | None:
     """On a GPU: what the allocator handed out, what it holds, and what the driver sees, side by side."""
     if peak_source(report) != "cuda":
         return None
-    figure = _figure("at the most, MiB", height=380)
+    figure = new_figure("at the most, MiB", height=380)
     for index, (key, label) in enumerate(_SOURCES.items()):
         sizes = [peak_bytes(row, "cuda", key) for row in report["editions"]]
         figure.add_bar(
@@ -100,7 +109,7 @@ def saw_figure(report: Mapping[str, Any]) -> Figure | None:
             text=[f"{escape(phase)}<br>{mib(size)}" for _, size, phase in points],
             name=escape(name),
             legendgroup=name,
-            line={"color": colour, "dash": _DASHES[index % len(_DASHES)], "width": 2},
+            line={"color": colour, "dash": DASHES[index % len(DASHES)], "width": 2},
             hovertemplate="%{text}",
             row=1,
             col=1,
@@ -128,10 +137,10 @@ def saw_figure(report: Mapping[str, Any]) -> Figure | None:
             )
     _tidy(figure, height)
     figure.update_layout(barmode="overlay", bargap=0.15, uniformtext={"mode": "hide", "minsize": 9})
-    figure.update_yaxes(title_text="live, MiB", rangemode="tozero", gridcolor=_GRID, row=1, col=1)
+    figure.update_yaxes(title_text="live, MiB", rangemode="tozero", gridcolor=GRID, row=1, col=1)
     figure.update_yaxes(autorange="reversed", row=2, col=1)
     figure.update_xaxes(title_text="progress of the step, the optimizer shortened", ticksuffix=" %", row=2, col=1)
-    figure.update_xaxes(range=[0, 100], gridcolor=_GRID)
+    figure.update_xaxes(range=[0, 100], gridcolor=GRID)
     return figure
 
 
@@ -147,7 +156,7 @@ def memory_and_time_figure(report: Mapping[str, Any]) -> Figure | None:
         return None
     points.sort()
     front = [point for index, point in enumerate(points) if all(point[1] < other[1] for other in points[:index])]
-    figure = _figure("peak, MiB", height=380)
+    figure = new_figure("peak, MiB", height=380)
     figure.add_scatter(
         x=[1000 * seconds for seconds, _, _ in front],
         y=[peak / _MIB for _, peak, _ in front],
@@ -169,33 +178,34 @@ def memory_and_time_figure(report: Mapping[str, Any]) -> Figure | None:
                     marker={"size": 13, "symbol": index % 6, "color": EDITION_COLOURS[index % len(EDITION_COLOURS)]},
                     hovertemplate=f"%{{text}}<br>{mib(peak)}<br>%{{x:.1f}} ms<extra></extra>",
                 )
-    figure.update_xaxes(title_text="step, ms (median)", rangemode="tozero", gridcolor=_GRID)
+    figure.update_xaxes(title_text="step, ms (median)", rangemode="tozero", gridcolor=GRID)
     figure.update_yaxes(rangemode="tozero")
     return figure
 
 
 def curves_figure(losses: Mapping[str, list[float | None]]) -> Figure:
     """Every task's loss at every step."""
-    figure = _figure("loss", height=360)
+    figure = new_figure("loss", height=360)
     for index, (name, history) in enumerate(losses.items()):
         figure.add_scatter(
             x=list(range(1, len(history) + 1)),
             y=history,
             name=escape(name),
-            line={"color": EDITION_COLOURS[index % len(EDITION_COLOURS)], "dash": _DASHES[index % len(_DASHES)]},
+            line={"color": EDITION_COLOURS[index % len(EDITION_COLOURS)], "dash": DASHES[index % len(DASHES)]},
             hovertemplate="step %{x}: %{y:.4g}",
         )
-    figure.update_xaxes(title_text="step", gridcolor=_GRID)
+    figure.update_xaxes(title_text="step", gridcolor=GRID)
     figure.update_yaxes(type="log")
     return figure
 
 
-def _figure(title: str, *, height: int) -> Figure:
+def new_figure(title: str, *, height: int) -> Figure:
+    """An empty figure with a title at its vertical axis."""
     from plotly.graph_objects import Figure
 
     figure = Figure()
     _tidy(figure, height)
-    figure.update_yaxes(title_text=title, gridcolor=_GRID, zerolinecolor=_GRID)
+    figure.update_yaxes(title_text=title, gridcolor=GRID, zerolinecolor=GRID)
     return figure
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from plotly.graph_objects import Figure
 
-__all__ = ["html"]
+__all__ = ["Part", "html", "markup", "render"]
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,35 @@ class Part:
 
 def html(report: Mapping[str, Any]) -> str:
     """The whole report as one page: no file beside it, no request to anybody."""
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
-
     facts = [f"{name} {version}" for name, version in report["versions"].items()]
     facts += [f"git commit {report['git_commit'] or '–'}", f"seed {report['seed']}"]
-    return _template().render(
+    return render(
         title="mtl_accum: predicted memory" if report["kind"] == "prediction" else "mtl_accum: memory and time",
-        library=Markup(f"<script>{get_plotlyjs()}</script>"),  # Plotly's own code
         command=report["command"],
         started=f"{report['created']}, {device(report)}",
         answer=editions_table(report).conclusion,
-        parts=list(_parts(report)),
+        parts=_parts(report),
         facts=facts,
         config=json.dumps(report["config"], indent=2),
+    )
+
+
+def render(
+    *, title: str, command: str, started: str, answer: str, parts: Iterable[Part], facts: list[str], config: str
+) -> str:
+    """A page of parts; all text is escaped."""
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    return _template().render(
+        title=title,
+        library=Markup(f"<script>{get_plotlyjs()}</script>"),
+        command=command,
+        started=started,
+        answer=answer,
+        parts=list(parts),
+        facts=facts,
+        config=config,
     )
 
 
@@ -65,11 +80,11 @@ def _parts(report: Mapping[str, Any]) -> Iterator[Part]:
     yield Part("The editions side by side", batch(report), tables=[[table.columns, *table.rows]], notes=table.notes)
     parts = breakdown_table(report)
     words = "The highest point of one step, by what the bytes are."
-    peaks = _markup(peaks_figure(report), "peaks")
+    peaks = markup(peaks_figure(report), "peaks")
     yield Part("What the memory is", words, peaks, [parts] if parts else [], category_notes(parts))
     sources = sources_figure(report)
     if sources is not None:
-        yield Part("The allocator and the driver", "Three ways to count the same step.", _markup(sources, "sources"))
+        yield Part("The allocator and the driver", "Three ways to count the same step.", markup(sources, "sources"))
     saw = saw_figure(report)
     if saw is not None:
         how = "predicted" if breakdown_source(report) == "predicted" else "live"
@@ -78,11 +93,11 @@ def _parts(report: Mapping[str, Any]) -> Iterator[Part]:
             "red, optimizer green. Where all heads' forwards follow each other, their memory adds up; where each head "
             "has its backward at once, it does not. A click in the legend hides an edition."
         )
-        yield Part("One step", words, _markup(saw, "saw"))
+        yield Part("One step", words, markup(saw, "saw"))
     scatter = memory_and_time_figure(report)
     if scatter is not None:
         words = "Further left is faster, further down is smaller."
-        yield Part("Memory against time", words, _markup(scatter, "scatter"))
+        yield Part("Memory against time", words, markup(scatter, "scatter"))
     if report.get("training"):
         yield _training(report["training"], report["metrics"])
     if "plan" in report:
@@ -94,11 +109,11 @@ def _parts(report: Mapping[str, Any]) -> Iterator[Part]:
 def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Part:
     words = f"{training['epochs']} epochs, {steps(training)} steps in {training['seconds']:.1f} s."
     table = [["measure", "on the test data"], *([name, figure(value)] for name, value in metrics.items())]
-    drawn = _markup(curves_figure(training["losses"]), "curves") if any(training["losses"].values()) else ""
+    drawn = markup(curves_figure(training["losses"]), "curves") if any(training["losses"].values()) else ""
     return Part("Training", words, drawn, [table] if metrics else [], list(training.get("changes", [])))
 
 
-def _markup(drawn: Figure, name: str) -> Any:
+def markup(drawn: Figure, name: str) -> Any:
     """A figure as markup that the template takes as it is; texts in it are escaped where they are made."""
     from markupsafe import Markup
 

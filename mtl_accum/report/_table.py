@@ -200,6 +200,9 @@ def _conclusion(rows: list[Row], source: str) -> str:
         if seconds is not None and base_seconds:
             part += f" at {seconds / base_seconds:.2f} times the time per step"
         parts.append(part)
+    if len(rows) == 1 and base_peak:
+        step = f", and {1000 * base_seconds:.1f} ms a step" if base_seconds else ""
+        return f"{_name(base)}: a peak of {mib(base_peak)}{step}."
     if not parts:
         return "There is nothing to compare: the notes say what could not be measured, and why."
     predicted = "predicted " if source == "predicted" else ""

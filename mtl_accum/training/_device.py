@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mtl_accum.memory import driver_version
 
-__all__ = ["describe", "resolve", "to_device"]
+__all__ = ["alone_on", "describe", "resolve", "to_device"]
 
 
 def resolve(name: str) -> torch.device:
@@ -57,6 +60,12 @@ def describe(device: torch.device) -> dict[str, Any]:
 def to_device(batch: Any, device: torch.device) -> Any:
     """The batch with every tensor on the device."""
     return tree_map_only(Tensor, lambda tensor: tensor.to(device), batch)
+
+
+def alone_on(device: torch.device) -> AbstractContextManager[object]:
+    """Wait until no other process of this user measures on the device: jobs of a sweep may run side by side."""
+    who = os.getuid() if hasattr(os, "getuid") else os.getlogin()
+    return FileLock(Path(tempfile.gettempdir()) / f"mtl_accum-{who}-{str(device).replace(':', '-')}.lock")
 
 
 def _cpu_name() -> str:

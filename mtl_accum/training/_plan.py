@@ -12,7 +12,7 @@ from mtl_accum import planning, report
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.memory._random import same_random_numbers
 from mtl_accum.models import MultiTaskModel
-from mtl_accum.training._device import resolve, to_device
+from mtl_accum.training._device import alone_on, resolve, to_device
 from mtl_accum.training._experiment import Data, MakeOptimizer, Run, header, make_optimizer, require_parts
 from mtl_accum.training._progress import Progress
 
@@ -102,12 +102,13 @@ def plan_and_write(
     """
     with same_random_numbers():
         batch = to_device(next(iter(data.train())), where)
-        found = planning.plan(
-            *(model.trunk, model.tasks, batch),
-            optimizer=optimizer,
-            budget=budget,
-            device=device,
-            on_progress=on_progress,
-        )
+        with alone_on(where):
+            found = planning.plan(
+                *(model.trunk, model.tasks, batch),
+                optimizer=optimizer,
+                budget=budget,
+                device=device,
+                on_progress=on_progress,
+            )
     report.write_plan({**head, "plan": found.as_dict()}, run.folder)
     return found

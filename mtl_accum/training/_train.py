@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +17,7 @@ from mtl_accum.editions import Edition
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import schedules_of
-from mtl_accum.training._device import describe, resolve, to_device
+from mtl_accum.training._device import alone_on, describe, resolve, to_device
 from mtl_accum.training._evaluate import Measure, evaluate, require_tasks
 from mtl_accum.training._experiment import (
     Data,
@@ -44,6 +44,7 @@ def train(
     optimizer: MakeOptimizer,
     measures: Mapping[str, Measure],
     editions: Mapping[str, Edition],
+    training: bool,
     epochs: int,
     steps: int,
     snapshots: bool,
@@ -60,12 +61,13 @@ def train(
         optimizer: makes the optimizer from the parameters.
         measures: figures of merit on the test data, by name.
         editions: what to measure side by side; the first one is what the others are held against.
+        training: whether to train and test; else the editions are measured with the initial weights.
         epochs: how often to go through the training data; 0 only measures.
         steps: timed steps of each edition.
         snapshots: write a file an edition for PyTorch's memory viewer into the folder `snapshots`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of the random numbers in training.
-        run: the folder for `report.json`, `report.md`, `memory.png` and `model.safetensors`.
+        run: the folder for `report.json`, `report.md`, `report.html`, `memory.png` and `model.safetensors`.
 
     Raises:
         ValueError: an argument is out of range, or a part of the experiment is missing.
@@ -82,62 +84,72 @@ def train(
     model.to(where)
     stepper = make_optimizer(optimizer, model)
     require_tasks(measures, model)
-    batches = data.train()
-    written: dict[str, Any] = {}
-    changes: list[str] = []
+    written: dict[str, Any] = header(run, seed)
     fallbacks: list[Edition] = []
-    head = header(run, seed)
     with Progress() as progress:
         if isinstance(edition, Auto):
             chosen = plan_and_write(
                 *(model, data, stepper, edition.budget),
                 where=where,
                 device=None,
-                head=head,
+                head=written,
                 run=run,
                 on_progress=progress.note,
             )
             _ = chosen.edition  # raises where nothing fits
-            written["plan"] = chosen.as_dict()
+            written = {**written, "plan": chosen.as_dict()}
             edition, *fallbacks = schedules_of(written["plan"])  # what runs is what was written
             editions = {**editions, "auto": edition}
-        started = time.perf_counter()
-        on_step = progress.training(epochs * len(batches) if isinstance(batches, Sized) else None)
-        losses = fit(
-            *(model, batches, edition, stepper),
-            epochs=epochs,
-            device=where,
-            fallbacks=fallbacks,
-            on_step=on_step,
-            on_change=changes.append,
-        )
-        seconds = time.perf_counter() - started
-        stepper.zero_grad()
-        trained = model  # saved at once: whatever fails after this, the training was not for nothing
-        report.write_whole(run.folder, {"model.safetensors": lambda path: save_model(trained, str(path))})
-        metrics = evaluate(model, measures, data.test(), device=where)
+        if training:
+            written["training"] = _fit(
+                *(model, data, [edition, *fallbacks], stepper), epochs=epochs, where=where, progress=progress
+            )
+            trained = model  # saved at once: whatever fails after this, the training was not for nothing
+            report.write_whole(run.folder, {"model.safetensors": lambda path: save_model(trained, str(path))})
+            written["metrics"] = evaluate(model, measures, data.test(), device=where)
         model.train()
-        batch = to_device(next(iter(batches)), where)
-        rows = compare(
-            model.trunk,
-            model.tasks,
-            batch,
-            optimizer=stepper,
-            editions=editions,
-            steps=steps,
-            snapshots=snapshot_folder(run) if snapshots else None,
-            on_progress=progress.note,
-        )
+        batch = to_device(next(iter(data.train())), where)
+        with alone_on(where):
+            rows = compare(
+                *(model.trunk, model.tasks, batch),
+                optimizer=stepper,
+                editions=editions,
+                steps=steps,
+                snapshots=snapshot_folder(run) if snapshots else None,
+                on_progress=progress.note,
+            )
     written = report.write(
         {
-            **head,
             **written,
             "device": describe(where),
             "samples": samples_in(batch),
-            "training": {"epochs": epochs, "seconds": seconds, "losses": losses, "changes": changes},
-            "metrics": metrics,
             "editions": [asdict(row) for row in rows],
         },
         run.folder,
     )
     report.show(written, run.folder)
+
+
+def _fit(
+    model: MultiTaskModel,
+    data: Data,
+    schedules: Sequence[Edition],
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
+    where: torch.device,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train, and say how it went, for the report."""
+    batches, changes = data.train(), list[str]()
+    started = time.perf_counter()
+    losses = fit(
+        *(model, batches, schedules[0], optimizer),
+        epochs=epochs,
+        device=where,
+        fallbacks=schedules[1:],
+        on_step=progress.training(epochs * len(batches) if isinstance(batches, Sized) else None),
+        on_change=changes.append,
+    )
+    optimizer.zero_grad()
+    return {"epochs": epochs, "seconds": time.perf_counter() - started, "losses": losses, "changes": changes}

@@ -1,0 +1,213 @@
+"""A sweep: what its jobs have measured, as a table, a page and plots against what was varied."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mtl_accum.report._page import Part, markup, render
+from mtl_accum.report._sweep_figures import sweep_figures
+from mtl_accum.report._table import markdown_table, mib, peak_bytes, peak_source
+from mtl_accum.report._write import VERSION, write_whole
+
+__all__ = ["FAILURE", "collect", "write_sweep"]
+
+FAILURE = "failure.json"
+_SWEEP = "sweep.json"
+
+
+def write_sweep(folder: Path) -> dict[str, Any]:
+    """Write `sweep.json`, `sweep.csv`, `sweep.md` and `sweep.html` of all jobs that have left something.
+
+    Args:
+        folder: of the sweep, with a folder a job. Rows of an earlier sweep into it stay, but for jobs done again.
+
+    Returns:
+        The sweep as it was written; no rows where no job has left anything.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    sweep = collect(folder)
+    if sweep["rows"]:
+        table = sweep_table(sweep)
+        page = "\n".join(["# mtl_accum sweep", "", conclusion(sweep), "", *markdown_table(table), ""])
+        write_whole(
+            folder,
+            {
+                "sweep.html": lambda path: path.write_text(_page(sweep, table), encoding="utf-8"),
+                "sweep.md": lambda path: path.write_text(page, encoding="utf-8"),
+                "sweep.csv": lambda path: path.write_text(_csv(sweep), encoding="utf-8"),
+                _SWEEP: lambda path: path.write_text(json.dumps(sweep, indent=1), encoding="utf-8"),
+            },
+        )
+    return sweep
+
+
+def _page(sweep: Mapping[str, Any], table: list[list[str]]) -> str:
+    drawn = sweep_figures(sweep["rows"], knobs(sweep))
+    parts = [
+        Part(title, words, markup(figure, f"sweep{number}")) for number, (title, words, figure) in enumerate(drawn)
+    ]
+    parts.append(Part("Every job", tables=[table]))
+    return render(
+        title="mtl_accum: sweep",
+        command=f"over {', '.join(knobs(sweep)) or 'nothing'}",
+        started=sweep["created"],
+        answer=conclusion(sweep),
+        parts=parts,
+        facts=[" ".join(f"{name}={value}" for name, value in _common(sweep).items())],
+        config="",
+    )
+
+
+def _common(sweep: Mapping[str, Any]) -> dict[str, str]:
+    """What all jobs have in common."""
+    varied = knobs(sweep)
+    return {name: value for row in sweep["rows"][:1] for name, value in row["overrides"].items() if name not in varied}
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """The rows of a sweep, from what its jobs have left."""
+    rows: dict[str, dict[str, Any]] = {}
+    for row in _read(folder / _SWEEP).get("rows", []):
+        rows[_key(row)] = row
+    for job in sorted((path for path in folder.iterdir() if path.is_dir()), key=_number):
+        written = _read(job / "report.json") or _read(job / FAILURE)
+        if written:
+            row = _row(job.name, written)
+            rows[_key(row)] = row
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"version": VERSION, "kind": "sweep", "created": created, "rows": list(rows.values())}
+
+
+def knobs(sweep: Mapping[str, Any]) -> list[str]:
+    """What was varied, in the order of the command line."""
+    values: dict[str, set[str]] = {}
+    for row in sweep["rows"]:
+        for name in row["overrides"]:
+            values.setdefault(name, set())
+    for row in sweep["rows"]:
+        for name, found in values.items():
+            found.add(row["overrides"].get(name, ""))
+    return [name for name, found in values.items() if len(found) > 1]
+
+
+def sweep_table(sweep: Mapping[str, Any]) -> list[list[str]]:
+    """A row a job; cells of a job that failed say why."""
+    varied = knobs(sweep)
+    cells = [["job", *varied, "peak", "step", "samples / s", "gradient difference", "what went wrong"]]
+    for row in sweep["rows"]:
+        seconds = median(row["step_seconds"]) if row["step_seconds"] else None
+        speed = f"{row['samples'] / seconds:.0f}" if seconds and row["samples"] else "–"
+        difference = "–" if row["gradient_difference"] is None else f"{row['gradient_difference']:.1e}"
+        cells.append(
+            [
+                row["job"],
+                *(row["overrides"].get(name, "") for name in varied),
+                mib(row["peak_bytes"]),
+                f"{1000 * seconds:.1f} ms" if seconds else "–",
+                speed,
+                difference,
+                row["failure"] or "",
+            ]
+        )
+    return cells
+
+
+def conclusion(sweep: Mapping[str, Any]) -> str:
+    """How many jobs there are, which needed least, and which failed."""
+    rows = sweep["rows"]
+    failed = [row for row in rows if row["failure"]]
+    measured = [row for row in rows if row["peak_bytes"] is not None]
+    words = f"{len(rows)} jobs" if len(rows) != 1 else "1 job"
+    if failed:
+        words += f", {len(failed)} of which failed"
+    if measured:
+        least = min(measured, key=lambda row: row["peak_bytes"])
+        words += f". The least memory: {mib(least['peak_bytes'])} with {_settings(sweep, least)}"
+    timed = [row for row in measured if row["step_seconds"] and row["samples"]]
+    if timed:
+        fastest = max(timed, key=lambda row: row["samples"] / median(row["step_seconds"]))
+        speed = fastest["samples"] / median(fastest["step_seconds"])
+        words += f". The most samples per second: {speed:.0f} with {_settings(sweep, fastest)}"
+    return f"{words}."
+
+
+def _settings(sweep: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    varied = [f"{name}={row['overrides'].get(name, '')}" for name in knobs(sweep)]
+    return ", ".join(varied) or f"job {row['job']}"
+
+
+def _row(job: str, written: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sweep keeps of a job: of its only edition, or of the first."""
+    row: dict[str, Any] = {
+        "job": job,
+        "overrides": _overrides(written["command"]),
+        "edition": None,
+        "source": None,
+        "peak_bytes": None,
+        "step_seconds": [],
+        "samples": written.get("samples"),
+        "gradient_difference": None,
+        "metrics": written.get("metrics", {}),
+        "failure": written.get("reason"),
+    }
+    editions = written.get("editions")
+    if editions:
+        source, first = peak_source(written), editions[0]
+        row |= {
+            "edition": first["edition"],
+            "source": source,
+            "peak_bytes": peak_bytes(first, source),
+            "step_seconds": first["step_seconds"],
+            "gradient_difference": first["gradient_difference"],
+            "failure": first["failure"],
+        }
+    return row
+
+
+def _overrides(command: str) -> dict[str, str]:
+    words = (word.partition("=") for word in shlex.split(command) if "=" in word)
+    return {name.lstrip("+"): value for name, _, value in words}
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    return json.dumps(row["overrides"], sort_keys=True)
+
+
+def _number(job: Path) -> tuple[int, str]:
+    return (int(job.name) if job.name.isdecimal() else 2**62, job.name)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A report; nothing where there is none, or not yet a whole one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and found.get("version") == VERSION else {}
+
+
+def _csv(sweep: Mapping[str, Any]) -> str:
+    varied = knobs(sweep)
+    metrics = sorted({name for row in sweep["rows"] for name in row["metrics"]})
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(
+        ["job", *varied, "peak_bytes", "step_seconds", "samples", "gradient_difference", *metrics, "failure"]
+    )
+    for row in sweep["rows"]:
+        seconds = median(row["step_seconds"]) if row["step_seconds"] else ""
+        values = [row["peak_bytes"], seconds, row["samples"], row["gradient_difference"]]
+        varied_values: Iterable[str] = (row["overrides"].get(name, "") for name in varied)
+        measured = (row["metrics"].get(name, "") for name in metrics)
+        writer.writerow([row["job"], *varied_values, *values, *measured, row["failure"] or ""])
+    return text.getvalue()
