@@ -38,7 +38,8 @@ def write_sweep(folder: Path) -> dict[str, Any]:
     sweep = collect(folder)
     if sweep["rows"]:
         table = sweep_table(sweep)
-        page = "\n".join(["# mtl_accum sweep", "", conclusion(sweep), "", *markdown_table(table), ""])
+        pivot = [*markdown_table(glance(sweep)), ""] if glance(sweep) else []
+        page = "\n".join(["# mtl_accum sweep", "", conclusion(sweep), "", *pivot, *markdown_table(table), ""])
         write_whole(
             folder,
             {
@@ -56,6 +57,9 @@ def _page(sweep: Mapping[str, Any], table: list[list[str]]) -> str:
     parts = [
         Part(title, words, markup(figure, f"sweep{number}")) for number, (title, words, figure) in enumerate(drawn)
     ]
+    pivot = glance(sweep)
+    if pivot:
+        parts.insert(0, Part("At a glance", "Peak memory and time of one step, a column an edition.", tables=[pivot]))
     parts.append(Part("Every job", tables=[table]))
     return render(
         title="mtl_accum: sweep",
@@ -120,6 +124,22 @@ def sweep_table(sweep: Mapping[str, Any]) -> list[list[str]]:
             ]
         )
     return cells
+
+
+def glance(sweep: Mapping[str, Any]) -> list[list[str]]:
+    """A row a setting, a column an edition: peak and time; empty where editions are not among what was varied."""
+    others = [name for name in knobs(sweep) if name != "edition"]
+    if len(others) == len(knobs(sweep)) or not others:
+        return []
+    editions = list(dict.fromkeys(row["overrides"].get("edition", "") for row in sweep["rows"]))
+    settings: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in sweep["rows"]:
+        setting = tuple(row["overrides"].get(name, "") for name in others)
+        seconds = f", {1000 * median(row['step_seconds']):.1f} ms" if row["step_seconds"] else ""
+        cell = "failed" if row["failure"] else f"{mib(row['peak_bytes'])}{seconds}"
+        settings.setdefault(setting, {})[row["overrides"].get("edition", "")] = cell
+    cells = [[*setting, *(found.get(edition, "–") for edition in editions)] for setting, found in settings.items()]
+    return [[*others, *editions], *cells]
 
 
 def conclusion(sweep: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from mtl_accum import report as reports
-from mtl_accum.report._sweep import collect, conclusion, knobs, sweep_table
+from mtl_accum.report._sweep import collect, conclusion, glance, knobs, sweep_table
 from mtl_accum.report._sweep_figures import sweep_figures
 from tests.report.examples import MIB, memory, report, row
 from tests.report.test_page import EVIL, LIMIT, without_library
@@ -53,6 +53,18 @@ def test_a_row_a_job(folder):
         "4 jobs, 1 of which failed. The least memory: 200.0 MiB with edition=split, data.batch_size=64. The most "
         "samples per second: 2000 with edition=split, data.batch_size=64."
     )
+
+
+def test_at_a_glance(folder):
+    assert glance(collect(folder)) == [
+        ["data.batch_size", "summed", "split"],
+        ["64", "400.0 MiB, 100.0 ms", "200.0 MiB, 50.0 ms"],
+        ["128", "800.0 MiB, 200.0 ms", "failed"],
+    ]
+    for number in (1, 10):
+        (folder / str(number)).rename(folder / f"aside{number}")
+        (folder / f"aside{number}" / ("report.json" if number == 1 else "failure.json")).unlink()
+    assert glance(collect(folder)) == [], "nothing but the edition was varied"
 
 
 def test_a_line_an_edition_against_every_number(folder):
