@@ -20,6 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from mtl_accum._run import Run
 from mtl_accum._sweep import SweepReport, write_failure
 from mtl_accum._validate import natural
 
@@ -40,15 +41,13 @@ def _run(config: DictConfig) -> None:
         if in_sweep:
             _measure_own_edition_only(config)
         if config.job is None:
-            raise ValueError("job must be one of train, check, plan, predict; found none")
+            raise ValueError("job must be one of train, check, plan, predict, report; found none")
         if "seed" in config.job:
             natural("seed", config.job.seed)
             import torch
 
             torch.manual_seed(config.job.seed)  # before the model draws its weights
         job = instantiate(config.job)
-        from mtl_accum.training import Run
-
         job(
             run=Run(
                 folder=_folder(),

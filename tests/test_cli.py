@@ -104,6 +104,39 @@ def test_a_plan_that_nothing_fits_is_written_down(tmp_path):
     assert json.loads((tmp_path / "out" / "plan.json").read_text())["plan"]["chosen"] is None
 
 
+def test_jobs_side_by_side_measure_one_at_a_time(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs hydra-joblib-launcher")
+    sweep = ["train=false", "num_tasks=2,3", "model.width=8", "compare.steps=1", "data.batch_size=64"]
+    done = mtl_accum(
+        *("-m", "+experiment=many_tasks", *sweep, "hydra/launcher=joblib", "hydra.sweep.dir=sweep"), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
+    assert [(row["overrides"]["num_tasks"], row["failure"]) for row in rows] == [("2", None), ("3", None)]
+    assert all(row["peak_bytes"] and row["step_seconds"] for row in rows)
+
+
+def test_reports_anew_merged_and_compared_without_torch(tmp_path):
+    done = mtl_accum(*TWO_TASK, "train=false", "edition=split", "hydra.run.dir=one", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    before = (tmp_path / "one" / "report.html").read_bytes()
+    (tmp_path / "one" / "report.html").unlink()
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+
+    def report(*arguments):
+        done = mtl_accum("job=report", *arguments, "hydra.run.dir=out", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert report("path=one") == "Report: one\n"
+    assert len((tmp_path / "one" / "report.html").read_bytes()) == len(before)
+    assert report("path=[one,one]") == "Sweep: out/sweep.html\n"
+    rows = json.loads((tmp_path / "out" / "sweep.json").read_text())["rows"]
+    assert [row["overrides"]["edition"] for row in rows] == ["summed", "per_task", "split"]
+    assert "| edition=split |" in report("path=one", "before=out/sweep.json")
+    assert "+0.0 %" in (tmp_path / "out" / "comparison.md").read_text()
+
+
 def test_own_experiment_from_a_folder_of_ones_own(tmp_path):
     mine = tmp_path / "my_conf" / "experiment"
     mine.mkdir(parents=True)
@@ -176,6 +209,9 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
         ([*TWO_TASK, "job=plan", "budget=6gb"], "budget must be a size such as 6GiB or 6GB, a share such as 80%"),
         ([*TWO_TASK, "edition=auto", "budget=1B"], "budget: expected at least"),
         ([*TWO_TASK, "job=plan", "device=tpu"], "device must be auto, cpu, cuda or cuda:N, found 'tpu'"),
+        (["job=report"], "path must be the folder of a run or sweep, or several as [one,two]; found none"),
+        (["job=report", "path=taken"], "taken: expected a report, found a file that is cut off or no JSON"),
+        (["job=report", "path=nowhere"], "path=nowhere: expected the folder of a run or sweep or its JSON file"),
         ([*TWO_TASK, "seed=a"], "seed must be an integer from 0 to 2**63 - 1, found 'a'"),
         ([*TWO_TASK, "hydra.run.dir=taken/run"], "taken"),
     ],

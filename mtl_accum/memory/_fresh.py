@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -44,7 +46,8 @@ class FreshProcess:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, path, _Settings()), daemon=True)
-        self._process.start()
+        with _known_start_method():
+            self._process.start()
         theirs.close()  # so that the death of the process ends our wait
 
     def call(self, method: str) -> Any:
@@ -73,6 +76,20 @@ class FreshProcess:
         self._connection.close()
         self._process.join()
         self._folder.cleanup()
+
+
+@contextmanager
+def _known_start_method() -> Iterator[None]:
+    """A worker of joblib has a start method of its own, which a fresh process would be told and not know."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    if before is None or before in multiprocessing.get_all_start_methods():
+        yield
+        return
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 class _Settings:

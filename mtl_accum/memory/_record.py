@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Protocol, Self
 
 __all__ = ["Breakdown", "Meter", "PeakMemory", "PhaseMemory"]
@@ -63,8 +63,8 @@ class PhaseMemory:
     end_bytes: int
     start_bytes: int = 0
     rise_bytes: int = 0
-    start_operator: int = 0
-    end_operator: int = 0
+    start_operator: int = field(default=0, compare=False)  # the same step has others without data
+    end_operator: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

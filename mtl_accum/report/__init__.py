@@ -7,9 +7,11 @@ from mtl_accum.report._console import show, show_plan
 from mtl_accum.report._markdown import markdown
 from mtl_accum.report._picture import picture
 from mtl_accum.report._plan import plan_markdown
+from mtl_accum.report._read import VERSION
+from mtl_accum.report._rebuild import rebuild
 from mtl_accum.report._sweep import FAILURE, write_sweep
 from mtl_accum.report._table import Table, editions_table, markdown_table
-from mtl_accum.report._write import VERSION, write, write_plan, write_whole
+from mtl_accum.report._write import write, write_plan, write_whole
 
 __all__ = [
     "FAILURE",
@@ -20,6 +22,7 @@ __all__ = [
     "markdown_table",
     "picture",
     "plan_markdown",
+    "rebuild",
     "show",
     "show_plan",
     "write",

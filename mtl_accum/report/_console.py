@@ -14,7 +14,7 @@ from mtl_accum.report._markdown import batch, device, figure, steps
 from mtl_accum.report._plan import plan_conclusion, plan_sections
 from mtl_accum.report._table import editions_table, markdown_table
 
-__all__ = ["show", "show_plan"]
+__all__ = ["show", "show_path", "show_plan", "show_table"]
 
 
 def show(report: Mapping[str, Any], folder: Path) -> None:
@@ -52,6 +52,19 @@ def show_plan(plan: Mapping[str, Any], folder: Path) -> None:
     for line in plan_conclusion(plan):
         console.print(line)
     console.print(f"Plan: {_short(folder)}")
+
+
+def show_path(what: str, path: Path) -> None:
+    """Say where something was written."""
+    _console().print(f"{what}: {_short(path)}")
+
+
+def show_table(cells: list[list[str]], lines: list[str]) -> None:
+    """Print a table and what is to be said below it."""
+    console = _console()
+    _print_table(console, cells)
+    for line in lines:
+        console.print(line)
 
 
 def _console() -> Console:

@@ -6,18 +6,19 @@ import csv
 import io
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from mtl_accum.report._page import Part, markup, render
+from mtl_accum.report._read import VERSION
 from mtl_accum.report._sweep_figures import sweep_figures
 from mtl_accum.report._table import markdown_table, mib, peak_bytes, peak_source
-from mtl_accum.report._write import VERSION, write_whole
+from mtl_accum.report._write import write_whole
 
-__all__ = ["FAILURE", "collect", "write_sweep"]
+__all__ = ["FAILURE", "collect", "knobs", "row_of", "write_rows", "write_sweep"]
 
 FAILURE = "failure.json"
 _SWEEP = "sweep.json"
@@ -37,19 +38,33 @@ def write_sweep(folder: Path) -> dict[str, Any]:
     """
     sweep = collect(folder)
     if sweep["rows"]:
-        table = sweep_table(sweep)
-        pivot = [*markdown_table(glance(sweep)), ""] if glance(sweep) else []
-        page = "\n".join(["# mtl_accum sweep", "", conclusion(sweep), "", *pivot, *markdown_table(table), ""])
-        write_whole(
-            folder,
-            {
-                "sweep.html": lambda path: path.write_text(_page(sweep, table), encoding="utf-8"),
-                "sweep.md": lambda path: path.write_text(page, encoding="utf-8"),
-                "sweep.csv": lambda path: path.write_text(_csv(sweep), encoding="utf-8"),
-                _SWEEP: lambda path: path.write_text(json.dumps(sweep, indent=1), encoding="utf-8"),
-            },
-        )
+        _write(sweep, folder)
     return sweep
+
+
+def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """The same of rows from elsewhere; of several with the same settings the last one counts."""
+    _write(_sweep({_key(row): row for row in rows}), folder)
+
+
+def _sweep(rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"version": VERSION, "kind": "sweep", "created": created, "rows": list(rows.values())}
+
+
+def _write(sweep: dict[str, Any], folder: Path) -> None:
+    table = sweep_table(sweep)
+    pivot = [*markdown_table(glance(sweep)), ""] if glance(sweep) else []
+    page = "\n".join(["# mtl_accum sweep", "", conclusion(sweep), "", *pivot, *markdown_table(table), ""])
+    write_whole(
+        folder,
+        {
+            "sweep.html": lambda path: path.write_text(_page(sweep, table), encoding="utf-8"),
+            "sweep.md": lambda path: path.write_text(page, encoding="utf-8"),
+            "sweep.csv": lambda path: path.write_text(_csv(sweep), encoding="utf-8"),
+            _SWEEP: lambda path: path.write_text(json.dumps(sweep, indent=1), encoding="utf-8"),
+        },
+    )
 
 
 def _page(sweep: Mapping[str, Any], table: list[list[str]]) -> str:
@@ -83,13 +98,12 @@ def collect(folder: Path) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     for row in _read(folder / _SWEEP).get("rows", []):
         rows[_key(row)] = row
-    for job in sorted((path for path in folder.iterdir() if path.is_dir()), key=_number):
+    for job in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: _number(path.name)):
         written = _read(job / "report.json") or _read(job / FAILURE)
         if written:
-            row = _row(job.name, written)
+            row = row_of(job.name, written)
             rows[_key(row)] = row
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"version": VERSION, "kind": "sweep", "created": created, "rows": list(rows.values())}
+    return _sweep(dict(sorted(rows.items(), key=lambda item: _number(item[1]["job"]))))
 
 
 def knobs(sweep: Mapping[str, Any]) -> list[str]:
@@ -166,7 +180,7 @@ def _settings(sweep: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     return ", ".join(varied) or f"job {row['job']}"
 
 
-def _row(job: str, written: Mapping[str, Any]) -> dict[str, Any]:
+def row_of(job: str, written: Mapping[str, Any]) -> dict[str, Any]:
     """What a sweep keeps of a job: of its only edition, or of the first."""
     row: dict[str, Any] = {
         "job": job,
@@ -203,8 +217,8 @@ def _key(row: Mapping[str, Any]) -> str:
     return json.dumps(row["overrides"], sort_keys=True)
 
 
-def _number(job: Path) -> tuple[int, str]:
-    return (int(job.name) if job.name.isdecimal() else 2**62, job.name)
+def _number(job: str) -> tuple[int, str]:
+    return (int(job) if job.isdecimal() else 2**62, job)
 
 
 def _read(path: Path) -> dict[str, Any]:

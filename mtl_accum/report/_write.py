@@ -14,10 +14,9 @@ from mtl_accum.report._markdown import markdown
 from mtl_accum.report._page import html
 from mtl_accum.report._picture import picture
 from mtl_accum.report._plan import plan_markdown
+from mtl_accum.report._read import VERSION
 
-__all__ = ["VERSION", "write", "write_plan", "write_whole"]
-
-VERSION = 2  # of the JSON; 2: records hold categories, phases and more of the allocator
+__all__ = ["write", "write_plan", "write_whole"]
 
 
 def write(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 import mtl_accum
+from mtl_accum._run import Run
 from mtl_accum.editions._pieces import samples_of
 from mtl_accum.models import MultiTaskModel
 
@@ -33,15 +33,6 @@ class Data(Protocol):
     def test(self) -> Iterable[Any]:
         """Batches to measure on."""
         ...
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where a job writes, and what a report says about how it was started."""
-
-    folder: Path
-    command: str
-    config: dict[str, Any]
 
 
 def header(run: Run, seed: int) -> dict[str, Any]:
