@@ -65,78 +65,6 @@ def test_predicting_is_quick_and_needs_no_device(tmp_path):
     assert "device must be auto, cpu or cuda to predict for, found 'tpu'" in done.stderr
 
 
-def test_a_plan_and_what_it_prints_reproduces_it(tmp_path):
-    done = mtl_accum(*TWO_TASK, "job=plan", "budget=4MiB", "hydra.run.dir=plan", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    plan = json.loads((tmp_path / "plan" / "plan.json").read_text())["plan"]
-    assert plan["peak"]["peak_bytes"] <= plan["budget"]["size"] == 4 * 2**20
-    assert plan["timed_by"] == "timings of the pieces"
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("On the command line: "))
-    pasted = line.removeprefix("On the command line: ").split()
-    assert pasted == plan["chosen"]["overrides"]
-    done = mtl_accum(*TWO_TASK, *pasted, "hydra.run.dir=run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    config = json.loads((tmp_path / "run" / "report.json").read_text())["config"]
-    assert config["edition"] == plan["chosen"]["edition"]
-
-
-def test_training_with_what_the_planner_chooses(tmp_path):
-    done = mtl_accum(*TWO_TASK, "edition=auto", "budget=4MiB", "hydra.run.dir=out", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    out = tmp_path / "out"
-    assert {path.name for path in out.iterdir()} >= {"plan.json", "plan.md", "report.json", "model.safetensors"}
-    report = json.loads((out / "report.json").read_text())
-    assert report["plan"] == json.loads((out / "plan.json").read_text())["plan"]
-    row = report["editions"][-1]
-    (tensors,) = (record for record in row["memory"] if record["source"] == "tensors")
-    assert row["edition"] == "auto"
-    assert tensors["peak_bytes"] == pytest.approx(report["plan"]["peak"]["peak_bytes"], rel=1e-3)
-    assert tensors["peak_bytes"] <= 4 * 2**20
-    assert row["gradient_difference"] <= 1e-5
-    assert "## The plan" in (out / "report.md").read_text()
-
-
-def test_a_plan_that_nothing_fits_is_written_down(tmp_path):
-    done = mtl_accum(*TWO_TASK, "job=plan", "budget=100kB", "device=cuda", "hydra.run.dir=out", cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith("mtl_accum: budget: expected at least ")
-    assert "Nothing fits into the budget of 0.1 MiB (100kB)" in done.stdout
-    assert json.loads((tmp_path / "out" / "plan.json").read_text())["plan"]["chosen"] is None
-
-
-def test_jobs_side_by_side_measure_one_at_a_time(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs hydra-joblib-launcher")
-    sweep = ["train=false", "num_tasks=2,3", "model.width=8", "compare.steps=1", "data.batch_size=64"]
-    done = mtl_accum(
-        *("-m", "+experiment=many_tasks", *sweep, "hydra/launcher=joblib", "hydra.sweep.dir=sweep"), cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
-    assert [(row["overrides"]["num_tasks"], row["failure"]) for row in rows] == [("2", None), ("3", None)]
-    assert all(row["peak_bytes"] and row["step_seconds"] for row in rows)
-
-
-def test_reports_anew_merged_and_compared_without_torch(tmp_path):
-    done = mtl_accum(*TWO_TASK, "train=false", "edition=split", "hydra.run.dir=one", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    before = (tmp_path / "one" / "report.html").read_bytes()
-    (tmp_path / "one" / "report.html").unlink()
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-
-    def report(*arguments):
-        done = mtl_accum("job=report", *arguments, "hydra.run.dir=out", cwd=tmp_path, PYTHONPATH=str(tmp_path))
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert report("path=one") == "Report: one\n"
-    assert len((tmp_path / "one" / "report.html").read_bytes()) == len(before)
-    assert report("path=[one,one]") == "Sweep: out/sweep.html\n"
-    rows = json.loads((tmp_path / "out" / "sweep.json").read_text())["rows"]
-    assert [row["overrides"]["edition"] for row in rows] == ["summed", "per_task", "split"]
-    assert "| edition=split |" in report("path=one", "before=out/sweep.json")
-    assert "+0.0 %" in (tmp_path / "out" / "comparison.md").read_text()
-
-
 def test_own_experiment_from_a_folder_of_ones_own(tmp_path):
     mine = tmp_path / "my_conf" / "experiment"
     mine.mkdir(parents=True)
@@ -258,40 +186,6 @@ def test_an_interrupted_run_leaves_no_report(tmp_path):
     assert stderr == "mtl_accum: interrupted; no report was written\n"
     assert not list(tmp_path.rglob("report.*"))
     assert not list((tmp_path / "out").glob(".writing*"))
-
-
-def test_multirun(tmp_path):
-    done = mtl_accum("-m", *TWO_TASK, "edition=summed,split", "hydra.sweep.dir=sweep", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    reports = [json.loads((tmp_path / "sweep" / job / "report.json").read_text()) for job in "01"]
-    assert reports[0]["training"]["losses"]["digit"] == pytest.approx(
-        reports[1]["training"]["losses"]["digit"], rel=1e-4
-    )
-    assert reports[0]["config"]["edition"] != reports[1]["config"]["edition"]
-    assert [[row["edition"] for row in report["editions"]] for report in reports] == [["summed"], ["split"]]
-    sweep = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
-    assert [row["overrides"]["edition"] for row in sweep["rows"]] == ["summed", "split"]
-    assert sweep["rows"][1]["peak_bytes"] < sweep["rows"][0]["peak_bytes"]
-    assert set(sweep["rows"][0]["metrics"]) == {"accuracy", "psnr_restored", "psnr_noisy"}
-
-
-def test_a_job_that_fails_is_a_row_of_its_sweep(tmp_path):
-    sweep = ["train=false", "model.trunk.width=8,7", "hydra.sweep.dir=sweep"]
-    done = mtl_accum("-m", *TWO_TASK, *sweep, cwd=tmp_path)
-    assert done.returncode == 1
-    reason = "model.trunk: num_channels (7) must be divisible by num_groups (4)"
-    assert f"mtl_accum: job 1: {reason}" in done.stderr
-    assert "mtl_accum: 1 of 2 jobs failed; sweep/sweep.md says why" in done.stderr
-    assert "Traceback" not in done.stderr
-    good, bad = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
-    assert (good["failure"], bad["failure"], bad["peak_bytes"]) == (None, reason, None)
-    assert good["peak_bytes"] > 0
-    assert "training" not in json.loads((tmp_path / "sweep" / "0" / "report.json").read_text())
-    assert not list((tmp_path / "sweep").rglob("*.safetensors"))
-    assert reason in (tmp_path / "sweep" / "sweep.md").read_text()
-    again = mtl_accum("-m", *TWO_TASK, "train=false", "data.batch_size=64,32", "hydra.sweep.dir=sweep", cwd=tmp_path)
-    assert again.returncode == 1, "the failed row is still there"
-    assert len(json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]) == 4
 
 
 def test_check_job(tmp_path):
