@@ -21,7 +21,7 @@ from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mtl_accum._run import Run
-from mtl_accum._sweep import SweepReport, write_failure
+from mtl_accum._sweep import SweepReport
 from mtl_accum._validate import natural
 
 if TYPE_CHECKING:
@@ -88,10 +88,13 @@ def _kept_failures(config: DictConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause, where = _cause(error)
+        from mtl_accum import report
+
+        cause, reason = _explained(error)
         expected = _is_for_the_user(cause, error)
-        reason = f"{where}{_one_line(cause)}" if expected else f"{type(cause).__name__}: {_one_line(cause)}"
-        write_failure(_folder(), _command(), OmegaConf.to_container(config), reason)
+        reason = reason if expected else f"{type(cause).__name__}: {_one_line(cause)}"
+        failure = {"command": _command(), "reason": reason, "config": OmegaConf.to_container(config)}
+        report.write_failure(failure, _folder())
         if _WANTS_TRACEBACK or not expected:
             traceback.print_exc()
         print(f"mtl_accum: job {HydraConfig.get().job.num}: {reason}", file=sys.stderr)
@@ -105,22 +108,22 @@ def _one_line_errors() -> Iterator[None]:
         print("mtl_accum: interrupted; no report was written", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     except Exception as error:
-        cause, where = _cause(error)
+        cause, line = _explained(error)
         if _WANTS_TRACEBACK or not _is_for_the_user(cause, error):
             raise
-        print(f"mtl_accum: {where}{_one_line(cause)}", file=sys.stderr)
+        print(f"mtl_accum: {line}", file=sys.stderr)
         sys.exit(1)
 
 
-def _cause(error: BaseException) -> tuple[BaseException, str]:
-    """What was behind Hydra's error about not being able to instantiate something, and where in the config."""
+def _explained(error: BaseException) -> tuple[BaseException, str]:
+    """What was behind Hydra's error about not being able to instantiate something; and one line, with the place."""
     where = ""
     unlocated = "Error locating target"  # names the target; the cause would not
     while isinstance(error, InstantiationException) and error.__cause__ and not str(error).startswith(unlocated):
         key = re.search(r"^full_key: job\.(.+)$", str(error), re.MULTILINE)
         where = f"{key[1]}: " if key else where
         error = error.__cause__
-    return error, where
+    return error, f"{where}{_one_line(error)}"
 
 
 def _is_for_the_user(cause: BaseException, error: BaseException) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mtl_accum.editions import Edition, SummedLoss
 from mtl_accum.memory import CudaMeter, Meter, PeakMemory, ProcessMeter, keep_freed_memory, write_snapshot
 from mtl_accum.memory._training_step import Build, Parts, TrainingStep
 
-__all__ = ["Bench"]
+__all__ = ["Bench", "wall_clock"]
 
 _COMPILED = (
     "compiled code makes tensors that no operator shows: live tensors are too few, the device's figures right",
@@ -57,11 +58,10 @@ class Bench:
     def timed_step(self) -> float:
         """Seconds of one step: zero_grad, forward and backward, optimizer; after one that warms the caches."""
         self._step()
-        self._wait()
-        start = time.perf_counter()
+        now = wall_clock(self._step.device)
+        start = now()
         self._step()
-        self._wait()
-        return time.perf_counter() - start
+        return now() - start
 
     def memory(self) -> list[PeakMemory]:
         """The peaks of one step by every meter that this device has, each over a step of its own."""
@@ -106,6 +106,13 @@ class Bench:
         torch.cuda.memory._dump_snapshot(str(path))
         torch.cuda.memory._record_memory_history(enabled=None)
 
-    def _wait(self) -> None:
-        if self._step.device.type == "cuda":
-            torch.cuda.synchronize(self._step.device)
+
+def wall_clock(device: torch.device) -> Callable[[], float]:
+    """Seconds, read when the device has done all that it was asked for."""
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return now

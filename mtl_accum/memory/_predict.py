@@ -18,7 +18,7 @@ from mtl_accum.memory._snapshot import write_snapshot
 from mtl_accum.memory._storages import Event
 from mtl_accum.memory._training_step import Build
 
-__all__ = ["predict", "predicted", "workspaces"]
+__all__ = ["cpu_or_cuda", "predict", "predicted", "workspaces"]
 
 _MATMULS = {"addmm", "mm", "bmm", "baddbmm", "addbmm", "mv", "addmv"}
 _ATTENTION = {"_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"}
@@ -69,9 +69,7 @@ def predict(
         TypeError: a callable keeps its modules in a closure, or a module is lazy; the message names the fix.
         PredictionError: shapes depend on values, or the step does not run on tensors without data.
     """
-    cuda = re.fullmatch(r"cuda(:\d+)?", str(device)) is not None
-    if not cuda and str(device) != "cpu":
-        raise ValueError(f"device must be cpu or cuda, found {device!r}")
+    cuda = cpu_or_cuda(device).type == "cuda"
     if not hasattr(edition, "forward_backward") or isinstance(edition, type):
         raise TypeError(f"edition must have forward_backward, found {edition!r}; e.g. Split()")
     if build is None and not isinstance(tasks, Mapping):
@@ -83,6 +81,13 @@ def predict(
     if snapshot is not None:
         write_snapshot(events, Path(snapshot))
     return dataclasses.replace(found, device=str(device))
+
+
+def cpu_or_cuda(device: str | torch.device) -> torch.device:
+    """The device of that name, be it here or not; ValueError for any other."""
+    if re.fullmatch(r"cpu|cuda(:\d+)?", str(device)) is None:
+        raise ValueError(f"device must be cpu or cuda, found {device!r}")
+    return torch.device(device)
 
 
 def predicted(

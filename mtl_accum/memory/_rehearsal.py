@@ -199,7 +199,7 @@ def _in_words() -> Iterator[None]:
         raise TypeError(str(error)) from None
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise PredictionError(f"shapes depend on values ({error}); measure with compare instead") from error
-    except (RuntimeError, TypeError, NotImplementedError, ArithmeticError) as error:
+    except (RuntimeError, TypeError, ArithmeticError) as error:
         text = str(error)
         if not isinstance(error, ArithmeticError) and not any(hint in text for hint in _FOR_WANT_OF_DATA):
             raise

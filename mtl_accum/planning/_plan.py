@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from mtl_accum.editions import SummedLoss, Tasks, Trunk
+from mtl_accum.memory._predict import cpu_or_cuda
 from mtl_accum.memory._training_step import Build, Parts, TrainingStep
 from mtl_accum.planning._budget import in_bytes
 from mtl_accum.planning._choice import Option, largest_batches, pareto, schedule, what_helps, what_holds
@@ -101,9 +101,7 @@ def _device(device: str | torch.device | None, given: TrainingStep | None) -> to
     if device is None:
         there = torch.device("cuda") if given is None else given.device
         return torch.device("cuda") if there.type == "meta" else there
-    if re.fullmatch(r"cpu|cuda(:\d+)?", str(device)) is None:
-        raise ValueError(f"device must be cpu or cuda, found {device!r}")
-    return torch.device(device)
+    return cpu_or_cuda(device)
 
 
 def _held(step: TrainingStep) -> int:

@@ -10,7 +10,7 @@ from mtl_accum.editions import Edition
 from mtl_accum.memory import PeakMemory
 from mtl_accum.planning._budget import Budget
 from mtl_accum.planning._notation import as_dict, from_dict, overrides, spelled
-from mtl_accum.report import plan_markdown
+from mtl_accum.report import mib, plan_markdown
 
 __all__ = ["BudgetError", "LargestBatch", "Plan", "Schedule", "Trial", "schedules_of"]
 
@@ -172,10 +172,10 @@ class Plan:
         }
 
     def _why_not(self) -> str:
-        held = ", ".join(f"{name} {_size(size)}" for name, size in self.holds.items())
+        held = ", ".join(f"{name} {mib(size)}" for name, size in self.holds.items())
         return (
-            f"budget: expected at least {_size(self.peak.peak_bytes or 0)}, the smallest peak that an exact schedule "
-            f"has here, found {_size(self.budget.size)} ({self.budget.words}); no schedule can do without {held}; "
+            f"budget: expected at least {mib(self.peak.peak_bytes or 0)}, the smallest peak that an exact schedule "
+            f"has here, found {mib(self.budget.size)} ({self.budget.words}); no schedule can do without {held}; "
             f"what would help: {'; '.join(self.advice)}"
         )
 
@@ -202,7 +202,3 @@ def _row(schedule: Schedule) -> dict[str, Any]:
 
 def _written(edition: Edition) -> dict[str, Any]:
     return {"schedule": spelled(edition), "edition": as_dict(edition)}
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

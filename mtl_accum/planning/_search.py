@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from mtl_accum._restore import without_a_trace
-from mtl_accum.editions import SummedLoss
+from mtl_accum.editions import Edition, SummedLoss
 from mtl_accum.memory import PeakMemory
 from mtl_accum.memory._predict import predicted, workspaces
 from mtl_accum.memory._rehearsal import Rehearsal
@@ -99,7 +99,7 @@ class Search:
         self._editions = candidates(heads, self.samples, self.left_out)
         self.options = ranked(self._editions, self.tables, self.samples)
         self.trials: list[Trial] = []
-        self._peaks: dict[str, PeakMemory] = {}
+        self._peaks: dict[Edition, PeakMemory] = {}
         self.timed = False
 
     @property
@@ -163,10 +163,9 @@ class Search:
         with self._clock("trying the best"), without_a_trace(self._real):
             tried = run_off(self._real.parts, options, self._budget)
         self.trials += tried
-        by_edition = {repr(option.edition): option for option in options}
-        order = [by_edition.pop(repr(trial.edition)) for trial in tried if trial.fits]
-        done = [trial.edition for trial in tried]
-        return order, [option for option in options if option.edition not in done]
+        rest = {option.edition: option for option in options}
+        done = [(trial.fits, rest.pop(trial.edition)) for trial in tried]
+        return [option for fits, option in done if fits], list(rest.values())
 
     @contextmanager
     def _predicting(self) -> Iterator[Callable[[Option], PeakMemory]]:
@@ -175,13 +174,12 @@ class Search:
             opened: list[Rehearsal] = []
 
             def direct(option: Option) -> PeakMemory:
-                key = repr(option.edition)
-                if key not in self._peaks:
+                if option.edition not in self._peaks:
                     if not opened:
                         stack.enter_context(self._clock("predicting"))
                         opened.append(stack.enter_context(Rehearsal(self._given, cuda=self._cuda)))
-                    self._peaks[key] = self._direct(opened[0], option)
-                return self._peaks[key]
+                    self._peaks[option.edition] = self._direct(opened[0], option)
+                return self._peaks[option.edition]
 
             yield direct
 

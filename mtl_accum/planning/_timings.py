@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch.utils._pytree import tree_map
 
+from mtl_accum._bench import wall_clock
 from mtl_accum.editions import Edition, Split, SummedLoss
 from mtl_accum.editions._phase import listening
 from mtl_accum.editions._pieces import take
@@ -61,7 +62,7 @@ def time_pieces(parts: Parts, sizes: Mapping[str, Sequence[int | None]]) -> dict
         for variant, size in list(turns):
             part = batch if size is None else take(batch, (0, size))
             step = TrainingStep(trunk, tasks, part, optimizer, wrapped(Probe(weigh=False), variant))
-            watch = Stopwatch(_wall_clock(step.device))
+            watch = Stopwatch(wall_clock(step.device))
             with listening(watch):
                 ran = _ran(step)
             if ran:
@@ -140,7 +141,7 @@ def _weigh(step: TrainingStep) -> int | None:
 
 
 def _timed(step: TrainingStep) -> float:
-    now = _wall_clock(step.device)
+    now = wall_clock(step.device)
     start = now()
     step()
     return now() - start
@@ -158,14 +159,3 @@ def _ran(step: TrainingStep) -> bool:
     if step.device.type == "cuda":
         torch.cuda.empty_cache()
     return False
-
-
-def _wall_clock(device: torch.device) -> Callable[[], float]:
-    """Seconds, read when the device has done all that it was asked for."""
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return now

@@ -3,29 +3,32 @@
 Imports neither torch nor anything else of this package.
 """
 
-from mtl_accum.report._console import show, show_plan
+from mtl_accum.report._console import show, show_path, show_plan
 from mtl_accum.report._markdown import markdown
 from mtl_accum.report._picture import picture
 from mtl_accum.report._plan import plan_markdown
 from mtl_accum.report._read import VERSION
 from mtl_accum.report._rebuild import rebuild
-from mtl_accum.report._sweep import FAILURE, write_sweep
-from mtl_accum.report._table import Table, editions_table, markdown_table
-from mtl_accum.report._write import write, write_plan, write_whole
+from mtl_accum.report._sweep import write_sweep
+from mtl_accum.report._table import Table, editions_table, markdown_table, mib
+from mtl_accum.report._write import timestamp, write, write_failure, write_plan, write_whole
 
 __all__ = [
-    "FAILURE",
     "VERSION",
     "Table",
     "editions_table",
     "markdown",
     "markdown_table",
+    "mib",
     "picture",
     "plan_markdown",
     "rebuild",
     "show",
+    "show_path",
     "show_plan",
+    "timestamp",
     "write",
+    "write_failure",
     "write_plan",
     "write_sweep",
     "write_whole",

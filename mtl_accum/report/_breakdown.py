@@ -13,6 +13,7 @@ __all__ = [
     "breakdown_table",
     "category_notes",
     "phase_label",
+    "steps_with_phases",
     "timeline_table",
 ]
 
@@ -58,6 +59,13 @@ def breakdown_table(report: Mapping[str, Any]) -> list[list[str]]:
     rows.append(["reached in", *(peak["peak_phase"] or "–" for peak in known.values())])
     rows.append(["by the operator", *(peak["peak_operator"] or "–" for peak in known.values())])
     return rows
+
+
+def steps_with_phases(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The editions whose record has phases, with that record."""
+    source = breakdown_source(report)
+    known = ((row["edition"], record(row, source)) for row in report["editions"])
+    return [(name, found) for name, found in known if found is not None and found["timeline"]]
 
 
 def category_notes(table: list[list[str]]) -> list[str]:

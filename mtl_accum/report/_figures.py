@@ -7,10 +7,10 @@ from html import escape
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from mtl_accum.report._breakdown import CATEGORIES, breakdown_source, phase_label
+from mtl_accum.report._breakdown import CATEGORIES, phase_label, steps_with_phases
 from mtl_accum.report._looks import CATEGORY_LOOKS, EDITION_COLOURS, KIND_COLOURS, OTHER_LOOK
 from mtl_accum.report._parts import parts_of_peak
-from mtl_accum.report._table import mib, peak_bytes, peak_source, record
+from mtl_accum.report._table import mib, peak_bytes, peak_source
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -92,9 +92,7 @@ def saw_figure(report: Mapping[str, Any]) -> Figure | None:
     """Live bytes through one step, an edition a line, and below it a ribbon of each edition's phases."""
     from plotly.subplots import make_subplots
 
-    source = breakdown_source(report)
-    steps = [(row["edition"], found) for row in report["editions"] if (found := record(row, source))]
-    steps = [(name, found) for name, found in steps if found["timeline"]]
+    steps = steps_with_phases(report)
     if not steps:
         return None
     ribbons = 34 * len(steps)

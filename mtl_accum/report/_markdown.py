@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mtl_accum.report._breakdown import breakdown_source, breakdown_table, category_notes, timeline_table
+from mtl_accum.report._breakdown import breakdown_table, category_notes, steps_with_phases, timeline_table
 from mtl_accum.report._plan import plan_markdown
-from mtl_accum.report._table import editions_table, markdown_table, record
+from mtl_accum.report._table import editions_table, markdown_table
 
 __all__ = ["markdown"]
 
@@ -56,17 +56,14 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 def _memory(report: Mapping[str, Any]) -> list[str]:
     """What the peak is made of, and the phases of each edition."""
-    source, table = breakdown_source(report), breakdown_table(report)
+    table = breakdown_table(report)
     if not table:
         return []
     lines = ["## What the memory is", "", *markdown_table(table), ""]
     lines += [*(f"- {note}" for note in category_notes(table)), ""]
     lines += ["## One step, phase by phase", "", "What was live at the most in each phase, and when it had ended.", ""]
-    for row in report["editions"]:
-        found = record(row, source)
-        phases = timeline_table(found) if found else []
-        if phases:
-            lines += [f"### {row['edition']}", "", *markdown_table(phases), ""]
+    for name, found in steps_with_phases(report):
+        lines += [f"### {name}", "", *markdown_table(timeline_table(found)), ""]
     return lines
 
 

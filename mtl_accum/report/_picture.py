@@ -7,10 +7,10 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from mtl_accum.report._breakdown import CATEGORIES, breakdown_source, phase_label
+from mtl_accum.report._breakdown import CATEGORIES, breakdown_source, phase_label, steps_with_phases
 from mtl_accum.report._looks import CATEGORY_LOOKS, EDITION_COLOURS, KIND_COLOURS, OTHER_LOOK
 from mtl_accum.report._parts import parts_of_peak
-from mtl_accum.report._table import mib, peak_bytes, peak_source, record
+from mtl_accum.report._table import mib, peak_bytes, peak_source
 
 __all__ = ["picture"]
 
@@ -24,8 +24,7 @@ def picture(report: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     source = breakdown_source(report)
-    steps = [(row["edition"], found) for row in report["editions"] if (found := record(row, source))]
-    steps = [(name, found) for name, found in steps if found["timeline"]]
+    steps = steps_with_phases(report)
     figure = Figure(figsize=(11, 4.4 + 2.2 * len(steps)), layout="constrained")
     FigureCanvasAgg(figure)
     if not steps:

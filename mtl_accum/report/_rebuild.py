@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any, Protocol
 
 from mtl_accum.report._console import show_path, show_table
 from mtl_accum.report._read import read
 from mtl_accum.report._sweep import knobs, row_of, write_rows
-from mtl_accum.report._table import markdown_table, mib
-from mtl_accum.report._write import write, write_plan, write_whole
+from mtl_accum.report._table import markdown_table, mib, milliseconds, step_time
+from mtl_accum.report._write import timestamp, write, write_plan, write_whole
 
 __all__ = ["rebuild"]
 
@@ -48,15 +46,14 @@ def rebuild(*, path: str | Sequence[str] | None, before: str | None, run: _Run) 
 
 def _again(path: Path) -> None:
     file, found = read(path)
-    content = {key: value for key, value in found.items() if key != "version"}
     if found["kind"] == "sweep":
         write_rows(file.parent, found["rows"])
     elif found["kind"] == "plan":
-        write_plan(content, file.parent)
+        write_plan(found, file.parent)
     elif found["kind"] == "failure":
         raise ValueError(f"{file}: this job has failed, there is no report: {found['reason']}")
     else:
-        write(content, file.parent)
+        write(found, file.parent)
     show_path("Report", file.parent)
 
 
@@ -96,13 +93,12 @@ def _compare(before: Path, paths: Sequence[Path], folder: Path) -> None:
             [
                 setting or "the same",
                 *_change(one["peak_bytes"], other["peak_bytes"], mib),
-                *_change(_seconds(one), _seconds(other), _milliseconds),
+                *_change(step_time(one), step_time(other), milliseconds),
             ]
         )
     alone = [f"only before: {name}" for name in old if name not in new]
     alone += [f"only after: {name}" for name in new if name not in old]
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    lines = ["# mtl_accum comparison", "", f"{created}: {before} before, {paths[0]} after", ""]
+    lines = ["# mtl_accum comparison", "", f"{timestamp()}: {before} before, {paths[0]} after", ""]
     lines += [*markdown_table(table), "", *(f"- {line}" for line in alone)]
     page = "\n".join([*lines, ""])
     write_whole(folder, {"comparison.md": lambda path: path.write_text(page, encoding="utf-8")})
@@ -117,11 +113,3 @@ def _settings(row: Mapping[str, Any], varied: Iterable[str]) -> str:
 def _change(before: float | None, after: float | None, said: Any) -> list[str]:
     change = f"{100 * (after / before - 1):+.1f} %" if before and after else "–"
     return [said(before), said(after), change]
-
-
-def _seconds(row: Mapping[str, Any]) -> float | None:
-    return median(row["step_seconds"]) if row["step_seconds"] else None
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{1000 * seconds:.1f} ms"

@@ -7,21 +7,28 @@ import io
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from mtl_accum.report._page import Part, markup, render
-from mtl_accum.report._read import VERSION
+from mtl_accum.report._read import KINDS, VERSION, read
 from mtl_accum.report._sweep_figures import sweep_figures
-from mtl_accum.report._table import markdown_table, mib, peak_bytes, peak_source
-from mtl_accum.report._write import write_whole
+from mtl_accum.report._table import (
+    difference,
+    markdown_table,
+    mib,
+    milliseconds,
+    peak_bytes,
+    peak_source,
+    samples_per_second,
+    step_time,
+)
+from mtl_accum.report._write import timestamp, write_whole
 
-__all__ = ["FAILURE", "collect", "knobs", "row_of", "write_rows", "write_sweep"]
+__all__ = ["collect", "knobs", "row_of", "write_rows", "write_sweep"]
 
-FAILURE = "failure.json"
-_SWEEP = "sweep.json"
+_REPORT, _FAILURE, _SWEEP = (KINDS[kind][0] for kind in ("run", "failure", "sweep"))
 
 
 def write_sweep(folder: Path) -> dict[str, Any]:
@@ -48,18 +55,17 @@ def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _sweep(rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"version": VERSION, "kind": "sweep", "created": created, "rows": list(rows.values())}
+    return {"version": VERSION, "kind": "sweep", "created": timestamp(), "rows": list(rows.values())}
 
 
 def _write(sweep: dict[str, Any], folder: Path) -> None:
-    table = sweep_table(sweep)
-    pivot = [*markdown_table(glance(sweep)), ""] if glance(sweep) else []
-    page = "\n".join(["# mtl_accum sweep", "", conclusion(sweep), "", *pivot, *markdown_table(table), ""])
+    table, pivot, answer = sweep_table(sweep), glance(sweep), conclusion(sweep)
+    tables = [line for cells in (pivot, table) if cells for line in (*markdown_table(cells), "")]
+    page = "\n".join(["# mtl_accum sweep", "", answer, "", *tables])
     write_whole(
         folder,
         {
-            "sweep.html": lambda path: path.write_text(_page(sweep, table), encoding="utf-8"),
+            "sweep.html": lambda path: path.write_text(_page(sweep, table, pivot, answer), encoding="utf-8"),
             "sweep.md": lambda path: path.write_text(page, encoding="utf-8"),
             "sweep.csv": lambda path: path.write_text(_csv(sweep), encoding="utf-8"),
             _SWEEP: lambda path: path.write_text(json.dumps(sweep, indent=1), encoding="utf-8"),
@@ -67,30 +73,24 @@ def _write(sweep: dict[str, Any], folder: Path) -> None:
     )
 
 
-def _page(sweep: Mapping[str, Any], table: list[list[str]]) -> str:
-    drawn = sweep_figures(sweep["rows"], knobs(sweep))
-    parts = [
-        Part(title, words, markup(figure, f"sweep{number}")) for number, (title, words, figure) in enumerate(drawn)
-    ]
-    pivot = glance(sweep)
-    if pivot:
-        parts.insert(0, Part("At a glance", "Peak memory and time of one step, a column an edition.", tables=[pivot]))
+def _page(sweep: Mapping[str, Any], table: list[list[str]], pivot: list[list[str]], answer: str) -> str:
+    varied = knobs(sweep)
+    parts = (
+        [Part("At a glance", "Peak memory and time of one step, a column an edition.", tables=[pivot])] if pivot else []
+    )
+    for number, (title, words, figure) in enumerate(sweep_figures(sweep["rows"], varied)):
+        parts.append(Part(title, words, markup(figure, f"sweep{number}")))
     parts.append(Part("Every job", tables=[table]))
+    first = sweep["rows"][0]["overrides"]
     return render(
         title="mtl_accum: sweep",
-        command=f"over {', '.join(knobs(sweep)) or 'nothing'}",
+        command=f"over {', '.join(varied) or 'nothing'}",
         started=sweep["created"],
-        answer=conclusion(sweep),
+        answer=answer,
         parts=parts,
-        facts=[" ".join(f"{name}={value}" for name, value in _common(sweep).items())],
+        facts=[" ".join(f"{name}={value}" for name, value in first.items() if name not in varied)],
         config="",
     )
-
-
-def _common(sweep: Mapping[str, Any]) -> dict[str, str]:
-    """What all jobs have in common."""
-    varied = knobs(sweep)
-    return {name: value for row in sweep["rows"][:1] for name, value in row["overrides"].items() if name not in varied}
 
 
 def collect(folder: Path) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def collect(folder: Path) -> dict[str, Any]:
     for row in _read(folder / _SWEEP).get("rows", []):
         rows[_key(row)] = row
     for job in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: _number(path.name)):
-        written = _read(job / "report.json") or _read(job / FAILURE)
+        written = _read(job / _REPORT) or _read(job / _FAILURE)
         if written:
             row = row_of(job.name, written)
             rows[_key(row)] = row
@@ -123,17 +123,14 @@ def sweep_table(sweep: Mapping[str, Any]) -> list[list[str]]:
     varied = knobs(sweep)
     cells = [["job", *varied, "peak", "step", "samples / s", "gradient difference", "what went wrong"]]
     for row in sweep["rows"]:
-        seconds = median(row["step_seconds"]) if row["step_seconds"] else None
-        speed = f"{row['samples'] / seconds:.0f}" if seconds and row["samples"] else "–"
-        difference = "–" if row["gradient_difference"] is None else f"{row['gradient_difference']:.1e}"
         cells.append(
             [
                 row["job"],
                 *(row["overrides"].get(name, "") for name in varied),
                 mib(row["peak_bytes"]),
-                f"{1000 * seconds:.1f} ms" if seconds else "–",
-                speed,
-                difference,
+                milliseconds(step_time(row)),
+                samples_per_second(row, row["samples"]),
+                difference(row),
                 row["failure"] or "",
             ]
         )
@@ -142,14 +139,15 @@ def sweep_table(sweep: Mapping[str, Any]) -> list[list[str]]:
 
 def glance(sweep: Mapping[str, Any]) -> list[list[str]]:
     """A row a setting, a column an edition: peak and time; empty where editions are not among what was varied."""
-    others = [name for name in knobs(sweep) if name != "edition"]
-    if len(others) == len(knobs(sweep)) or not others:
+    varied = knobs(sweep)
+    others = [name for name in varied if name != "edition"]
+    if "edition" not in varied or not others:
         return []
     editions = list(dict.fromkeys(row["overrides"].get("edition", "") for row in sweep["rows"]))
     settings: dict[tuple[str, ...], dict[str, str]] = {}
     for row in sweep["rows"]:
         setting = tuple(row["overrides"].get(name, "") for name in others)
-        seconds = f", {1000 * median(row['step_seconds']):.1f} ms" if row["step_seconds"] else ""
+        seconds = f", {milliseconds(step_time(row))}" if row["step_seconds"] else ""
         cell = "failed" if row["failure"] else f"{mib(row['peak_bytes'])}{seconds}"
         settings.setdefault(setting, {})[row["overrides"].get("edition", "")] = cell
     cells = [[*setting, *(found.get(edition, "–") for edition in editions)] for setting, found in settings.items()]
@@ -170,8 +168,8 @@ def conclusion(sweep: Mapping[str, Any]) -> str:
     timed = [row for row in measured if row["step_seconds"] and row["samples"]]
     if timed:
         fastest = max(timed, key=lambda row: row["samples"] / median(row["step_seconds"]))
-        speed = fastest["samples"] / median(fastest["step_seconds"])
-        words += f". The most samples per second: {speed:.0f} with {_settings(sweep, fastest)}"
+        speed = samples_per_second(fastest, fastest["samples"])
+        words += f". The most samples per second: {speed} with {_settings(sweep, fastest)}"
     return f"{words}."
 
 
@@ -224,10 +222,9 @@ def _number(job: str) -> tuple[int, str]:
 def _read(path: Path) -> dict[str, Any]:
     """A report; nothing where there is none, or not yet a whole one."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return read(path)[1]
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) and found.get("version") == VERSION else {}
 
 
 def _csv(sweep: Mapping[str, Any]) -> str:
@@ -239,8 +236,7 @@ def _csv(sweep: Mapping[str, Any]) -> str:
         ["job", *varied, "peak_bytes", "step_seconds", "samples", "gradient_difference", *metrics, "failure"]
     )
     for row in sweep["rows"]:
-        seconds = median(row["step_seconds"]) if row["step_seconds"] else ""
-        values = [row["peak_bytes"], seconds, row["samples"], row["gradient_difference"]]
+        values = [row["peak_bytes"], step_time(row), row["samples"], row["gradient_difference"]]
         varied_values: Iterable[str] = (row["overrides"].get(name, "") for name in varied)
         measured = (row["metrics"].get(name, "") for name in metrics)
         writer.writerow([row["job"], *varied_values, *values, *measured, row["failure"] or ""])

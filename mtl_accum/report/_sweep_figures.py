@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from mtl_accum.report._figures import DASHES, GRID, new_figure
 from mtl_accum.report._looks import EDITION_COLOURS
-from mtl_accum.report._table import mib
+from mtl_accum.report._table import mib, step_time
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -65,7 +64,8 @@ def _peak(row: Mapping[str, Any]) -> float | None:
 
 
 def _step(row: Mapping[str, Any]) -> float | None:
-    return 1000 * median(row["step_seconds"]) if row["step_seconds"] else None
+    seconds = step_time(row)
+    return None if seconds is None else 1000 * seconds
 
 
 def _name(row: Mapping[str, Any], others: Sequence[str]) -> str:

@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-__all__ = ["Row", "Table", "editions_table", "markdown_table", "mib", "peak_bytes", "peak_source", "record"]
+__all__ = [
+    "Row",
+    "Table",
+    "difference",
+    "editions_table",
+    "markdown_table",
+    "mib",
+    "milliseconds",
+    "peak_bytes",
+    "peak_source",
+    "record",
+    "samples_per_second",
+    "step_time",
+]
 
 Row = Mapping[str, Any]
 _NONE = "–"
@@ -143,12 +156,12 @@ def _columns(source: str, first: str, samples: int | None) -> list[_Column]:
             "time of one step with its optimizer, median (smallest to largest), in another process than the memory",
             _step,
         ),
-        _Column(f"time / {first}", "", lambda row, base: _ratio(_seconds(row), _seconds(base))),
-        _Column("samples / s", "", lambda row, _: _samples_per_second(row, samples)),
+        _Column(f"time / {first}", "", lambda row, base: _ratio(step_time(row), step_time(base))),
+        _Column("samples / s", "", lambda row, _: samples_per_second(row, samples)),
         _Column(
             "gradient difference",
             "largest over the parameters of ||g - g_ref|| / max(||g_ref||, 0.001 ||whole g_ref||), g_ref by SummedLoss",
-            lambda row, _: _NONE if row["gradient_difference"] is None else f"{row['gradient_difference']:.1e}",
+            lambda row, _: difference(row),
         ),
     ]
 
@@ -168,16 +181,28 @@ def _step(row: Row, _: Row) -> str:
     return f"{middle:.1f} ({low:.1f} to {high:.1f}) ms"
 
 
-def _samples_per_second(row: Row, samples: int | None) -> str:
-    seconds = _seconds(row)
-    return f"{samples / seconds:.0f}" if samples and seconds else _NONE
+def samples_per_second(row: Row, samples: int | None) -> str:
+    """How many samples a second one step goes through."""
+    step = step_time(row)
+    return f"{samples / step:.0f}" if samples and step else _NONE
+
+
+def difference(row: Row) -> str:
+    """How far the gradient is from the summed loss's."""
+    return _NONE if row["gradient_difference"] is None else f"{row['gradient_difference']:.1e}"
+
+
+def milliseconds(step: float | None) -> str:
+    """Seconds in milliseconds with one decimal."""
+    return _NONE if step is None else f"{1000 * step:.1f} ms"
 
 
 def _predicted_in(row: Row, _: Row) -> str:
     return f"{row['predicted_in_seconds']:.1f} s"
 
 
-def _seconds(row: Row) -> float | None:
+def step_time(row: Row) -> float | None:
+    """The median of the timed steps; None if there are none."""
     return median(row["step_seconds"]) if row["step_seconds"] else None
 
 
@@ -188,9 +213,9 @@ def _ratio(value: float | None, base: float | None) -> str:
 def _conclusion(rows: list[Row], source: str) -> str:
     """One plain sentence: what the others saved against the first edition, and what they cost."""
     base, parts = rows[0], []
-    base_peak, base_seconds = peak_bytes(base, source), _seconds(base)
+    base_peak, base_seconds = peak_bytes(base, source), step_time(base)
     for row in rows[1:]:
-        peak, seconds = peak_bytes(row, source), _seconds(row)
+        peak, seconds = peak_bytes(row, source), step_time(row)
         if peak is None or not base_peak:
             continue
         saved = 100 * (1 - peak / base_peak)
@@ -201,7 +226,7 @@ def _conclusion(rows: list[Row], source: str) -> str:
             part += f" at {seconds / base_seconds:.2f} times the time per step"
         parts.append(part)
     if len(rows) == 1 and base_peak:
-        step = f", and {1000 * base_seconds:.1f} ms a step" if base_seconds else ""
+        step = f", and {milliseconds(base_seconds)} a step" if base_seconds else ""
         return f"{_name(base)}: a peak of {mib(base_peak)}{step}."
     if not parts:
         return "There is nothing to compare: the notes say what could not be measured, and why."

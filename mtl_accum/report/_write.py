@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mtl_accum.report._picture import picture
 from mtl_accum.report._plan import plan_markdown
 from mtl_accum.report._read import VERSION
 
-__all__ = ["write", "write_plan", "write_whole"]
+__all__ = ["timestamp", "write", "write_failure", "write_plan", "write_whole"]
 
 
 def write(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -64,6 +65,25 @@ def write_plan(content: Mapping[str, Any], folder: Path) -> None:
             "plan.json": lambda path: path.write_text(json.dumps(report, indent=1), encoding="utf-8"),
         },
     )
+
+
+def write_failure(content: Mapping[str, Any], folder: Path) -> None:
+    """Write `failure.json` into the folder of a sweep's job that has failed.
+
+    Args:
+        content: the command, its configuration, and the reason.
+        folder: must exist.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    report: dict[str, Any] = _finite({"version": VERSION, "kind": "failure", **content})
+    write_whole(folder, {"failure.json": lambda path: path.write_text(json.dumps(report, indent=1), encoding="utf-8")})
+
+
+def timestamp() -> str:
+    """Now, as reports say it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write_whole(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:

@@ -6,7 +6,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ import mtl_accum
 from mtl_accum._run import Run
 from mtl_accum.editions._pieces import samples_of
 from mtl_accum.models import MultiTaskModel
+from mtl_accum.report import timestamp
 
 __all__ = ["Data", "MakeOptimizer", "Run", "header", "make_optimizer", "require_parts", "samples_in", "snapshot_folder"]
 
@@ -38,7 +38,7 @@ class Data(Protocol):
 def header(run: Run, seed: int) -> dict[str, Any]:
     """Date, command, seed, versions, commit and configuration."""
     return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": timestamp(),
         "command": run.command,
         "seed": seed,
         "versions": _versions(),

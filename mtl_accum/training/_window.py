@@ -19,6 +19,7 @@ from mtl_accum.memory._out_of_memory import is_out_of_memory
 from mtl_accum.memory._random import RandomNumbers
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import spelled
+from mtl_accum.report import mib
 from mtl_accum.training._device import to_device
 
 __all__ = ["NoMemoryLeftError", "Window"]
@@ -169,13 +170,9 @@ def _breakdown(peak: PeakMemory) -> str:
     if peak.categories is None:
         return ""
     sizes = {field.name.replace("_", " "): getattr(peak.categories, field.name) for field in fields(peak.categories)}
-    parts = ", ".join(f"{name} {_mib(size)}" for name, size in sizes.items() if size)
-    return f"; it needs {_mib(peak.categories.total)} ({parts}; the most in {peak.peak_phase})"
+    parts = ", ".join(f"{name} {mib(size)}" for name, size in sizes.items() if size)
+    return f"; it needs {mib(peak.categories.total)} ({parts}; the most in {peak.peak_phase})"
 
 
 def _free_bytes(device: torch.device) -> str:
-    return _mib(torch.cuda.mem_get_info(device)[0])
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
+    return mib(torch.cuda.mem_get_info(device)[0])
