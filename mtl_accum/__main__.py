@@ -105,7 +105,7 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("mtl_accum: interrupted; no report was written", file=sys.stderr)
+        print(f"mtl_accum: interrupted; {SweepReport.so_far or 'no report was written'}", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     except Exception as error:
         cause, line = _explained(error)

@@ -21,16 +21,20 @@ class SweepReport(Callback):
 
     Attributes:
         failed: what `main` says at the end, if a job of the sweep has failed.
+        so_far: what it says where the sweep is interrupted.
     """
 
     failed: ClassVar[str] = ""
+    so_far: ClassVar[str] = ""
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """A job of a sweep, or a run of its own, is over."""
         if config.hydra.mode is not None and config.hydra.mode.name == "MULTIRUN":
             from mtl_accum import report
 
-            report.write_sweep(Path(config.hydra.sweep.dir))
+            folder = Path(config.hydra.sweep.dir)
+            rows = report.write_sweep(folder)["rows"]
+            SweepReport.so_far = f"{folder / 'sweep.html'} has {len(rows)} jobs" if rows else ""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """All jobs are over."""

@@ -25,7 +25,8 @@ def test_a_run_leaves_a_report(tmp_path):
     assert {path.name for path in out.iterdir()} >= {
         "report.json",
         "report.md",
-        "memory.png",
+        "report.html",
+        "pictures",
         "model.safetensors",
     }
     report = json.loads((out / "report.json").read_text())

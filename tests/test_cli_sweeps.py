@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -55,6 +59,46 @@ def test_jobs_side_by_side_measure_one_at_a_time(tmp_path):
     rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
     assert [(row["overrides"]["num_tasks"], row["failure"]) for row in rows] == [("2", None), ("3", None)]
     assert all(row["peak_bytes"] and row["step_seconds"] for row in rows)
+
+
+def test_a_sweep_as_slurm_runs_it(tmp_path):
+    """Each job in a process of its own, started from a pickle, with its files under `.submitit`."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs hydra-submitit-launcher")
+    sweep = ["train=false", "num_tasks=2,3", "model.width=8,7", "compare.steps=1", "data.batch_size=64"]
+    launcher = ["hydra/launcher=submitit_local", "hydra.sweep.dir=sweep"]
+    done = mtl_accum("-m", "+experiment=many_tasks", *sweep, *launcher, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "2 of 4 jobs failed; sweep/sweep.md says why" in done.stderr
+    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
+    known = {(row["overrides"]["num_tasks"], row["overrides"]["model.width"]): row for row in rows}
+    assert all(known[tasks, "8"]["peak_bytes"] for tasks in "23")
+    assert all("num_channels (7) must be divisible" in known[tasks, "7"]["failure"] for tasks in "23")
+    assert (tmp_path / "sweep" / ".submitit").is_dir()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_sweep_has_what_was_done(tmp_path, how):
+    sweep = ["train=false", "num_tasks=2,3,4,5,6", "model.width=8", "compare.steps=1", "data.batch_size=64"]
+    command = [sys.executable, "-m", "mtl_accum", "-m", "+experiment=many_tasks", *sweep, "hydra.sweep.dir=sweep"]
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        page = tmp_path / "sweep" / "sweep.json"
+        deadline = time.monotonic() + 120
+        while not page.exists():
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        running.send_signal(how)
+        said = running.communicate(timeout=60)[1]
+    finally:
+        running.kill()
+    rows = json.loads(page.read_text())["rows"]
+    assert 1 <= len(rows) < 5
+    assert rows[0]["overrides"]["num_tasks"] == "2"
+    assert rows[0]["peak_bytes"] > 0
+    if how is signal.SIGINT:
+        assert running.returncode == 130
+        assert f"mtl_accum: interrupted; sweep/sweep.html has {len(rows)} job" in said
 
 
 def test_reports_anew_merged_and_compared_without_torch(tmp_path):

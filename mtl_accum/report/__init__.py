@@ -5,7 +5,7 @@ Imports neither torch nor anything else of this package.
 
 from mtl_accum.report._console import show, show_path, show_plan
 from mtl_accum.report._markdown import markdown
-from mtl_accum.report._picture import picture
+from mtl_accum.report._pictures import pictures
 from mtl_accum.report._plan import plan_markdown
 from mtl_accum.report._read import VERSION
 from mtl_accum.report._rebuild import rebuild
@@ -20,7 +20,7 @@ __all__ = [
     "markdown",
     "markdown_table",
     "mib",
-    "picture",
+    "pictures",
     "plan_markdown",
     "rebuild",
     "show",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from html import escape
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from mtl_accum.report._breakdown import CATEGORIES, phase_label, steps_with_phases
+from mtl_accum.report._breakdown import CATEGORIES, steps_with_phases
 from mtl_accum.report._looks import CATEGORY_LOOKS, EDITION_COLOURS, KIND_COLOURS, OTHER_LOOK
-from mtl_accum.report._parts import parts_of_peak
+from mtl_accum.report._parts import SOURCES, parts_of_peak, tradeoff
+from mtl_accum.report._saw import blocks, points
 from mtl_accum.report._table import mib, peak_bytes, peak_source
 
 if TYPE_CHECKING:
@@ -31,14 +31,6 @@ _PATTERNS = {"//": "/", "\\\\": "\\", "..": ".", "xx": "x", "--": "-", "": ""}  
 _OVERLAY = {"fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.6, "size": 6}
 DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"]
 GRID = "rgba(128, 128, 128, 0.25)"
-_MOST_BLOCKS = 400  # of the phases of one edition
-_SHORTENED = 0.08  # of the rest, for what follows the last backward: an optimizer may have thousands of operators
-_SOURCES = {
-    "peak_bytes": "allocated: handed out to tensors",
-    "reserved_bytes": "reserved: the allocator's pool",
-    "process_bytes": "NVML, process: pool, context and libraries",
-    "device_bytes": "NVML, device: other processes too",
-}
 
 
 def peaks_figure(report: Mapping[str, Any]) -> Figure:
@@ -75,7 +67,7 @@ def sources_figure(report: Mapping[str, Any]) -> Figure | None:
     if peak_source(report) != "cuda":
         return None
     figure = new_figure("at the most, MiB", height=380)
-    for index, (key, label) in enumerate(_SOURCES.items()):
+    for index, (key, label) in enumerate(SOURCES.items()):
         sizes = [peak_bytes(row, "cuda", key) for row in report["editions"]]
         figure.add_bar(
             x=[escape(row["edition"]) for row in report["editions"]],
@@ -99,12 +91,12 @@ def saw_figure(report: Mapping[str, Any]) -> Figure | None:
     height = 360 + ribbons + 90
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.03, row_heights=[360, ribbons])
     for index, (name, found) in enumerate(steps):
-        points = list(_points(found))
+        line = list(points(found))
         colour = EDITION_COLOURS[index % len(EDITION_COLOURS)]
         figure.add_scatter(
-            x=[x for x, _, _ in points],
-            y=[size / _MIB for _, size, _ in points],
-            text=[f"{escape(phase)}<br>{mib(size)}" for _, size, phase in points],
+            x=[x for x, _, _ in line],
+            y=[size / _MIB for _, size, _ in line],
+            text=[f"{escape(phase)}<br>{mib(size)}" for _, size, phase in line],
             name=escape(name),
             legendgroup=name,
             line={"color": colour, "dash": DASHES[index % len(DASHES)], "width": 2},
@@ -112,17 +104,19 @@ def saw_figure(report: Mapping[str, Any]) -> Figure | None:
             row=1,
             col=1,
         )
-        for kind, blocks in _blocks(found).items():
+        ribbon = blocks(found)
+        for kind, colour in KIND_COLOURS.items():
+            of_kind = [block for block in ribbon if block.kind == kind]
+            if not of_kind:
+                continue
             figure.add_bar(
-                y=[escape(name)] * len(blocks),
-                base=[start for start, _, _ in blocks],
-                x=[end - start for start, end, _ in blocks],
-                text=[escape(_short(phase)) for _, _, phase in blocks],
-                customdata=[
-                    f"{escape(phase_label(phase))}<br>at the most {mib(phase['peak_bytes'])}" for *_, phase in blocks
-                ],
+                y=[escape(name)] * len(of_kind),
+                base=[block.start for block in of_kind],
+                x=[block.end - block.start for block in of_kind],
+                text=[escape(block.name) for block in of_kind],
+                customdata=[escape(block.words) for block in of_kind],
                 orientation="h",
-                marker={"color": KIND_COLOURS[kind], "line": {"color": "white", "width": 1}},
+                marker={"color": colour, "line": {"color": "white", "width": 1}},
                 textposition="inside",
                 insidetextanchor="middle",
                 textfont={"color": "white", "size": 11},
@@ -144,16 +138,9 @@ def saw_figure(report: Mapping[str, Any]) -> Figure | None:
 
 def memory_and_time_figure(report: Mapping[str, Any]) -> Figure | None:
     """A point an edition, and the front of those than which none is both smaller and faster; for more than two."""
-    source = peak_source(report)
-    points = [
-        (median(row["step_seconds"]), peak, row["edition"])
-        for row in report["editions"]
-        if row["step_seconds"] and (peak := peak_bytes(row, source))
-    ]
-    if len(points) < 3:
+    editions, front = tradeoff(report)
+    if not editions:
         return None
-    points.sort()
-    front = [point for index, point in enumerate(points) if all(point[1] < other[1] for other in points[:index])]
     figure = new_figure("peak, MiB", height=380)
     figure.add_scatter(
         x=[1000 * seconds for seconds, _, _ in front],
@@ -163,19 +150,17 @@ def memory_and_time_figure(report: Mapping[str, Any]) -> Figure | None:
         name="Pareto front",
         hoverinfo="skip",
     )
-    for index, row in enumerate(report["editions"]):
-        for seconds, peak, name in points:
-            if name == row["edition"]:
-                figure.add_scatter(
-                    x=[1000 * seconds],
-                    y=[peak / _MIB],
-                    mode="markers+text",
-                    text=[escape(name)],
-                    textposition="top center",
-                    name=escape(name),
-                    marker={"size": 13, "symbol": index % 6, "color": EDITION_COLOURS[index % len(EDITION_COLOURS)]},
-                    hovertemplate=f"%{{text}}<br>{mib(peak)}<br>%{{x:.1f}} ms<extra></extra>",
-                )
+    for index, (seconds, peak, name) in enumerate(editions):
+        figure.add_scatter(
+            x=[1000 * seconds],
+            y=[peak / _MIB],
+            mode="markers+text",
+            text=[escape(name)],
+            textposition="top center",
+            name=escape(name),
+            marker={"size": 13, "symbol": index % 6, "color": EDITION_COLOURS[index % len(EDITION_COLOURS)]},
+            hovertemplate=f"%{{text}}<br>{mib(peak)}<br>%{{x:.1f}} ms<extra></extra>",
+        )
     figure.update_xaxes(title_text="step, ms (median)", rangemode="tozero", gridcolor=GRID)
     figure.update_yaxes(rangemode="tozero")
     return figure
@@ -193,7 +178,7 @@ def curves_figure(losses: Mapping[str, list[float | None]]) -> Figure:
             hovertemplate="step %{x}: %{y:.4g}",
         )
     figure.update_xaxes(title_text="step", gridcolor=GRID)
-    figure.update_yaxes(type="log")
+    figure.update_yaxes(type="log", dtick="D2")
     return figure
 
 
@@ -219,58 +204,3 @@ def _tidy(figure: Figure, height: int) -> None:
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         hovermode="closest",
     )
-
-
-def _points(found: Mapping[str, Any]) -> Iterator[tuple[float, int, str]]:
-    """Progress in per cent, live bytes and the phase."""
-    phases, spans, at = found["timeline"], list(_spans(found)), 0
-    curve = found.get("curve") or [
-        point
-        for index, phase in enumerate(phases)
-        for point in ((index + 0.5, phase["peak_bytes"]), (index + 1, phase["end_bytes"]))
-    ]
-    progress = _progress(found)
-    for operators, live in curve:
-        while at + 1 < len(spans) and operators > spans[at][1]:
-            at += 1
-        yield progress(operators), live, phase_label(spans[at][2])
-
-
-def _spans(found: Mapping[str, Any]) -> Iterator[tuple[float, float, Mapping[str, Any]]]:
-    """Where phases begin and end: in operators, or one a phase where nobody counted."""
-    for index, phase in enumerate(found["timeline"]):
-        counted = phase.get("end_operator")
-        yield (phase["start_operator"], counted, phase) if counted else (index, index + 1, phase)
-
-
-def _progress(found: Mapping[str, Any]) -> Callable[[float], float]:
-    """From operators to per cent of the step; what follows the last backward is shortened."""
-    spans = list(_spans(found))
-    end = spans[-1][1]
-    last = max((stop for _, stop, phase in spans if phase["kind"] == "backward"), default=end) or 1
-    tail = min(end - last, _SHORTENED * last)
-
-    def percent(operators: float) -> float:
-        beyond = max(0.0, operators - last) * tail / (end - last) if end > last else 0.0
-        return 100 * (min(operators, last) + beyond) / (last + tail)
-
-    return percent
-
-
-def _blocks(found: Mapping[str, Any]) -> dict[str, list[tuple[float, float, Mapping[str, Any]]]]:
-    """By kind, the phases of a ribbon in per cent of the step; of too many, the longest."""
-    progress = _progress(found)
-    spans = sorted(_spans(found), key=lambda span: span[0] - span[1])[:_MOST_BLOCKS]
-    blocks: dict[str, list[tuple[float, float, Mapping[str, Any]]]] = {}
-    for start, end, phase in sorted(spans, key=lambda span: span[0]):
-        blocks.setdefault(phase["kind"], []).append((progress(start), progress(end), phase))
-    return blocks
-
-
-def _in_words(phase: Mapping[str, Any]) -> str:
-    return f"{escape(phase_label(phase))}<br>at the most {mib(phase['peak_bytes'])}"
-
-
-def _short(phase: Mapping[str, Any]) -> str:
-    """A phase in a block: "trunk", "digit"; the colour says forward or backward."""
-    return str(phase["name"]).removeprefix("head ")

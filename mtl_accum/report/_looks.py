@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CATEGORY_LOOKS", "EDITION_COLOURS", "KIND_COLOURS", "OTHER_LOOK"]
+__all__ = ["CATEGORY_LOOKS", "EDITION_COLOURS", "KIND_COLOURS", "KIND_HATCHES", "OTHER_LOOK"]
 
 # Okabe and Ito (2008), Color Universal Design; hatches for grey prints.
 _BLUE, _ORANGE, _GREEN, _PINK, _SKY, _RED, _YELLOW = (
@@ -23,4 +23,5 @@ CATEGORY_LOOKS = {
 }
 OTHER_LOOK = ("#d9d9d9", "")  # of a peak that no category explains
 KIND_COLOURS = {"forward": _BLUE, "backward": _RED, "optimizer": _GREEN, "zero_grad": "#666666"}
+KIND_HATCHES = {"forward": "", "backward": "////", "optimizer": "....", "zero_grad": ""}
 EDITION_COLOURS = [_BLUE, _ORANGE, _GREEN, _PINK, _SKY, _RED]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mtl_accum.report._breakdown import breakdown_table, category_notes, steps_with_phases, timeline_table
+from mtl_accum.report._pictures import pictures
 from mtl_accum.report._plan import plan_markdown
 from mtl_accum.report._table import editions_table, markdown_table
 
@@ -17,7 +18,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     """The whole report as one Markdown page."""
     table = editions_table(report)
     training = report.get("training")
-    pictured = "peak memory of the editions and its phases" + (", and the training curves" if training else "")
+    drawn = pictures(report)
     return "\n".join(
         [
             "# mtl_accum report",
@@ -36,15 +37,15 @@ def markdown(report: Mapping[str, Any]) -> str:
             "",
             *(f"- {note}" for note in table.notes),
             "",
-            f"![{pictured}](memory.png)",
-            "",
-            *_memory(report),
-            *(_training(training, report["metrics"]) if training else []),
+            *_picture("peaks", "peak memory of the editions by what it is", drawn),
+            *_picture("sources", "allocated, reserved and what the driver sees", drawn),
+            *_picture("tradeoff", "peak memory against time", drawn),
+            *_memory(report, drawn),
+            *(_training(training, report["metrics"], drawn) if training else []),
             *(["## The plan", "", *plan_markdown(report["plan"], "###")] if "plan" in report else []),
             "## What was run",
             "",
-            *(f"- {name} {version}" for name, version in report["versions"].items()),
-            f"- git commit {report['git_commit'] or '–'}",
+            *(f"- {fact}" for fact in versions(report)),
             "",
             "```json",
             json.dumps(report["config"], indent=2),
@@ -54,20 +55,25 @@ def markdown(report: Mapping[str, Any]) -> str:
     )
 
 
-def _memory(report: Mapping[str, Any]) -> list[str]:
+def _picture(name: str, pictured: str, drawn: Iterable[str]) -> list[str]:
+    return [f"![{pictured}](pictures/{name}.png)", ""] if f"{name}.png" in drawn else []
+
+
+def _memory(report: Mapping[str, Any], drawn: Iterable[str]) -> list[str]:
     """What the peak is made of, and the phases of each edition."""
     table = breakdown_table(report)
     if not table:
         return []
     lines = ["## What the memory is", "", *markdown_table(table), ""]
     lines += [*(f"- {note}" for note in category_notes(table)), ""]
-    lines += ["## One step, phase by phase", "", "What was live at the most in each phase, and when it had ended.", ""]
+    lines += ["## One step, phase by phase", "", *_picture("step", "live memory through one step", drawn)]
+    lines += ["What was live at the most in each phase, and when it had ended.", ""]
     for name, found in steps_with_phases(report):
         lines += [f"### {name}", "", *markdown_table(timeline_table(found)), ""]
     return lines
 
 
-def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None]) -> list[str]:
+def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None], drawn: Iterable[str]) -> list[str]:
     return [
         "## Training",
         "",
@@ -75,6 +81,13 @@ def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None]) 
         "",
         *(f"- {change}" for change in training.get("changes", [])),
         *([""] if training.get("changes") else []),
+        *_picture("training", "every task's loss at every step", drawn),
+        *(
+            line
+            for name in drawn
+            if name.startswith("images_")
+            for line in _picture(name[:-4], "before and after", drawn)
+        ),
         *markdown_table([["measure", "on the test data"], *([name, figure(value)] for name, value in metrics.items())]),
         "",
     ]
@@ -89,6 +102,12 @@ def device(report: Mapping[str, Any]) -> str:
         driver = f", driver {found['driver']}" if found.get("driver") else ""
         return f"{found['name']} ({found['total_bytes'] / 2**30:.0f} GiB{driver})"
     return f"CPU: {found['name']}, {found['threads']} of {found['cores']} cores"
+
+
+def versions(report: Mapping[str, Any]) -> list[str]:
+    """What it ran with."""
+    found = [f"{name} {version}" for name, version in report["versions"].items()]
+    return [*found, f"git commit {report['git_commit']}"] if report.get("git_commit") else found
 
 
 def batch(report: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtl_accum.report._breakdown import breakdown_source, breakdown_table, category_notes
 from mtl_accum.report._figures import curves_figure, memory_and_time_figure, peaks_figure, saw_figure, sources_figure
-from mtl_accum.report._markdown import batch, device, figure, steps
+from mtl_accum.report._markdown import batch, device, figure, steps, versions
 from mtl_accum.report._plan import plan_conclusion, plan_sections
 from mtl_accum.report._table import editions_table
 
@@ -30,6 +30,7 @@ class Part:
         title: its heading.
         words: what to look at, in a sentence or two.
         figure: markup of a figure.
+        images: rows of images, each with its name and its PNG in base64.
         tables: cells, the first row being the heading.
         notes: one thing each.
     """
@@ -37,14 +38,14 @@ class Part:
     title: str
     words: str = ""
     figure: str = ""
+    images: Sequence[Mapping[str, str]] = ()
     tables: list[list[list[str]]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def html(report: Mapping[str, Any]) -> str:
     """The whole report as one page: no file beside it, no request to anybody."""
-    facts = [f"{name} {version}" for name, version in report["versions"].items()]
-    facts += [f"git commit {report['git_commit'] or '–'}", f"seed {report['seed']}"]
+    facts = [*versions(report), f"seed {report['seed']}"]
     return render(
         title="mtl_accum: predicted memory" if report["kind"] == "prediction" else "mtl_accum: memory and time",
         command=report["command"],
@@ -81,7 +82,7 @@ def _parts(report: Mapping[str, Any]) -> Iterator[Part]:
     parts = breakdown_table(report)
     words = "The highest point of one step, by what the bytes are."
     peaks = markup(peaks_figure(report), "peaks")
-    yield Part("What the memory is", words, peaks, [parts] if parts else [], category_notes(parts))
+    yield Part("What the memory is", words, peaks, tables=[parts] if parts else [], notes=category_notes(parts))
     sources = sources_figure(report)
     if sources is not None:
         yield Part("The allocator and the driver", "Three ways to count the same step.", markup(sources, "sources"))
@@ -100,6 +101,10 @@ def _parts(report: Mapping[str, Any]) -> Iterator[Part]:
         yield Part("Memory against time", words, markup(scatter, "scatter"))
     if report.get("training"):
         yield _training(report["training"], report["metrics"])
+    for name, strips in report.get("images", {}).items():
+        yield Part(
+            f"Images: {name}", "Of the test data, what the network makes of them and what it should.", "", strips
+        )
     if "plan" in report:
         sections = plan_sections(report["plan"])
         tables = [section.table for section in sections if section.table]
@@ -110,7 +115,8 @@ def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None]) 
     words = f"{training['epochs']} epochs, {steps(training)} steps in {training['seconds']:.1f} s."
     table = [["measure", "on the test data"], *([name, figure(value)] for name, value in metrics.items())]
     drawn = markup(curves_figure(training["losses"]), "curves") if any(training["losses"].values()) else ""
-    return Part("Training", words, drawn, [table] if metrics else [], list(training.get("changes", [])))
+    tables = [table] if metrics else []
+    return Part("Training", words, drawn, tables=tables, notes=list(training.get("changes", [])))
 
 
 def markup(drawn: Figure, name: str) -> Any:

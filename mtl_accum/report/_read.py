@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 __all__ = ["KINDS", "VERSION", "read"]
 
-VERSION = 2  # of the JSON; 2: records hold categories, phases and more of the allocator
-# By kind, the file that holds it, and what it has at least.
+VERSION = 3  # of the JSON; 2: records hold categories, phases and more of the allocator; 3: images, rows say where
+# The file that holds each kind; what it has stands in `schema.json`.
 KINDS = {
-    "run": ("report.json", {"command", "created", "device", "editions", "config", "versions"}),
-    "prediction": ("report.json", {"command", "created", "device", "editions", "config", "versions"}),
-    "sweep": ("sweep.json", {"created", "rows"}),
-    "plan": ("plan.json", {"command", "created", "plan"}),
-    "failure": ("failure.json", {"command", "reason"}),
+    "run": "report.json",
+    "prediction": "report.json",
+    "sweep": "sweep.json",
+    "plan": "plan.json",
+    "failure": "failure.json",
 }
 
 
@@ -30,7 +34,7 @@ def read(path: Path) -> tuple[Path, dict[str, Any]]:
     """
     file = path
     if path.is_dir():
-        names = dict.fromkeys(name for name, _ in (KINDS["sweep"], *KINDS.values()))
+        names = dict.fromkeys((KINDS["sweep"], *KINDS.values()))
         file = next((path / name for name in names if (path / name).is_file()), path)
         if file == path:
             raise ValueError(f"path={path}: expected one of {', '.join(names)} in this folder, found none")
@@ -48,7 +52,26 @@ def read(path: Path) -> tuple[Path, dict[str, Any]]:
         )
     if found["kind"] not in KINDS:
         raise ValueError(f"{file}: kind must be one of {', '.join(KINDS)}; found {found['kind']!r}")
-    missing = KINDS[found["kind"]][1] - found.keys()
-    if missing:
-        raise ValueError(f"{file}: expected a {found['kind']} with {', '.join(sorted(missing))}, found none of that")
+    wrong = _wrong(found)
+    if wrong:
+        raise ValueError(f"{file}: expected a {found['kind']} as schema.json has it, found {wrong}")
     return file, found
+
+
+def _wrong(found: dict[str, Any]) -> str:
+    """What does not fit the schema, with its place; nothing where all does."""
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_schema(found["kind"]).iter_errors(found))
+    if error is None:
+        return ""
+    place = ".".join(str(part) for part in error.absolute_path)
+    return f"{place}: {error.message:.200}" if place else f"{error.message:.200}"
+
+
+@lru_cache
+def _schema(kind: str) -> Draft202012Validator:
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads((Path(__file__).parent / "schema.json").read_text(encoding="utf-8"))
+    return Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": schema["$defs"]})

@@ -11,9 +11,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mtl_accum.report._markdown import device, versions
 from mtl_accum.report._page import Part, markup, render
+from mtl_accum.report._pictures import plot_pictures
 from mtl_accum.report._read import KINDS, VERSION, read
-from mtl_accum.report._sweep_figures import sweep_figures
+from mtl_accum.report._sweep_figures import Plot, lines_figure, sweep_plots
 from mtl_accum.report._table import (
     difference,
     markdown_table,
@@ -28,7 +30,7 @@ from mtl_accum.report._write import timestamp, write_whole
 
 __all__ = ["collect", "knobs", "row_of", "write_rows", "write_sweep"]
 
-_REPORT, _FAILURE, _SWEEP = (KINDS[kind][0] for kind in ("run", "failure", "sweep"))
+_REPORT, _FAILURE, _SWEEP = (KINDS[kind] for kind in ("run", "failure", "sweep"))
 
 
 def write_sweep(folder: Path) -> dict[str, Any]:
@@ -60,12 +62,16 @@ def _sweep(rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _write(sweep: dict[str, Any], folder: Path) -> None:
     table, pivot, answer = sweep_table(sweep), glance(sweep), conclusion(sweep)
+    plots = list(sweep_plots(sweep["rows"], knobs(sweep)))
+    drawn = plot_pictures(plots)
     tables = [line for cells in (pivot, table) if cells for line in (*markdown_table(cells), "")]
-    page = "\n".join(["# mtl_accum sweep", "", answer, "", *tables])
+    lines = [*tables, *(f"![{plot.title}](pictures/{name})\n" for plot, name in zip(plots, drawn, strict=True))]
+    page = "\n".join(["# mtl_accum sweep", "", answer, "", *lines])
     write_whole(
         folder,
         {
-            "sweep.html": lambda path: path.write_text(_page(sweep, table, pivot, answer), encoding="utf-8"),
+            **{f"pictures/{name}": draw for name, draw in drawn.items()},
+            "sweep.html": lambda path: path.write_text(_page(sweep, table, pivot, answer, plots), encoding="utf-8"),
             "sweep.md": lambda path: path.write_text(page, encoding="utf-8"),
             "sweep.csv": lambda path: path.write_text(_csv(sweep), encoding="utf-8"),
             _SWEEP: lambda path: path.write_text(json.dumps(sweep, indent=1), encoding="utf-8"),
@@ -73,22 +79,25 @@ def _write(sweep: dict[str, Any], folder: Path) -> None:
     )
 
 
-def _page(sweep: Mapping[str, Any], table: list[list[str]], pivot: list[list[str]], answer: str) -> str:
+def _page(
+    sweep: Mapping[str, Any], table: list[list[str]], pivot: list[list[str]], answer: str, plots: Sequence[Plot]
+) -> str:
     varied = knobs(sweep)
     parts = (
         [Part("At a glance", "Peak memory and time of one step, a column an edition.", tables=[pivot])] if pivot else []
     )
-    for number, (title, words, figure) in enumerate(sweep_figures(sweep["rows"], varied)):
-        parts.append(Part(title, words, markup(figure, f"sweep{number}")))
+    for number, plot in enumerate(plots):
+        parts.append(Part(plot.title, "One step, a line an edition.", markup(lines_figure(plot), f"sweep{number}")))
     parts.append(Part("Every job", tables=[table]))
-    first = sweep["rows"][0]["overrides"]
+    common = [f"{name}={value}" for name, value in sweep["rows"][0]["overrides"].items() if name not in varied]
+    where = dict.fromkeys(fact for row in sweep["rows"] for fact in row["where"])
     return render(
         title="mtl_accum: sweep",
         command=f"over {', '.join(varied) or 'nothing'}",
         started=sweep["created"],
         answer=answer,
         parts=parts,
-        facts=[" ".join(f"{name}={value}" for name, value in first.items() if name not in varied)],
+        facts=[*([" ".join(common)] if common else []), *where],
         config="",
     )
 
@@ -190,6 +199,7 @@ def row_of(job: str, written: Mapping[str, Any]) -> dict[str, Any]:
         "samples": written.get("samples"),
         "gradient_difference": None,
         "metrics": written.get("metrics", {}),
+        "where": [device(written), *versions(written)] if "device" in written else [],
         "failure": written.get("reason"),
     }
     editions = written.get("editions")

@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mtl_accum.report._figures import DASHES, GRID, new_figure
 from mtl_accum.report._looks import EDITION_COLOURS
-from mtl_accum.report._table import mib, step_time
+from mtl_accum.report._table import mib, milliseconds, step_time
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["sweep_figures"]
+__all__ = ["Plot", "lines_figure", "sweep_plots"]
 
-Rows = Sequence[Mapping[str, Any]]
+Row = Mapping[str, Any]
 _MIB = 2**20
 
 
-def sweep_figures(rows: Rows, knobs: Sequence[str]) -> Iterator[tuple[str, str, Figure]]:
-    """Title, words and figure of each plot: peak memory and time against every number, a line an edition.
+@dataclass(frozen=True)
+class Plot:
+    """What a figure shows, whoever draws it.
+
+    Attributes:
+        what: "memory" or "time".
+        knob: the number on the horizontal axis.
+        axis: title of the vertical axis, with its unit.
+        lines: by name, points from left to right: the number, the height, and the height in words.
+    """
+
+    what: str
+    knob: str
+    axis: str
+    lines: dict[str, list[tuple[float, float, str]]]
+
+    @property
+    def title(self) -> str:
+        """Its heading."""
+        return f"{self.what.capitalize()} against {self.knob}"
+
+
+def sweep_plots(rows: Sequence[Row], knobs: Sequence[str]) -> Iterator[Plot]:
+    """Peak memory and time against every number that was varied, a line an edition.
 
     Args:
         rows: of the sweep.
@@ -30,45 +54,51 @@ def sweep_figures(rows: Rows, knobs: Sequence[str]) -> Iterator[tuple[str, str, 
         known = [row for row in rows if _is_number(row["overrides"].get(knob))]
         if len({row["overrides"][knob] for row in known}) > 1:
             others = [other for other in knobs if other != knob]
-            yield f"Memory against {knob}", "Peak of one step.", _lines(known, knob, others, _peak, "peak, MiB")
-            yield f"Time against {knob}", "One step, median.", _lines(known, knob, others, _step, "step, ms")
+            yield Plot("memory", knob, "peak, MiB", _lines(known, knob, others, _peak))
+            yield Plot("time", knob, "step, ms (median)", _lines(known, knob, others, _step))
 
 
-def _lines(rows: Rows, knob: str, others: Sequence[str], height: Any, title: str) -> Figure:
-    figure = new_figure(title, height=400)
-    lines: dict[str, list[tuple[float, float, str]]] = {}
-    for row in rows:
-        size = height(row)
-        if size is not None:
-            said = f"{mib(row['peak_bytes'])}" if height is _peak else f"{size:.1f} ms"
-            lines.setdefault(_name(row, others), []).append((float(row["overrides"][knob]), size, said))
-    for index, (name, points) in enumerate(lines.items()):
-        points.sort()
+def lines_figure(plot: Plot) -> Figure:
+    """A plot to hover over."""
+    figure = new_figure(plot.axis, height=400)
+    for index, (name, line) in enumerate(plot.lines.items()):
         figure.add_scatter(
-            x=[x for x, _, _ in points],
-            y=[y for _, y, _ in points],
-            text=[said for *_, said in points],
+            x=[x for x, _, _ in line],
+            y=[y for _, y, _ in line],
+            text=[said for *_, said in line],
             name=escape(name),
             mode="lines+markers",
             line={"color": EDITION_COLOURS[index % len(EDITION_COLOURS)], "dash": DASHES[index % len(DASHES)]},
             marker={"symbol": index % 6, "size": 9},
             hovertemplate="%{x}: %{text}",
         )
-    figure.update_xaxes(title_text=escape(knob), gridcolor=GRID)
+    figure.update_xaxes(title_text=escape(plot.knob), gridcolor=GRID)
     figure.update_yaxes(rangemode="tozero")
     return figure
 
 
-def _peak(row: Mapping[str, Any]) -> float | None:
-    return None if row["peak_bytes"] is None else row["peak_bytes"] / _MIB
+def _lines(
+    rows: Sequence[Row], knob: str, others: Sequence[str], height: Callable[[Row], tuple[float, str] | None]
+) -> dict[str, list[tuple[float, float, str]]]:
+    lines: dict[str, list[tuple[float, float, str]]] = {}
+    for row in rows:
+        found = height(row)
+        if found is not None:
+            lines.setdefault(_name(row, others), []).append((float(row["overrides"][knob]), *found))
+    return {name: sorted(line) for name, line in lines.items()}
 
 
-def _step(row: Mapping[str, Any]) -> float | None:
+def _peak(row: Row) -> tuple[float, str] | None:
+    size = row["peak_bytes"]
+    return None if size is None else (size / _MIB, mib(size))
+
+
+def _step(row: Row) -> tuple[float, str] | None:
     seconds = step_time(row)
-    return None if seconds is None else 1000 * seconds
+    return None if seconds is None else (1000 * seconds, milliseconds(seconds))
 
 
-def _name(row: Mapping[str, Any], others: Sequence[str]) -> str:
+def _name(row: Row, others: Sequence[str]) -> str:
     """The edition, and what else is varied."""
     said = [f"{other}={row['overrides'].get(other, '')}" for other in others if other != "edition"]
     edition = row["overrides"].get("edition") or row["edition"] or ""
@@ -77,7 +107,6 @@ def _name(row: Mapping[str, Any], others: Sequence[str]) -> str:
 
 def _is_number(text: Any) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except (TypeError, ValueError):
         return False
-    return True

@@ -13,7 +13,7 @@ from typing import Any
 
 from mtl_accum.report._markdown import markdown
 from mtl_accum.report._page import html
-from mtl_accum.report._picture import picture
+from mtl_accum.report._pictures import pictures
 from mtl_accum.report._plan import plan_markdown
 from mtl_accum.report._read import VERSION
 
@@ -21,7 +21,7 @@ __all__ = ["timestamp", "write", "write_failure", "write_plan", "write_whole"]
 
 
 def write(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Write `report.json`, `report.md`, `report.html` and `memory.png` into a folder.
+    """Write `report.json`, `report.md`, `report.html` and the folder `pictures` into a folder.
 
     Args:
         content: the report without its version; its kind is "run" unless it says "prediction".
@@ -37,7 +37,7 @@ def write(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     write_whole(
         folder,
         {
-            "memory.png": lambda path: picture(report, path),
+            **{f"pictures/{name}": draw for name, draw in pictures(report).items()},
             "report.html": lambda path: path.write_text(html(report), encoding="utf-8"),
             "report.md": lambda path: path.write_text(markdown(report), encoding="utf-8"),
             "report.json": lambda path: path.write_text(json.dumps(report, indent=1), encoding="utf-8"),
@@ -91,15 +91,17 @@ def write_whole(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -
 
     Args:
         folder: must exist.
-        writers: by file name, what writes it to a path; moved in this order.
+        writers: by path in the folder, what writes it; moved in this order.
 
     Raises:
         OSError: the folder cannot be written.
     """
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as aside:
         for name, write_to in writers.items():
+            (Path(aside) / name).parent.mkdir(exist_ok=True)
             write_to(Path(aside) / name)
         for name in writers:
+            (folder / name).parent.mkdir(exist_ok=True)
             os.replace(Path(aside) / name, folder / name)
 
 

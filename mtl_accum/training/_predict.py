@@ -46,7 +46,7 @@ def predict(
         device: what to predict for: "cuda" or "cpu"; "auto" is "cuda".
         seed: of the report only; nothing is random here.
         snapshots: write a file an edition for PyTorch's memory viewer into the folder `snapshots`.
-        run: the folder for `report.json`, `report.md` and `memory.png`.
+        run: the folder for `report.json`, `report.md`, `report.html` and `pictures`.
 
     Raises:
         ValueError: a part of the experiment is missing, or there is no such device.

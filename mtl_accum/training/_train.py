@@ -30,6 +30,7 @@ from mtl_accum.training._experiment import (
     snapshot_folder,
 )
 from mtl_accum.training._fit import fit
+from mtl_accum.training._images import Images, before_and_after, require_images, strips
 from mtl_accum.training._plan import Auto, plan_and_write
 from mtl_accum.training._progress import Progress
 
@@ -43,6 +44,7 @@ def train(
     edition: Edition | Auto,
     optimizer: MakeOptimizer,
     measures: Mapping[str, Measure],
+    images: Mapping[str, Images],
     editions: Mapping[str, Edition],
     training: bool,
     epochs: int,
@@ -60,6 +62,7 @@ def train(
         edition: computes the gradient in training; `Auto` has the planner choose it first.
         optimizer: makes the optimizer from the parameters.
         measures: figures of merit on the test data, by name.
+        images: of the test data, for the report, by name.
         editions: what to measure side by side; the first one is what the others are held against.
         training: whether to train and test; else the editions are measured with the initial weights.
         epochs: how often to go through the training data; 0 only measures.
@@ -67,7 +70,7 @@ def train(
         snapshots: write a file an edition for PyTorch's memory viewer into the folder `snapshots`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of the random numbers in training.
-        run: the folder for `report.json`, `report.md`, `report.html`, `memory.png` and `model.safetensors`.
+        run: the folder for `report.json`, `report.md`, `report.html`, `pictures` and `model.safetensors`.
 
     Raises:
         ValueError: an argument is out of range, or a part of the experiment is missing.
@@ -84,6 +87,7 @@ def train(
     model.to(where)
     stepper = make_optimizer(optimizer, model)
     require_tasks(measures, model)
+    require_images(images, model)
     written: dict[str, Any] = header(run, seed)
     fallbacks: list[Edition] = []
     with Progress() as progress:
@@ -101,12 +105,15 @@ def train(
             edition, *fallbacks = schedules_of(written["plan"])  # what runs is what was written
             editions = {**editions, "auto": edition}
         if training:
+            before = strips(model, images, data, "before training", device=where)
             written["training"] = _fit(
                 *(model, data, [edition, *fallbacks], stepper), epochs=epochs, where=where, progress=progress
             )
             trained = model  # saved at once: whatever fails after this, the training was not for nothing
             report.write_whole(run.folder, {"model.safetensors": lambda path: save_model(trained, str(path))})
             written["metrics"] = evaluate(model, measures, data.test(), device=where)
+            after = strips(model, images, data, "after training", device=where)
+            written["images"] = before_and_after(before, after)
         model.train()
         batch = to_device(next(iter(data.train())), where)
         with alone_on(where):

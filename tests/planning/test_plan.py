@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import pairwise
 
 import pytest
@@ -186,15 +187,17 @@ def test_one_that_does_not_fit_after_all_is_said_and_the_next_one_taken(monkeypa
 
 
 class TooMany(nn.Module):
-    """A device with room for so many samples, as far as tensors with data can tell."""
+    """A device with room for so many samples, as far as tensors with data can tell; pieces take long, however small."""
 
     def __init__(self, module: nn.Module, most: int) -> None:
         super().__init__()
         self.module, self.most = module, most
 
     def forward(self, x: Tensor) -> Tensor:
-        if not isinstance(x, FakeTensor) and len(x) > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if not isinstance(x, FakeTensor):
+            time.sleep(0.005)
+            if len(x) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return self.module(x)
 
 

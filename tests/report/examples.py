@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 MIB = 2**20
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAUAAAACCAAAAAC1AUmBAAAAFElEQVR4nGNgcPjfoMDEwMDAwAAAEG8B4ixEYUcAAAAASUVORK5CYII="
 
 
 def row(edition: str, meaning: str, **changes: Any) -> dict[str, Any]:
@@ -70,6 +71,7 @@ def report(kind: str = "cpu") -> dict[str, Any]:
         "config": {"epochs": 2},
         "training": {"epochs": 2, "seconds": 1.5, "losses": {"a": [2.0, 1.0, 0.5], "b": [1.0, 0.9, 0.8]}},
         "metrics": {"accuracy": 0.5},
+        "images": {"restored?": [{"name": name, "png": PNG} for name in ("input", "before training", "target")]},
         "editions": [
             row(
                 "summed",
@@ -96,5 +98,5 @@ def prediction() -> dict[str, Any]:
         row("split", "Split: once.", memory=[explained("predicted", 200)], predicted_in_seconds=0.25),
         row("cached", "Cached: in chunks.", failure="refused", predicted_in_seconds=0.1),
     ]
-    common = {key: value for key, value in report().items() if key not in ("training", "metrics")}
+    common = {key: value for key, value in report().items() if key not in ("training", "metrics", "images")}
     return {**common, "kind": "prediction", "device": {"type": "cuda"}, "editions": rows}

@@ -7,9 +7,11 @@ from statistics import median
 
 import pytest
 
+from mtl_accum.report import write_sweep
 from mtl_accum.report._page import html
 from tests.report.examples import MIB
 from tests.report.test_page import counted, report
+from tests.report.test_sweep import job
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 CONTENT = counted(report())
+JOBS = [("summed", 64, 400), ("summed", 128, 800), ("split", 64, 200), ("split", 128, 300)]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +33,13 @@ def browser(tmp_path_factory):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     options.binary_location = shutil.which("chromium")
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    page = tmp_path_factory.mktemp("page") / "report.html"
-    page.write_text(html(CONTENT), encoding="utf-8")
-    driver.get(page.as_uri())
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "report.html").write_text(html(CONTENT), encoding="utf-8")
+    for number, (edition, batch, peak) in enumerate(JOBS):
+        job(folder, number, f"edition={edition} data.batch_size={batch}", peak)
+    write_sweep(folder)
+    driver.get((folder / "report.html").as_uri())
+    driver.sweep_page = (folder / "sweep.html").as_uri()
     yield driver
     driver.quit()
 
@@ -63,6 +70,11 @@ def test_the_tables_say_what_the_json_says(browser):
         assert shown[1] == ("–" if peak is None else f"{peak:.1f} MiB")
         if row["step_seconds"]:
             assert shown[4].startswith(f"{1000 * median(row['step_seconds']):.1f} (")
+
+
+def test_images_are_drawn(browser):
+    sizes = script(browser, "[...document.querySelectorAll('img.example')].map(i => [i.naturalWidth, i.alt])")
+    assert sizes == [[5, "input"], [5, "before training"], [5, "target"]]
 
 
 def test_the_figures_hold_the_json_s_numbers(browser):
@@ -136,3 +148,22 @@ def test_in_the_dark_it_is_dark(browser):
         assert abs(paper - ink) > 0.7
         assert abs(paper - label) > 0.7
         assert (paper < 0.2) == (scheme == "dark")
+
+
+def test_a_sweep(browser):
+    """The last one: it leaves the page that the others look at."""
+    browser.get(browser.sweep_page)
+    assert browser.get_log("browser") == []
+    tables = script(
+        browser,
+        "[...document.querySelectorAll('table')].map(t => [...t.rows].map(r => [...r.cells].map(c => c.textContent)))",
+    )
+    assert tables[0][0] == ["data.batch_size", "summed", "split"]
+    assert tables[0][2] == ["128", "800.0 MiB, 100.0 ms", "300.0 MiB, 100.0 ms"]
+    lines = script(browser, "document.getElementById('sweep0').data.map(t => [t.name, [...t.x], [...t.y]])")
+    assert lines == [["summed", [64, 128], [400, 800]], ["split", [64, 128], [200, 300]]]
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    browser.refresh()
+    assert script(browser, "document.documentElement.scrollWidth") <= 390
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from mtl_accum import report as reports
 from mtl_accum.report._read import KINDS, read
@@ -24,6 +26,15 @@ def rebuild(folder, path, before=None):
     reports.rebuild(path=path, before=before, run=SimpleNamespace(folder=folder / "out"))
 
 
+SCHEMA = Draft202012Validator(json.loads((Path(reports.__file__).parent / "schema.json").read_text()))
+
+
+def test_the_schema_is_one_and_of_this_version():
+    SCHEMA.check_schema(SCHEMA.schema)
+    assert SCHEMA.schema["$defs"]["run"]["properties"]["version"] == {"const": reports.VERSION}
+    assert not SCHEMA.is_valid({**report(), "version": reports.VERSION - 1})
+
+
 def written(folder, name, content, write=reports.write):
     (folder / name).mkdir()
     write(content, folder / name)
@@ -33,12 +44,12 @@ def written(folder, name, content, write=reports.write):
 @pytest.mark.parametrize("content", [report(), report("cuda"), prediction()], ids=["cpu", "cuda", "prediction"])
 def test_a_run_anew(folder, content):
     place = written(folder, "run", content)
-    before = {path.name: path.read_bytes() for path in place.iterdir()}
-    for path in place.iterdir():
+    before = {path.name: path.read_bytes() for path in place.rglob("*.*")}
+    for path in place.rglob("*.*"):
         if path.suffix != ".json":
             path.unlink()
     rebuild(folder, str(place))
-    after = {path.name: path.read_bytes() for path in place.iterdir()}
+    after = {path.name: path.read_bytes() for path in place.rglob("*.*")}
     assert before.keys() == after.keys()
     for name in ("report.json", "report.md"):
         assert before[name] == after[name]
@@ -86,12 +97,19 @@ def test_before_and_after(folder, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"version": 2, "kind": "ru', "a file that is cut off or no JSON"),
+        ('{"version": 3, "kind": "ru', "a file that is cut off or no JSON"),
         ("[1, 2]", "found JSON without its version and kind"),
         ('{"name": "left-pad"}', "found JSON without its version and kind"),
-        ('{"version": 99, "kind": "run"}', "expected version 2, found 99; it was written by another mtl_accum"),
-        ('{"version": 2, "kind": "party"}', "kind must be one of run, prediction, sweep, plan, failure; found 'party'"),
-        ('{"version": 2, "kind": "sweep", "created": "now"}', "expected a sweep with rows, found none of that"),
+        ('{"version": 99, "kind": "run"}', "expected version 3, found 99; it was written by another mtl_accum"),
+        ('{"version": 3, "kind": "party"}', "kind must be one of run, prediction, sweep, plan, failure; found 'party'"),
+        (
+            '{"version": 3, "kind": "sweep", "created": "now"}',
+            "expected a sweep as schema.json has it, found 'rows' is a required property",
+        ),
+        (
+            '{"version": 3, "kind": "sweep", "created": "now", "rows": [{"job": 3}]}',
+            "expected a sweep as schema.json has it, found rows.0: 'overrides' is a required property",
+        ),
     ],
 )
 def test_what_is_no_report(folder, text, message):
@@ -123,5 +141,10 @@ def test_every_kind_that_is_written_is_known(folder):
         ("prediction", prediction(), reports.write),
         ("plan", {"command": "c", "created": "now", "plan": plan()}, reports.write_plan),
     ]:
-        assert read(written(folder, name, content, write))[1]["kind"] == name
+        found = read(written(folder, name, content, write))[1]
+        assert found["kind"] == name
+        SCHEMA.validate(found)
+    job(folder, 0, "a=b", reason="it broke")
+    job(folder, 1, "a=c", 20)
+    SCHEMA.validate(reports.write_sweep(folder))
     assert set(KINDS) == {"run", "prediction", "plan", "sweep", "failure"}

@@ -131,13 +131,33 @@ def test_timeline():
 
 
 @pytest.mark.parametrize("what", [report(), report("cuda"), prediction()], ids=["cpu", "cuda", "prediction"])
-def test_picture(tmp_path, what):
-    reports.picture(what, tmp_path / "memory.png")
-    data = (tmp_path / "memory.png").read_bytes()
-    assert data.startswith(b"\x89PNG")
-    width, height = struct.unpack(">II", data[16:24])
-    assert width > 1000
-    assert height > 500
+def test_pictures(tmp_path, what):
+    drawn = reports.pictures(what)
+    always = {"peaks.png", "step.png"}
+    trained = {"training.png", "images_restored_.png"}
+    assert set(drawn) == always | {"cpu": trained, "cuda": {*trained, "sources.png"}, "predicted": set()}[_named(what)]
+    for name, draw in drawn.items():
+        draw(tmp_path / name)
+        data = (tmp_path / name).read_bytes()
+        assert data.startswith(b"\x89PNG")
+        width, height = struct.unpack(">II", data[16:24])
+        assert width > 600
+        assert height > 200
+
+
+def _named(what):
+    return "predicted" if what["kind"] == "prediction" else what["device"]["type"]
+
+
+def test_pictures_are_of_what_there_is():
+    untrained = report()
+    untrained["training"]["losses"] = {"a": [], "b": []}
+    del untrained["images"]
+    assert set(reports.pictures(untrained)) == {"peaks.png", "step.png"}
+    untrained["editions"][2] |= {"memory": [memory("tensors", 300)], "step_seconds": [0.1]}
+    assert set(reports.pictures(untrained)) == {"peaks.png", "step.png", "tradeoff.png"}
+    without = {**untrained, "editions": [row("summed", "x", failure="no")]}
+    assert set(reports.pictures(without)) == {"peaks.png"}
 
 
 def test_markdown_of_a_prediction():
@@ -148,21 +168,17 @@ def test_markdown_of_a_prediction():
     assert "### split\n\n| phase | peak | left at its end |" in page
 
 
-def test_picture_without_training(tmp_path):
-    untrained = report()
-    untrained["training"]["losses"] = {"a": [], "b": []}
-    reports.picture(untrained, tmp_path / "memory.png")
-    assert (tmp_path / "memory.png").stat().st_size > 10_000
-
-
 def test_write(tmp_path):
     written = reports.write(report(), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "memory.png",
+        "pictures",
         "report.html",
         "report.json",
         "report.md",
     ]
+    page = (tmp_path / "report.md").read_text()
+    shown = {line.partition("](pictures/")[2].rstrip(")") for line in page.splitlines() if line.startswith("![")}
+    assert shown == {path.name for path in (tmp_path / "pictures").iterdir()}
     assert json.loads((tmp_path / "report.json").read_text()) == written
     assert written["version"] == reports.VERSION
     assert written["editions"][0]["memory"][0]["peak_bytes"] == 400 * MIB

@@ -10,7 +10,7 @@ import pytest
 
 from mtl_accum import report as reports
 from mtl_accum.report._sweep import collect, conclusion, glance, knobs, sweep_table
-from mtl_accum.report._sweep_figures import sweep_figures
+from mtl_accum.report._sweep_figures import lines_figure, sweep_plots
 from tests.report.examples import MIB, memory, report, row
 from tests.report.test_page import EVIL, LIMIT, without_library
 
@@ -69,9 +69,10 @@ def test_at_a_glance(folder):
 
 def test_a_line_an_edition_against_every_number(folder):
     sweep = collect(folder)
-    drawn = list(sweep_figures(sweep["rows"], knobs(sweep)))
-    assert [title for title, _, _ in drawn] == ["Memory against data.batch_size", "Time against data.batch_size"]
-    peaks, times = ({trace.name: (list(trace.x), list(trace.y)) for trace in figure.data} for _, _, figure in drawn)
+    drawn = list(sweep_plots(sweep["rows"], knobs(sweep)))
+    assert [plot.title for plot in drawn] == ["Memory against data.batch_size", "Time against data.batch_size"]
+    figures = map(lines_figure, drawn)
+    peaks, times = ({trace.name: (list(trace.x), list(trace.y)) for trace in figure.data} for figure in figures)
     assert peaks == {"summed": ([64, 128], [400, 800]), "split": ([64], [200])}
     assert times == {"summed": ([64, 128], [100, 200]), "split": ([64], [50])}
 
@@ -79,12 +80,15 @@ def test_a_line_an_edition_against_every_number(folder):
 def test_what_else_is_varied_is_in_the_name(folder):
     job(folder, 3, "edition=split data.batch_size=64 seed=1", 210)
     sweep = collect(folder)
-    names = {trace.name for _, _, figure in sweep_figures(sweep["rows"], knobs(sweep)) for trace in figure.data}
+    names = {name for plot in sweep_plots(sweep["rows"], knobs(sweep)) for name in plot.lines}
     assert names == {"summed, seed=", "split, seed=", "split, seed=1"}
 
 
-def test_four_files(folder):
+def test_four_files_and_pictures(folder):
     reports.write_sweep(folder)
+    drawn = {path.name for path in (folder / "pictures").iterdir()}
+    assert drawn == {"memory_data.batch_size.png", "time_data.batch_size.png"}
+    assert all(f"](pictures/{name})" in (folder / "sweep.md").read_text() for name in drawn)
     page = (folder / "sweep.html").read_text()
     assert len(page.encode()) < LIMIT
     assert "ran out | of memory" in without_library(page)

@@ -1,0 +1,229 @@
+"""The page's figures as PNG, for papers and READMEs: legible in grey and to colour-blind readers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtl_accum.report._breakdown import CATEGORIES, breakdown_source, steps_with_phases
+from mtl_accum.report._looks import CATEGORY_LOOKS, EDITION_COLOURS, KIND_COLOURS, KIND_HATCHES, OTHER_LOOK
+from mtl_accum.report._parts import SOURCES, parts_of_peak, tradeoff
+from mtl_accum.report._saw import blocks, points
+from mtl_accum.report._sweep_figures import Plot
+from mtl_accum.report._table import mib, peak_bytes, peak_source
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["pictures", "plot_pictures"]
+
+Drawing = Callable[[Path], None]
+_MIB = 2**20
+_DASHES = ["-", "--", ":", "-.", (0, (8, 3)), (0, (8, 2, 2, 2))]
+_MARKERS = "osDXP^"
+_NARROW = 4.5  # per cent of the step, below which a phase's name does not fit into its block
+
+
+def pictures(report: Mapping[str, Any]) -> dict[str, Drawing]:
+    """By file name, what writes the picture to a path; those that the report has something for."""
+    drawn: dict[str, Callable[[], Figure]] = {"peaks": lambda: _peaks(report)}
+    if peak_source(report) == "cuda":
+        drawn["sources"] = lambda: _sources(report)
+    if steps_with_phases(report):
+        drawn["step"] = lambda: _step(report)
+    if tradeoff(report)[0]:
+        drawn["tradeoff"] = lambda: _tradeoff(report)
+    if any(report.get("training", {}).get("losses", {}).values()):
+        drawn["training"] = lambda: _curves(report["training"]["losses"])
+    for name, strips in report.get("images", {}).items():
+        drawn[f"images_{_plain(name)}"] = lambda strips=strips: _strips(strips)  # type: ignore[misc]
+    return {f"{name}.png": _saving(draw) for name, draw in drawn.items()}
+
+
+def plot_pictures(plots: Iterable[Plot]) -> dict[str, Drawing]:
+    """The same for a sweep's plots."""
+    return {f"{plot.what}_{_plain(plot.knob)}.png": _saving(lambda plot=plot: _lines(plot)) for plot in plots}  # type: ignore[misc]
+
+
+def _saving(draw: Callable[[], Figure]) -> Drawing:
+    return lambda path: draw().savefig(path, dpi=150, format="png")
+
+
+def _plain(name: str) -> str:
+    """A name as a file may have it."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def _new(width: float, height: float, rows: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="0.9")
+        axes.set_axisbelow(True)
+    return figure, list(panels)
+
+
+def _styles() -> Iterator[tuple[str, Any, str]]:
+    """Colours, dashes and markers; any two of the first six differ in all three."""
+    while True:
+        yield from zip(EDITION_COLOURS, _DASHES, _MARKERS, strict=True)
+
+
+def _peaks(report: Mapping[str, Any]) -> Figure:
+    """A bar an edition: its peak, stacked by category; what no category explains on top."""
+    source = peak_source(report)
+    rows = report["editions"]
+    peaks = [peak_bytes(row, source) for row in rows]
+    figure, [axes] = _new(3.2 + 1.1 * len(rows), 4.2)
+    shown: set[str] = set()
+    for index, (row, peak) in enumerate(zip(rows, peaks, strict=True)):
+        bottom = 0.0
+        for category, size in parts_of_peak(row, report, peak):
+            colour, hatch = CATEGORY_LOOKS.get(category, OTHER_LOOK)
+            label = CATEGORIES[category][0] if category in CATEGORIES else "kernels and rounding"
+            look: Any = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5, "width": 0.6}
+            axes.bar(index, size / _MIB, bottom=bottom, label=None if category in shown else label, **look)
+            shown.add(category)
+            bottom += size / _MIB
+        label = mib(peak)
+        if index and peak is not None and peaks[0]:
+            label += f"\n{100 * (peak / peaks[0] - 1):+.1f} %".replace("-", "−")
+        top = (index, (peak or 0) / _MIB)
+        axes.annotate(label, top, (0, 3), textcoords="offset points", ha="center", va="bottom")
+    axes.set_xticks(range(len(rows)), [row["edition"] for row in rows])
+    axes.set_ylim(0, 1.2 * max([peak for peak in peaks if peak], default=1) / _MIB)
+    of = {"cuda": "allocated memory", "tensors": "live tensors", "predicted": "predicted memory"}[source]
+    axes.set_ylabel(f"peak of {of}, MiB")
+    if shown:
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles[::-1], labels[::-1], frameon=False, loc="outside right upper", fontsize="small")
+    return figure
+
+
+def _sources(report: Mapping[str, Any]) -> Figure:
+    """On a GPU, three ways to count the same step."""
+    rows = report["editions"]
+    figure, [axes] = _new(2.5 + 1.6 * len(rows), 4.2)
+    width = 0.8 / len(SOURCES)
+    for index, ((key, label), hatch) in enumerate(zip(SOURCES.items(), ["", "//", "..", "xx"], strict=True)):
+        sizes = [(peak_bytes(row, "cuda", key) or 0) / _MIB for row in rows]
+        places = [place + (index - (len(SOURCES) - 1) / 2) * width for place in range(len(rows))]
+        look: Any = {"color": EDITION_COLOURS[index], "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+        axes.bar(places, sizes, width, label=label, **look)
+    axes.set_xticks(range(len(rows)), [row["edition"] for row in rows])
+    axes.set_ylabel("at the most, MiB")
+    figure.legend(frameon=False, loc="outside upper left", ncols=2, fontsize="small")
+    return figure
+
+
+def _step(report: Mapping[str, Any]) -> Figure:
+    """Live bytes through one step, a line an edition, and below it a ribbon of each edition's phases."""
+    from matplotlib.patches import Patch
+
+    steps = steps_with_phases(report)
+    figure, [axes, ribbons] = _new(9, 3.8 + 0.32 * len(steps), [3.6, 0.3 * len(steps)])
+    kinds: dict[str, Any] = {}
+    for index, ((name, found), (colour, dash, _)) in enumerate(zip(steps, _styles(), strict=False)):
+        line = list(points(found))
+        axes.plot(
+            [x for x, _, _ in line], [y / _MIB for _, y, _ in line], label=name, color=colour, ls=dash, linewidth=1.6
+        )
+        for block in blocks(found):
+            look: Any = {"facecolor": KIND_COLOURS[block.kind], "hatch": KIND_HATCHES[block.kind], "edgecolor": "white"}
+            ribbons.barh(index, block.end - block.start, left=block.start, height=0.8, linewidth=0.6, **look)
+            kinds.setdefault(block.kind, Patch(label=block.kind, **look))
+            if block.end - block.start > max(_NARROW, 1.1 * len(block.name)):
+                middle = ((block.start + block.end) / 2, index)
+                plate = {"facecolor": KIND_COLOURS[block.kind], "edgecolor": "none", "pad": 1.2}
+                ribbons.annotate(block.name, middle, color="white", ha="center", va="center", fontsize=7.5, bbox=plate)
+    axes.set_ylim(0)
+    predicted = breakdown_source(report) == "predicted"
+    axes.set_ylabel("predicted, MiB" if predicted else "live, MiB")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+    ribbons.set_yticks(range(len(steps)), [name for name, _ in steps])
+    ribbons.invert_yaxis()
+    ribbons.grid(False)
+    ribbons.tick_params(axis="y", length=0)
+    ribbons.spines[["left"]].set_visible(False)
+    ribbons.set_xlim(0, 100)
+    ribbons.set_xlabel("progress of the step, the optimizer shortened, %")
+    figure.legend(handles=list(kinds.values()), frameon=False, loc="outside lower right", ncols=4, fontsize="small")
+    return figure
+
+
+def _tradeoff(report: Mapping[str, Any]) -> Figure:
+    """A point an edition, and the front of those than which none is both smaller and faster."""
+    editions, front = tradeoff(report)
+    figure, [axes] = _new(6, 4)
+    axes.step(
+        *([1000 * seconds for seconds, _, _ in front], [peak / _MIB for _, peak, _ in front]),
+        where="post",
+        color="0.5",
+        linestyle=":",
+        label="Pareto front",
+    )
+    for (seconds, peak, name), (colour, _, marker) in zip(editions, _styles(), strict=False):
+        axes.scatter(1000 * seconds, peak / _MIB, s=70, color=colour, marker=marker, zorder=3)
+        axes.annotate(name, (1000 * seconds, peak / _MIB), (0, 8), textcoords="offset points", ha="center")
+    axes.set_xlim(0, 1.15 * max(1000 * seconds for seconds, _, _ in editions))
+    axes.set_ylim(0, 1.15 * max(peak / _MIB for _, peak, _ in editions))
+    axes.set_xlabel("step, ms (median)")
+    axes.set_ylabel("peak, MiB")
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def _curves(losses: Mapping[str, Sequence[float | None]]) -> Figure:
+    """Every task's loss at every step."""
+    figure, [axes] = _new(6, 4)
+    for (name, history), (colour, dash, _) in zip(losses.items(), _styles(), strict=False):
+        known = [(step, value) for step, value in enumerate(history, 1) if value is not None]
+        axes.plot(*zip(*known, strict=True), label=name, color=colour, linestyle=dash) if known else None
+    axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _lines(plot: Plot) -> Figure:
+    """Memory or time against a number, a line an edition."""
+    figure, [axes] = _new(6.4, 4)
+    for (name, line), (colour, dash, marker) in zip(plot.lines.items(), _styles(), strict=False):
+        axes.plot(
+            *([x for x, _, _ in line], [y for _, y, _ in line]),
+            label=name,
+            color=colour,
+            linestyle=dash,
+            marker=marker,
+        )
+    axes.set_ylim(0)
+    axes.set_xlabel(plot.knob)
+    axes.set_ylabel(plot.axis)
+    figure.legend(frameon=False, loc="outside upper left", ncols=3, fontsize="small")
+    return figure
+
+
+def _strips(strips: Sequence[Mapping[str, str]]) -> Figure:
+    """Rows of images, each with its name."""
+    from matplotlib.image import imread
+
+    images = [imread(io.BytesIO(base64.b64decode(strip["png"])), format="png") for strip in strips]
+    tall = sum(image.shape[0] / image.shape[1] for image in images)
+    figure, panels = _new(9, 0.6 + 7.5 * tall, [image.shape[0] / image.shape[1] for image in images])
+    for axes, strip, image in zip(panels, strips, images, strict=True):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=1, aspect="auto", extent=(0, 1, 0, 1))
+        axes.set_ylabel(strip["name"], rotation=0, ha="right", va="center")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    return figure
