@@ -1,0 +1,185 @@
+"""Checkpoints in a folder: each is whole or not there, the last few and the best one are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
+
+from mtl_accum._validate import positive_int
+from mtl_accum.training._safe_reader import SafeReader
+
+__all__ = ["VERSION", "CheckpointError", "Checkpoints", "load", "newest", "save"]
+
+VERSION = 1  # of what a checkpoint holds
+_LOG = logging.getLogger(__name__)
+_STATE = "state.json"  # written last: without it a folder is no checkpoint
+_NAME = "step-"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint could not be written or read; the message says which one and why."""
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: made with the first one; a folder `step-...` each.
+        keep: how many of the newest stay; the best one stays on top of that.
+
+    Raises:
+        ValueError: keep is less than 1.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        positive_int("checkpoint.keep", keep)
+        self.folder, self._keep = folder, keep
+        self._best: Path | None = None
+
+    def write(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, best: bool = False) -> Path:
+        """Write one and remove those that are too many.
+
+        Args:
+            step: optimizer steps done.
+            tensors: by name, on any device.
+            values: what JSON can hold.
+            best: it is the best one so far.
+
+        Raises:
+            CheckpointError: it could not be written; those that were there still are.
+        """
+        written = save(self.folder / f"{_NAME}{step:010d}", tensors, {**values, "best": best})
+        if best:
+            self._best = written
+        kept = all_of(self.folder)[-self._keep :]
+        for old in all_of(self.folder):
+            if old not in kept and old != self._best:
+                shutil.rmtree(old, ignore_errors=True)
+        return written
+
+    def remember_best(self, path: Path) -> None:
+        """The best one is that; a run that goes on in its own folder says so."""
+        self._best = path
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Path:
+    """Write a checkpoint aside and rename it: a reader sees all of it or nothing.
+
+    Raises:
+        CheckpointError: the folder cannot be written, or is full.
+    """
+    aside = path.parent / f".writing-{path.name}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        with warnings.catch_warnings():  # of one process, which is what is meant
+            warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)
+            dcp_save(dict(tensors), checkpoint_id=aside, no_dist=not _distributed())
+        digests = {file.name: _digest(file) for file in sorted(aside.iterdir())}
+        with (aside / _STATE).open("w", encoding="utf-8") as file:
+            json.dump({"version": VERSION, "files": digests, **values}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():  # of this step, from a run that went on before it
+            shutil.rmtree(path)
+        os.replace(aside, path)
+        _sync(path.parent)
+    except (Exception, CheckpointException) as error:  # CheckpointException is no Exception
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(f"{path}: could not be written ({_reason(error)})") from error
+    return path
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, on the CPU, and the values of a checkpoint; nothing that it contains is run.
+
+    Raises:
+        CheckpointError: it is not there, cut off, changed since it was written, or of an unknown version.
+    """
+    try:
+        values: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        if values["version"] != VERSION:
+            raise CheckpointError(f"{path}: expected a checkpoint of version {VERSION}, found {values['version']!r}")
+        for name, digest in values["files"].items():
+            if _digest(path / name) != digest:
+                raise CheckpointError(f"{path}: {name} is cut off or was changed after it was written")
+        reader = SafeReader(path)
+        known: dict[str, TensorStorageMetadata] = reader.read_metadata().state_dict_metadata  # type: ignore[assignment]
+        tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in known.items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)
+            dcp_load(tensors, storage_reader=SafeReader(path), no_dist=not _distributed())
+    except CheckpointError:
+        raise
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: expected a checkpoint, found no {Path(error.filename).name}") from None
+    except (Exception, CheckpointException) as error:
+        raise CheckpointError(f"{path}: cannot be read ({_reason(error)})") from None
+    return tensors, values
+
+
+def newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+    """The newest checkpoint of a folder that can be read; says in a line which ones cannot.
+
+    Raises:
+        CheckpointError: there are some, and none of them can be read.
+    """
+    found = all_of(folder)
+    for path in reversed(found):
+        try:
+            return path, *load(path)
+        except CheckpointError as error:
+            _LOG.warning("%s; the one before it is used", error)
+            reason = error
+    if found:
+        raise CheckpointError(f"{folder}: none of its {len(found)} checkpoints can be read; of the oldest: {reason}")
+    return None
+
+
+def all_of(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the oldest first."""
+    return sorted(path for path in folder.glob(f"{_NAME}*") if (path / _STATE).is_file())
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    """Have the folder's entries on the disk."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _reason(error: BaseException) -> str:
+    """One line: of an error in DCP's workers, what was behind it."""
+    while isinstance(error, CheckpointException) and error.failures:
+        inner, _ = next(iter(error.failures.values()))
+        error = inner
+    line: Callable[[str], str] = lambda text: " ".join(text.split())[:300]  # noqa: E731
+    return line(f"{type(error).__name__}: {error}")
