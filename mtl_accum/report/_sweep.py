@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -147,20 +147,40 @@ def sweep_table(sweep: Mapping[str, Any]) -> list[list[str]]:
 
 
 def glance(sweep: Mapping[str, Any]) -> list[list[str]]:
-    """A row a setting, a column an edition: peak and time; empty where editions are not among what was varied."""
+    """A row a setting, a column an edition: peak and time; and which needs least, which is fastest.
+
+    Empty where editions are not among what was varied.
+    """
     varied = knobs(sweep)
     others = [name for name in varied if name != "edition"]
     if "edition" not in varied or not others:
         return []
     editions = list(dict.fromkeys(row["overrides"].get("edition", "") for row in sweep["rows"]))
-    settings: dict[tuple[str, ...], dict[str, str]] = {}
+    settings: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
     for row in sweep["rows"]:
         setting = tuple(row["overrides"].get(name, "") for name in others)
-        seconds = f", {milliseconds(step_time(row))}" if row["step_seconds"] else ""
-        cell = "failed" if row["failure"] else f"{mib(row['peak_bytes'])}{seconds}"
-        settings.setdefault(setting, {})[row["overrides"].get("edition", "")] = cell
-    cells = [[*setting, *(found.get(edition, "–") for edition in editions)] for setting, found in settings.items()]
-    return [[*others, *editions], *cells]
+        settings.setdefault(setting, {})[row["overrides"].get("edition", "")] = row
+    cells = [
+        [
+            *(*setting, *(_cell(found.get(edition)) for edition in editions)),
+            *(_least(found, lambda row: row["peak_bytes"]), _least(found, step_time)),
+        ]
+        for setting, found in settings.items()
+    ]
+    return [[*others, *editions, "least memory", "fastest"], *cells]
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    seconds = f", {milliseconds(step_time(row))}" if row["step_seconds"] else ""
+    return "failed" if row["failure"] else f"{mib(row['peak_bytes'])}{seconds}"
+
+
+def _least(rows: Mapping[str, Mapping[str, Any]], figure: Callable[[Mapping[str, Any]], float | None]) -> str:
+    """The edition whose figure is the smallest."""
+    known = {edition: value for edition, row in rows.items() if (value := figure(row)) is not None}
+    return min(known, key=lambda edition: known[edition]) if known else "–"
 
 
 def conclusion(sweep: Mapping[str, Any]) -> str:

@@ -158,8 +158,8 @@ def test_a_sweep(browser):
         browser,
         "[...document.querySelectorAll('table')].map(t => [...t.rows].map(r => [...r.cells].map(c => c.textContent)))",
     )
-    assert tables[0][0] == ["data.batch_size", "summed", "split"]
-    assert tables[0][2] == ["128", "800.0 MiB, 100.0 ms", "300.0 MiB, 100.0 ms"]
+    assert tables[0][0] == ["data.batch_size", "summed", "split", "least memory", "fastest"]
+    assert tables[0][2] == ["128", "800.0 MiB, 100.0 ms", "300.0 MiB, 100.0 ms", "split", "summed"]
     lines = script(browser, "document.getElementById('sweep0').data.map(t => [t.name, [...t.x], [...t.y]])")
     assert lines == [["summed", [64, 128], [400, 800]], ["split", [64, 128], [200, 300]]]
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}

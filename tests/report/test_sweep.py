@@ -57,9 +57,9 @@ def test_a_row_a_job(folder):
 
 def test_at_a_glance(folder):
     assert glance(collect(folder)) == [
-        ["data.batch_size", "summed", "split"],
-        ["64", "400.0 MiB, 100.0 ms", "200.0 MiB, 50.0 ms"],
-        ["128", "800.0 MiB, 200.0 ms", "failed"],
+        ["data.batch_size", "summed", "split", "least memory", "fastest"],
+        ["64", "400.0 MiB, 100.0 ms", "200.0 MiB, 50.0 ms", "split", "split"],
+        ["128", "800.0 MiB, 200.0 ms", "failed", "summed", "summed"],
     ]
     for number in (1, 10):
         (folder / str(number)).rename(folder / f"aside{number}")

@@ -1,0 +1,107 @@
+"""What happens between the gradient and the next step: clipping, NaN, loss scaling, the optimizer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mtl_accum.editions._buffers import BufferLog
+from mtl_accum.training._precision import Precision
+
+__all__ = ["Update"]
+
+_LOG = logging.getLogger(__name__)
+_POLICIES = ("raise", "skip")
+
+
+class Update:
+    """Turns `.grad` into a step of the optimizer.
+
+    Args:
+        model: whose gradients.
+        optimizer: of its parameters.
+        precision: whose scaler unscales them.
+        clip_norm: the largest norm of the whole gradient (Pascanu et al., 2013, On the difficulty of training recurrent
+            neural networks); None does not clip.
+        on_nan: "raise", or "skip": a step with a NaN or infinite loss or gradient changes nothing and is counted.
+            To know that, every step waits for the device.
+
+    Attributes:
+        skipped: how many steps changed nothing.
+        norm: of the last gradient before clipping, where it was computed.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        precision: Precision,
+        *,
+        clip_norm: float | None = None,
+        on_nan: str = "raise",
+    ) -> None:
+        if on_nan not in _POLICIES:
+            raise ValueError(f"on_nan must be one of {', '.join(_POLICIES)}; found {on_nan!r}")
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm must be a number above 0, or null; found {clip_norm!r}")
+        self._model, self._optimizer, self._precision = model, optimizer, precision
+        self._clip_norm, self._skips = clip_norm, on_nan == "skip"
+        self._buffers = BufferLog()
+        self.skipped = 0
+        self.norm: Tensor | None = None
+
+    def before(self) -> None:
+        """A step begins."""
+        if self._skips:
+            self._buffers = BufferLog()
+            self._buffers.before(list(self._model.modules()))
+
+    def __call__(self, losses: Mapping[str, Tensor], step: int) -> None:
+        """The gradient is there: step, unless it is to be skipped.
+
+        Args:
+            losses: of the tasks.
+            step: its number, for the log.
+        """
+        scaler = self._precision.scaler
+        if scaler is not None:
+            scaler.unscale_(self._optimizer)
+        gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
+        if self._clip_norm is not None or self._skips:
+            self.norm = nn.utils.get_total_norm(gradients)
+        if self._skips and not self._finite(losses, step):
+            self._buffers.restore()
+            self.skipped += 1
+            if scaler is not None:
+                scaler.update()  # the scale falls where an infinity was found
+            return
+        if self._clip_norm is not None and self.norm is not None:
+            nn.utils.clip_grads_with_norm_(self._model.parameters(), self._clip_norm, self.norm)
+        if scaler is None:
+            self._optimizer.step()
+        else:
+            scaler.step(self._optimizer)
+            scaler.update()
+
+    def _finite(self, losses: Mapping[str, Tensor], step: int) -> bool:
+        """Whether losses and gradient are; one transfer from the device."""
+        assert self.norm is not None
+        *fine, all_fine = torch.stack([*losses.values(), self.norm.to(next(iter(losses.values())))]).isfinite().tolist()
+        if all(fine) and all_fine:
+            return True
+        tasks = [name for name, finite in zip(losses, fine, strict=True) if not finite]
+        what = f"the loss of {', '.join(tasks)}" if tasks else f"the gradient of {self._first_parameter()}"
+        _LOG.warning(
+            "step %d: %s is NaN or infinite; nothing changed (%d skipped so far)", step, what, self.skipped + 1
+        )
+        return False
+
+    def _first_parameter(self) -> str:
+        named = self._model.named_parameters()
+        return next((name for name, p in named if p.grad is not None and not p.grad.isfinite().all()), "?")
