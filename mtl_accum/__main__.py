@@ -90,6 +90,8 @@ def _kept_failures(config: DictConfig) -> Iterator[None]:
     except Exception as error:
         from mtl_accum import report
 
+        if hasattr(error, "exit_code"):  # a signal: the sweep ends too
+            raise
         cause, reason = _explained(error)
         expected = _is_for_the_user(cause, error)
         reason = reason if expected else f"{type(cause).__name__}: {_one_line(cause)}"
@@ -109,6 +111,9 @@ def _one_line_errors() -> Iterator[None]:
         sys.exit(_INTERRUPTED)
     except Exception as error:
         cause, line = _explained(error)
+        if hasattr(error, "exit_code"):  # a signal asked for the end, and got it
+            print(f"mtl_accum: {line}", file=sys.stderr)
+            sys.exit(error.exit_code)
         if _WANTS_TRACEBACK or not _is_for_the_user(cause, error):
             raise
         print(f"mtl_accum: {line}", file=sys.stderr)

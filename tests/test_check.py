@@ -128,7 +128,7 @@ def test_batches_that_cannot_be_cut_are_checked_whole():
 
 def test_the_first_training_step_looks_too():
     from mtl_accum import MultiTaskModel, Task
-    from mtl_accum.training import fit
+    from mtl_accum.training import Loop, Training
 
     def train(edition, **parts):
         torch.manual_seed(0)
@@ -137,7 +137,7 @@ def test_the_first_training_step_looks_too():
             setattr(model, name, part)
         batches = [{"x": torch.randn(8, 3), "y": torch.randn(8, 1)}]
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        fit(model, batches, edition, optimizer, epochs=1, device=torch.device("cpu"))
+        Training(model, batches, [edition], optimizer, Loop(epochs=1), device=torch.device("cpu")).run()
 
     train(PerTask())
     with pytest.raises(RuntimeError, match="no gradient for trunk.module.weight, trunk.module.bias, which SummedLoss"):

@@ -1,25 +1,34 @@
 """The training loop and the jobs of the command line."""
 
 from mtl_accum.training._check import check
+from mtl_accum.training._checkpoint import CheckpointError
 from mtl_accum.training._evaluate import Measure, evaluate
 from mtl_accum.training._experiment import Data, Run
-from mtl_accum.training._fit import fit
+from mtl_accum.training._fit import Training, Watcher
 from mtl_accum.training._images import Images
+from mtl_accum.training._keep import Keep
+from mtl_accum.training._loop import Loop
 from mtl_accum.training._plan import Auto, plan
 from mtl_accum.training._predict import predict
+from mtl_accum.training._stop import StoppedError
 from mtl_accum.training._train import train
 from mtl_accum.training._window import NoMemoryLeftError
 
 __all__ = [
     "Auto",
+    "CheckpointError",
     "Data",
     "Images",
+    "Keep",
+    "Loop",
     "Measure",
     "NoMemoryLeftError",
     "Run",
+    "StoppedError",
+    "Training",
+    "Watcher",
     "check",
     "evaluate",
-    "fit",
     "plan",
     "predict",
     "train",

@@ -10,7 +10,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from mtl_accum._validate import positive_int
 from mtl_accum.training._safe_reader import SafeReader
 
-__all__ = ["VERSION", "CheckpointError", "Checkpoints", "load", "newest", "save"]
+__all__ = ["VERSION", "Checkpoint", "CheckpointError", "Checkpoints", "all_of", "load", "newest", "save"]
 
 VERSION = 1  # of what a checkpoint holds
 _LOG = logging.getLogger(__name__)
@@ -33,6 +33,14 @@ _NAME = "step-"
 
 class CheckpointError(ValueError):
     """A checkpoint could not be written or read; the message says which one and why."""
+
+
+class Checkpoint(NamedTuple):
+    """What one holds: its folder, the tensors by name, on the CPU, and values as JSON has them."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
 
 
 class Checkpoints:
@@ -106,8 +114,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -
     return path
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, on the CPU, and the values of a checkpoint; nothing that it contains is run.
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint; nothing that it contains is run.
 
     Raises:
         CheckpointError: it is not there, cut off, changed since it was written, or of an unknown version.
@@ -131,10 +139,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: expected a checkpoint, found no {Path(error.filename).name}") from None
     except (Exception, CheckpointException) as error:
         raise CheckpointError(f"{path}: cannot be read ({_reason(error)})") from None
-    return tensors, values
+    return Checkpoint(path, tensors, values)
 
 
-def newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+def newest(folder: Path) -> Checkpoint | None:
     """The newest checkpoint of a folder that can be read; says in a line which ones cannot.
 
     Raises:
@@ -143,7 +151,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | Non
     found = all_of(folder)
     for path in reversed(found):
         try:
-            return path, *load(path)
+            return load(path)
         except CheckpointError as error:
             _LOG.warning("%s; the one before it is used", error)
             reason = error

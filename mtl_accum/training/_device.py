@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from mtl_accum.memory import driver_version
 
-__all__ = ["alone_on", "describe", "resolve", "to_device"]
+__all__ = ["alone_on", "describe", "deterministic", "resolve", "to_device"]
 
 
 def resolve(name: str) -> torch.device:
@@ -55,6 +55,14 @@ def describe(device: torch.device) -> dict[str, Any]:
             "driver": driver_version(),
         }
     return {"type": "cpu", "name": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+
+
+def deterministic(wanted: bool) -> None:
+    """Have operations that are not deterministic raise, for the whole process; or put that back."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS starts
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = False if wanted else torch.backends.cudnn.benchmark
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -1,95 +1,187 @@
-"""The training loop: one edition, one optimizer step a batch."""
+"""The training loop: one edition, one optimizer step a window of batches, and what looks on."""
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mtl_accum._trial import parameters_reached
 from mtl_accum.editions import Edition
+from mtl_accum.memory._random import RandomNumbers
 from mtl_accum.models import MultiTaskModel
-from mtl_accum.training._window import Window
+from mtl_accum.training._batches import Position, windows
+from mtl_accum.training._learning_rate import make_scheduler
+from mtl_accum.training._loop import Loop
+from mtl_accum.training._losses import Losses
+from mtl_accum.training._precision import Precision
+from mtl_accum.training._state import gather, restore
+from mtl_accum.training._stop import StoppedError, stop_requests
+from mtl_accum.training._update import Update
+from mtl_accum.training._window import NoMemoryLeftError, Window
 
-__all__ = ["fit"]
-
-_READ_EVERY = 10  # steps; reading a loss waits for the device
+__all__ = ["Training", "Watcher"]
 
 
-def fit(
-    model: MultiTaskModel,
-    batches: Iterable[Any],
-    edition: Edition,
-    optimizer: torch.optim.Optimizer,
-    *,
-    epochs: int,
-    device: torch.device,
-    fallbacks: Sequence[Edition] = (),
-    on_step: Callable[[int, dict[str, list[float]]], None] = lambda step, losses: None,
-    on_change: Callable[[str], None] = lambda change: None,
-) -> dict[str, list[float]]:
-    """Train a model.
+class Watcher:
+    """Looks on while a run trains; all of it is optional."""
+
+    def on_step(self, run: Training) -> None:
+        """A step is done."""
+
+    def on_epoch(self, run: Training) -> None:
+        """An epoch is done."""
+
+    def on_end(self, run: Training) -> None:
+        """Training ends: all epochs are done, a signal asked for it, or memory ran out; the last step is whole."""
+
+
+class Training:
+    """A training run, which can stop after any step and go on from there in another process.
 
     Args:
         model: on the device already.
         batches: one epoch of them at every iteration.
-        edition: computes the gradient.
+        schedules: editions; the first one computes the gradient, the others take over where memory runs out: see
+            `Window`.
         optimizer: of the model's parameters.
-        epochs: how often to go through the batches.
+        loop: how to train.
         device: where the batches go.
-        fallbacks: take over, one after the other, where memory runs out: see `Window`.
-        on_step: told the number of steps done and the losses read so far (a few steps behind).
+        watchers: are told, in this order.
         on_change: told in a sentence when another edition has taken over.
 
-    Returns:
-        Every task's loss at every step.
+    Attributes:
+        position: where it is in its data.
+        losses: of all steps.
+        ended: why training ended before all epochs were done; empty where it did not.
+        kept: what watchers want to find again when the run goes on; by name, of any nesting.
 
     Raises:
-        ValueError: a task finds no target in any batch.
-        FloatingPointError: a loss is NaN or infinite; names the task and the step.
-        NoMemoryLeftError: memory ran out, and no edition is left.
-        RuntimeError: after the first step a parameter has no gradient that `SummedLoss` would give it.
-
-    Warns:
-        UserWarning: a parameter gets no gradient in the first step, whatever the edition.
+        ValueError: a task finds no target in any batch, or the loop's settings do not fit together.
     """
-    _require_targets(model, batches)
-    names = list(model.tasks)
-    losses: dict[str, list[float]] = {name: [] for name in names}
-    unread: list[Tensor] = []
-    step = 0
-    model.train()
-    window = Window(
-        *(model, optimizer, [edition, *fallbacks], device),
-        after_first_backward=lambda batch: _require_gradients(model, batch),
-        on_change=on_change,
-    )
-    for _ in range(epochs):
-        for batch in batches:
-            unread.append(torch.stack(list(window.step(batch).values())))
-            step += 1
-            if len(unread) == _READ_EVERY:
-                _read(unread, losses)
-            on_step(step, losses)
-    _read(unread, losses)
-    return losses
 
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        batches: Iterable[Any],
+        schedules: Sequence[Edition],
+        optimizer: torch.optim.Optimizer,
+        loop: Loop,
+        *,
+        device: torch.device,
+        watchers: Sequence[Watcher] = (),
+        on_change: Callable[[str], None] = lambda change: None,
+    ) -> None:
+        _require_targets(model, batches)
+        self.model, self.batches, self.optimizer, self.loop, self.device = model, batches, optimizer, loop, device
+        self.watchers = list(watchers)
+        self.position, self.ended = Position(), ""
+        self.losses = Losses(model.tasks, allow_nan=loop.on_nan == "skip")
+        self.kept: dict[str, Any] = {}
+        self.precision = Precision(loop.precision, device)
+        self.update = Update(model, optimizer, self.precision, clip_norm=loop.clip_norm, on_nan=loop.on_nan)
+        self.scheduler, self.plateau = make_scheduler(optimizer, loop.scheduler, warmup_steps=loop.warmup_steps)
+        self.window = Window(
+            *(model, optimizer, schedules, device),
+            precision=self.precision,
+            update=self.update,
+            after_first_backward=lambda batch: _require_gradients(model, batch),
+            on_change=on_change,
+        )
 
-def _read(unread: list[Tensor], losses: dict[str, list[float]]) -> None:
-    """Bring losses over from the device, all at once, and look for NaN."""
-    for row in torch.stack(unread).tolist() if unread else []:
-        for (name, history), value in zip(losses.items(), row, strict=True):
-            history.append(value)
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"task '{name}': loss is {value} at step {len(history)}; a lower learning rate "
-                    "(optimizer.lr=...) or weight may help"
-                )
-    unread.clear()
+    def run(self) -> dict[str, list[float]]:
+        """Train, from where the run is to its end.
+
+        Returns:
+            Every task's loss at every step.
+
+        Raises:
+            FloatingPointError: a loss is NaN or infinite; names the task and the step.
+            NoMemoryLeftError: memory ran out, and no edition is left.
+            StoppedError: a signal asked for the end; the step was finished.
+            RuntimeError: after the first step a parameter has no gradient that `SummedLoss` would give it.
+
+        Warns:
+            UserWarning: a parameter gets no gradient in the first step, whatever the edition.
+        """
+        self.precision.set_up()
+        self.model.train()
+        self._numbers = RandomNumbers()
+        with stop_requests() as stop:
+            while self.position.epoch < self.loop.epochs and not self.ended:
+                for window in windows(self.batches, self.position, self.loop.accumulate):
+                    self._step(window)
+                    if stop.signal:
+                        self._end()
+                        raise StoppedError(f"stopped after step {self.position.step}", stop.signal)
+                self.position.epoch, self.position.batch = self.position.epoch + 1, 0
+                for watcher in self.watchers:
+                    watcher.on_epoch(self)
+                self.model.train()
+        self._end()
+        return self.losses.history
+
+    def _step(self, window: Sequence[Any]) -> None:
+        try:
+            self.losses.add(self.window.step(window))
+        except NoMemoryLeftError as error:
+            if error.undone:
+                self._numbers.restore()  # of before this window was read
+                self._end()
+            raise
+        self.position.step += 1
+        self.position.batch += len(window)
+        if self.scheduler is not None and self.update.stepped:
+            self.scheduler.step()
+        for watcher in self.watchers:
+            watcher.on_step(self)
+        self._numbers = RandomNumbers()
+
+    def _end(self) -> None:
+        self.losses.read()
+        for watcher in self.watchers:
+            watcher.on_end(self)
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Tensors by name and what JSON can hold, to go on from.
+
+        Raises:
+            FloatingPointError: a loss is NaN or infinite: there is nothing to go on from.
+        """
+        position = {**vars(self.position), "skipped": self.update.skipped, "ended": self.ended}
+        generator = getattr(self.batches, "generator", None)
+        also = {
+            "position": {**position, "left": self.window.left},
+            "loader": generator.get_state() if isinstance(generator, torch.Generator) else None,
+            "losses": self.losses.state(),
+            "kept": self.kept,
+            **{name: part.state_dict() for name, part in self._parts().items()},
+        }
+        return gather(self.model, self.optimizer, also)
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Go on from what `state` has said.
+
+        Raises:
+            ValueError: it is the state of another model, optimizer or loop.
+        """
+        state = restore(self.model, self.optimizer, tensors, values)
+        position = state["position"]
+        self.update.skipped, self.ended, left = (position.pop(name) for name in ("skipped", "ended", "left"))
+        self.position = Position(**position)
+        self.window.go_on(self.position.step, left)
+        self.losses.restore(state["losses"])
+        self.kept = state["kept"]
+        if state["loader"] is not None:
+            self.batches.generator.set_state(state["loader"])  # type: ignore[attr-defined]
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"scheduler": self.scheduler, "plateau": self.plateau, "scaler": self.precision.scaler}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def _require_gradients(model: MultiTaskModel, batch: Any) -> None:

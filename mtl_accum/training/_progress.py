@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from mtl_accum.training._fit import Training, Watcher
 
 __all__ = ["Progress"]
 
@@ -34,16 +35,22 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def training(self, steps: int | None) -> Callable[[int, dict[str, list[float]]], None]:
-        """A bar of that many steps (None: unknown); returns what to call after each."""
-        bar = self._bar.add_task("training", total=steps, text="")
-
-        def on_step(step: int, losses: dict[str, list[float]]) -> None:
-            latest = "  ".join(f"{name} {history[-1]:.4f}" for name, history in losses.items() if history)
-            self._bar.update(bar, completed=step, text=latest)
-
-        return on_step
+    def training(self, steps: int | None) -> Watcher:
+        """A bar of that many steps; None: unknown."""
+        return _Steps(self._bar, self._bar.add_task("training", total=steps, text=""))
 
     def note(self, text: str) -> None:
         """Say what happens now."""
         self._bar.console.print(f"[dim]{text}[/dim]") if self._bar.console.is_terminal else None
+
+
+class _Steps(Watcher):
+    """Moves the bar on."""
+
+    def __init__(self, bar: Bar, task: TaskID) -> None:
+        self._bar, self._task = bar, task
+
+    def on_step(self, run: Training) -> None:
+        known = {name: history[-1] for name, history in run.losses.history.items() if history}
+        latest = "  ".join(f"{name} {loss:.4f}" for name, loss in known.items())
+        self._bar.update(self._task, completed=run.position.step, text=latest)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,12 +13,13 @@ from safetensors.torch import save_model
 
 from mtl_accum import report
 from mtl_accum._compare import compare
-from mtl_accum._validate import natural, positive_int
+from mtl_accum._validate import positive_int
 from mtl_accum.editions import Edition
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import schedules_of
-from mtl_accum.training._device import alone_on, describe, resolve, to_device
+from mtl_accum.training._checkpoint import Checkpoint
+from mtl_accum.training._device import alone_on, describe, deterministic, resolve, to_device
 from mtl_accum.training._evaluate import Measure, evaluate, require_tasks
 from mtl_accum.training._experiment import (
     Data,
@@ -29,12 +31,20 @@ from mtl_accum.training._experiment import (
     samples_in,
     snapshot_folder,
 )
-from mtl_accum.training._fit import fit
+from mtl_accum.training._fit import Training, Watcher
 from mtl_accum.training._images import Images, before_and_after, require_images, strips
+from mtl_accum.training._keep import Keep, Keeper
+from mtl_accum.training._learning_rate import scale_learning_rate
+from mtl_accum.training._loop import Loop
 from mtl_accum.training._plan import Auto, plan_and_write
 from mtl_accum.training._progress import Progress
+from mtl_accum.training._resume import find
+from mtl_accum.training._stop import StoppedError
+from mtl_accum.training._validation import Validation
 
 __all__ = ["train"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def train(
@@ -43,11 +53,13 @@ def train(
     data: Data | None,
     edition: Edition | Auto,
     optimizer: MakeOptimizer,
+    loop: Loop,
+    checkpoint: Keep,
+    resume: str | None,
     measures: Mapping[str, Measure],
     images: Mapping[str, Images],
     editions: Mapping[str, Edition],
     training: bool,
-    epochs: int,
     steps: int,
     snapshots: bool,
     device: str,
@@ -61,54 +73,60 @@ def train(
         data: what to train and test on.
         edition: computes the gradient in training; `Auto` has the planner choose it first.
         optimizer: makes the optimizer from the parameters.
+        loop: how to train.
+        checkpoint: when to write checkpoints.
+        resume: what to go on from: a run's folder, "auto", or None.
         measures: figures of merit on the test data, by name.
         images: of the test data, for the report, by name.
         editions: what to measure side by side; the first one is what the others are held against.
         training: whether to train and test; else the editions are measured with the initial weights.
-        epochs: how often to go through the training data; 0 only measures.
         steps: timed steps of each edition.
         snapshots: write a file an edition for PyTorch's memory viewer into the folder `snapshots`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of the random numbers in training.
-        run: the folder for `report.json`, `report.md`, `report.html`, `pictures` and `model.safetensors`.
+        run: the folder for `report.json`, `report.md`, `report.html`, `pictures`, `checkpoints` and
+            `model.safetensors`.
 
     Raises:
-        ValueError: an argument is out of range, or a part of the experiment is missing.
+        ValueError: an argument is out of range, a part of the experiment is missing, or `resume` is of another one.
         BudgetError: edition is `Auto`, and nothing fits into its budget.
         NoMemoryLeftError: memory ran out, and no schedule is left that needs less.
         FloatingPointError: a loss is NaN or infinite.
+        StoppedError: a signal asked for the end; there is a checkpoint to go on from.
     """
     model, data = require_parts(model, data)
-    natural("epochs", epochs)
     positive_int("compare.steps", steps)
     where = resolve(device)
     keep_freed_memory()
+    deterministic(loop.deterministic)
     torch.manual_seed(seed)
     model.to(where)
     stepper = make_optimizer(optimizer, model)
     require_tasks(measures, model)
     require_images(images, model)
+    found = find(resume, run.folder, run.config) if training else None
     written: dict[str, Any] = header(run, seed)
     fallbacks: list[Edition] = []
     with Progress() as progress:
         if isinstance(edition, Auto):
-            chosen = plan_and_write(
-                *(model, data, stepper, edition.budget),
-                where=where,
-                device=None,
-                head=written,
-                run=run,
-                on_progress=progress.note,
-            )
-            _ = chosen.edition  # raises where nothing fits
-            written = {**written, "plan": chosen.as_dict()}
+            written["plan"] = found.values["plan"] if found and found.values.get("plan") else None
+            if written["plan"] is None:
+                chosen = plan_and_write(
+                    *(model, data, stepper, edition.budget),
+                    where=where,
+                    device=None,
+                    head=written,
+                    run=run,
+                    on_progress=progress.note,
+                )
+                _ = chosen.edition  # raises where nothing fits
+                written["plan"] = chosen.as_dict()
             edition, *fallbacks = schedules_of(written["plan"])  # what runs is what was written
             editions = {**editions, "auto": edition}
         if training:
             before = strips(model, images, data, "before training", device=where)
-            written["training"] = _fit(
-                *(model, data, [edition, *fallbacks], stepper), epochs=epochs, where=where, progress=progress
-            )
+            parts = _Parts(model, data, [edition, *fallbacks], stepper, loop, checkpoint, measures)
+            written["training"] = _fit(parts, found, written.get("plan"), where=where, run=run, progress=progress)
             trained = model  # saved at once: whatever fails after this, the training was not for nothing
             report.write_whole(run.folder, {"model.safetensors": lambda path: save_model(trained, str(path))})
             written["metrics"] = evaluate(model, measures, data.test(), device=where)
@@ -137,26 +155,68 @@ def train(
     report.show(written, run.folder)
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What a training is made of."""
+
+    model: MultiTaskModel
+    data: Data
+    schedules: Sequence[Edition]
+    optimizer: torch.optim.Optimizer
+    loop: Loop
+    checkpoint: Keep
+    measures: Mapping[str, Measure]
+
+
 def _fit(
-    model: MultiTaskModel,
-    data: Data,
-    schedules: Sequence[Edition],
-    optimizer: torch.optim.Optimizer,
-    *,
-    epochs: int,
-    where: torch.device,
-    progress: Progress,
+    parts: _Parts, found: Checkpoint | None, plan: Any, *, where: torch.device, run: Run, progress: Progress
 ) -> dict[str, Any]:
     """Train, and say how it went, for the report."""
-    batches, changes = data.train(), list[str]()
-    started = time.perf_counter()
-    losses = fit(
-        *(model, batches, schedules[0], optimizer),
-        epochs=epochs,
+    loop, batches, changes = parts.loop, parts.data.train(), list[str]()
+    sentence = scale_learning_rate(
+        *(parts.optimizer, loop.lr_scaling),
+        batch_size=getattr(batches, "batch_size", None),
+        accumulate=loop.accumulate,
+        base_batch_size=loop.base_batch_size,
+    )
+    _LOG.info(sentence)
+    steps = loop.epochs * -(-len(batches) // loop.accumulate) if isinstance(batches, Sized) else None
+    training = Training(
+        *(parts.model, batches, parts.schedules, parts.optimizer, loop),
         device=where,
-        fallbacks=schedules[1:],
-        on_step=progress.training(epochs * len(batches) if isinstance(batches, Sized) else None),
+        watchers=[
+            *_validation(parts),
+            Keeper(parts.checkpoint, run.folder, {"config": run.config, "plan": plan}),
+            progress.training(steps),
+        ],
         on_change=changes.append,
     )
-    optimizer.zero_grad()
-    return {"epochs": epochs, "seconds": time.perf_counter() - started, "losses": losses, "changes": changes}
+    if found is not None:
+        training.restore(found.tensors, found.values)
+        _LOG.info("goes on from %s: %d steps are done", found.path, training.position.step)
+    started = time.perf_counter()
+    try:
+        losses = training.run()
+    except StoppedError as stopped:
+        raise StoppedError(f"{stopped}; resume={run.folder} goes on from there", stopped.exit_code - 128) from None
+    parts.optimizer.zero_grad()
+    if training.ended:
+        changes.append(training.ended)
+    return {
+        "epochs": training.position.epoch,
+        "seconds": time.perf_counter() - started,
+        "losses": losses,
+        "changes": [sentence, *changes],
+        "skipped": training.update.skipped,
+        "validation": training.kept.get("validation", []),
+    }
+
+
+def _validation(parts: _Parts) -> list[Watcher]:
+    """A watcher, where there is data to validate on."""
+    batches: Any = getattr(parts.data, "validation", lambda: None)
+    if batches() is None:
+        if parts.loop.monitor is not None:
+            raise ValueError(f"monitor={parts.loop.monitor}: expected validation data, found none; see conf/data")
+        return []
+    return [Validation(parts.measures, batches)]

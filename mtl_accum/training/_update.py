@@ -30,7 +30,8 @@ class Update:
             To know that, every step waits for the device.
 
     Attributes:
-        skipped: how many steps changed nothing.
+        stepped: whether the last step changed anything.
+        skipped: how many did not.
         norm: of the last gradient before clipping, where it was computed.
 
     Raises:
@@ -53,7 +54,7 @@ class Update:
         self._model, self._optimizer, self._precision = model, optimizer, precision
         self._clip_norm, self._skips = clip_norm, on_nan == "skip"
         self._buffers = BufferLog()
-        self.skipped = 0
+        self.stepped, self.skipped = True, 0
         self.norm: Tensor | None = None
 
     def before(self) -> None:
@@ -75,19 +76,20 @@ class Update:
         gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
         if self._clip_norm is not None or self._skips:
             self.norm = nn.utils.get_total_norm(gradients)
-        if self._skips and not self._finite(losses, step):
+        self.stepped = not self._skips or self._finite(losses, step)
+        if not self.stepped:
             self._buffers.restore()
-            self.skipped += 1
-            if scaler is not None:
-                scaler.update()  # the scale falls where an infinity was found
-            return
-        if self._clip_norm is not None and self.norm is not None:
+        elif self._clip_norm is not None and self.norm is not None:
             nn.utils.clip_grads_with_norm_(self._model.parameters(), self._clip_norm, self.norm)
-        if scaler is None:
-            self._optimizer.step()
-        else:
-            scaler.step(self._optimizer)
+        if scaler is not None:
+            before = scaler.get_scale()
+            if self.stepped:
+                scaler.step(self._optimizer)  # unless the gradient overflowed
             scaler.update()
+            self.stepped = self.stepped and scaler.get_scale() >= before
+        elif self.stepped:
+            self._optimizer.step()
+        self.skipped += not self.stepped
 
     def _finite(self, losses: Mapping[str, Tensor], step: int) -> bool:
         """Whether losses and gradient are; one transfer from the device."""

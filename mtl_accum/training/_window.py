@@ -20,7 +20,10 @@ from mtl_accum.memory._random import RandomNumbers
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import spelled
 from mtl_accum.report import mib
+from mtl_accum.training._accumulate import forward_backward
 from mtl_accum.training._device import to_device
+from mtl_accum.training._precision import Precision
+from mtl_accum.training._update import Update
 
 __all__ = ["NoMemoryLeftError", "Window"]
 
@@ -28,7 +31,15 @@ _LOG = logging.getLogger(__name__)
 
 
 class NoMemoryLeftError(MemoryError):
-    """Memory ran out, and there is no schedule left that needs less; the message says what needs how much."""
+    """Memory ran out, and there is no schedule left that needs less; the message says what needs how much.
+
+    Attributes:
+        undone: whether model and optimizer are as they were after the last step that was done.
+    """
+
+    def __init__(self, message: str, *, undone: bool) -> None:
+        super().__init__(message)
+        self.undone = undone
 
 
 class Window:
@@ -47,7 +58,9 @@ class Window:
         optimizer: of its parameters.
         schedules: the first one computes the gradient, the others take over, each with less memory.
         device: where the batches go.
-        after_first_backward: called once, with the batch on the device, when its gradients are there.
+        precision: how trunk and heads are computed.
+        update: what happens once the gradient is there.
+        after_first_backward: called once, with the first batch on the device, when its gradients are there.
         on_change: told in a sentence when a schedule takes over.
     """
 
@@ -58,12 +71,17 @@ class Window:
         schedules: Sequence[Edition],
         device: torch.device,
         *,
+        precision: Precision,
+        update: Update,
         after_first_backward: Callable[[Any], None],
         on_change: Callable[[str], None],
     ) -> None:
         self._model, self._optimizer, self._device = model, optimizer, device
         self._schedules = list(schedules)
+        self._trunk, self._tasks = precision.of(model)
+        self._precision, self._update = precision, update
         self._fresh = True  # no step of this schedule is done
+        self._updating = False  # parameters may be written to
         self._steps = 0
         self._after_first_backward, self._on_change = after_first_backward, on_change
 
@@ -72,11 +90,21 @@ class Window:
         """The schedule that computes the gradient now."""
         return self._schedules[0]
 
-    def step(self, batch: Any) -> dict[str, Tensor]:
+    @property
+    def left(self) -> int:
+        """How many schedules are left, with the one that computes the gradient now."""
+        return len(self._schedules)
+
+    def go_on(self, steps: int, left: int) -> None:
+        """So many steps are done already, and so many schedules left."""
+        self._steps = steps
+        self._schedules = self._schedules[-left:]
+
+    def step(self, batches: Sequence[Any]) -> dict[str, Tensor]:
         """Do one, with as many schedules as it needs.
 
         Args:
-            batch: on any device.
+            batches: whose gradients add up, on any device.
 
         Returns:
             The tasks' losses.
@@ -85,9 +113,12 @@ class Window:
             NoMemoryLeftError: none of the schedules fits, or the optimizer's step cannot be undone.
         """
         while True:
-            undo = _Start(self._model, self._optimizer, copy=self._fresh) if len(self._schedules) > 1 else None
+            last = len(self._schedules) == 1
+            numbers = RandomNumbers()
+            undo = None if last else _Start(self._model, self._optimizer, copy=self._fresh)
+            self._updating = False
             try:
-                losses = self._run(batch)
+                losses = self._run(batches)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -97,26 +128,30 @@ class Window:
                 self._steps += 1
                 return losses
             self._free()  # here the error has let go of the step's tensors
-            if undo is None:
-                raise NoMemoryLeftError(self._in_words(batch, reason))
+            numbers.restore()
+            if undo is None:  # an edition leaves buffers as they were
+                raise NoMemoryLeftError(self._in_words(batches[0], reason), undone=not self._updating)
             try:
                 undo.restore()
             except ChangedError:
                 raise NoMemoryLeftError(
                     f"step {self._steps + 1}: memory ran out in the middle of optimizer.step(), which had changed "
-                    f"parameters already ({reason}); go on from a checkpoint"
+                    f"parameters already ({reason}); go on from a checkpoint",
+                    undone=False,
                 ) from None
             self._take_over(reason)
 
-    def _run(self, batch: Any) -> dict[str, Tensor]:
+    def _run(self, batches: Sequence[Any]) -> dict[str, Tensor]:
         with phase("zero_grad", "zero_grad"):
             self._optimizer.zero_grad()
-        here = to_device(batch, self._device)
-        losses = self.edition.forward_backward(self._model.trunk, self._model.tasks, here)
+        self._update.before()
+        with self._precision.scaled():
+            losses = forward_backward(self.edition, self._trunk, self._tasks, batches, self._device)
         if self._steps == 0:
-            self._after_first_backward(here)
+            self._after_first_backward(to_device(batches[0], self._device))
+        self._updating = True
         with phase("optimizer", "optimizer"):
-            self._optimizer.step()
+            self._update(losses, self._steps + 1)
         return losses
 
     def _take_over(self, reason: str) -> None:
@@ -156,14 +191,13 @@ class _Start:
     """A step's start, to go back to."""
 
     def __init__(self, model: MultiTaskModel, optimizer: torch.optim.Optimizer, *, copy: bool) -> None:
-        self._random, self._buffers = RandomNumbers(), BufferLog()
+        self._buffers = BufferLog()
         self._buffers.before(list(model.modules()))
         self._weights = Weights(list(model.parameters()), optimizer, copy=copy)
 
     def restore(self) -> None:
         self._weights.restore()
         self._buffers.restore()
-        self._random.restore()
 
 
 def _breakdown(peak: PeakMemory) -> str:

@@ -35,7 +35,7 @@ def written(tmp_path):
 
 
 def test_comes_back_bit_for_bit(written):
-    tensors, values = load(written)
+    _, tensors, values = load(written)
     assert tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
         assert tensors[name].dtype == tensor.dtype
@@ -173,7 +173,7 @@ def test_the_same_step_again(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for value in (1.0, 2.0):
         checkpoints.write(3, {"x": torch.tensor(value)}, {})
-    assert load(*all_of(tmp_path))[0]["x"] == 2
+    assert load(*all_of(tmp_path)).tensors["x"] == 2
 
 
 def test_a_full_disk_leaves_the_old_one(tmp_path, monkeypatch):
@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_the_old_one(tmp_path, monkeypatch):
                 checkpoints.write(2, TENSORS, {"step": 2})
         assert [path.name for path in tmp_path.iterdir()] == [first.name]
     assert os.replace is real
-    assert load(first)[1]["step"] == 1
+    assert load(first).values["step"] == 1
 
 
 def test_an_unknown_version(written):

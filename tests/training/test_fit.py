@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mtl_accum import MultiTaskModel, PerTask, Split, SummedLoss, Task
-from mtl_accum.training import fit
+from mtl_accum.training import Loop, Training, Watcher
 
 CPU = torch.device("cpu")
 
@@ -25,18 +25,27 @@ def batches(count=13):
     return [{"x": (x := torch.randn(8, 3, generator=generator)), "y": x.sum(1, keepdim=True)} for _ in range(count)]
 
 
-def train(net, data, edition=None, **changes):
+def train(net, data, edition=None, watchers=(), **changes):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
-    return fit(net, data, edition or Split(), optimizer, **{"epochs": 2, "device": CPU, **changes})
+    loop = Loop(**{"epochs": 2, **changes})
+    return Training(net, data, [edition or Split()], optimizer, loop, device=CPU, watchers=watchers).run()
+
+
+class Told(Watcher):
+    def __init__(self):
+        self.steps = []
+
+    def on_step(self, run):
+        self.steps.append((run.position.step, len(run.losses.history["a"])))
 
 
 def test_learns_and_tells_every_loss():
-    told = []
-    losses = train(model(), batches(), on_step=lambda step, losses: told.append((step, len(losses["a"]))))
+    told = Told()
+    losses = train(model(), batches(), watchers=[told])
     assert {name: len(history) for name, history in losses.items()} == {"a": 26, "b": 26}
     assert losses["a"][-1] < 0.3 * losses["a"][0]
-    assert told[-1] == (26, 20)
-    assert all(read <= step for step, read in told)
+    assert told.steps[-1] == (26, 20)
+    assert all(read <= step for step, read in told.steps)
 
 
 @pytest.mark.parametrize("edition", [PerTask(), Split()], ids=repr)

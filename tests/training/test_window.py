@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mtl_accum import MultiTaskModel, Split, SummedLoss, Task
 from mtl_accum.editions._phase import listening
 from mtl_accum.memory._rehearsal import PredictionError
 from mtl_accum.planning import spelled
-from mtl_accum.training import NoMemoryLeftError, _window, fit
+from mtl_accum.training import Loop, NoMemoryLeftError, Training, _window
 
 CPU = torch.device("cpu")
 LAST = Split(heads_per_graph=2, order="reverse")
@@ -70,12 +71,9 @@ class Injector:
 def train(injector=None, ladder=LADDER, optimizer=torch.optim.AdamW, **changes):
     net = model()
     stepper = optimizer(net.parameters(), lr=0.05)
-    fit_ = {"epochs": 1, "device": CPU, "fallbacks": ladder[1:], **changes}
-    if injector is None:
-        losses = fit(net, batches(), ladder[0], stepper, **fit_)
-    else:
-        with listening(injector):
-            losses = fit(net, batches(), ladder[0], stepper, **fit_)
+    run = Training(net, batches(), ladder, stepper, Loop(epochs=1), device=CPU, **changes)
+    with listening(injector) if injector is not None else nullcontext():
+        losses = run.run()
     return losses, net, stepper
 
 

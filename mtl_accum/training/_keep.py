@@ -1,0 +1,98 @@
+"""When checkpoints are written."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtl_accum._validate import positive_int
+from mtl_accum.training._checkpoint import CheckpointError, Checkpoints
+from mtl_accum.training._fit import Training, Watcher
+
+__all__ = ["FOLDER", "Keep", "Keeper"]
+
+FOLDER = "checkpoints"
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """When to write checkpoints, and how many to keep.
+
+    Args:
+        every_steps: steps between two; None does not count steps.
+        every_seconds: between two; None does not look at the clock.
+        keep: how many of the newest stay; the best one stays on top of that.
+        on_error: "warn": a checkpoint that cannot be written is a line in the log, and training goes on; "raise": it
+            ends training.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    every_steps: int | None = None
+    every_seconds: float | None = 300.0
+    keep: int = 2
+    on_error: str = "warn"
+
+    def __post_init__(self) -> None:
+        if self.every_steps is not None:
+            positive_int("checkpoint.every_steps", self.every_steps)
+        if self.every_seconds is not None and not self.every_seconds >= 0:
+            raise ValueError(f"checkpoint.every_seconds must be a number of at least 0; found {self.every_seconds!r}")
+        positive_int("checkpoint.keep", self.keep)
+        if self.on_error not in ("warn", "raise"):
+            raise ValueError(f"checkpoint.on_error must be warn or raise; found {self.on_error!r}")
+
+
+class Keeper(Watcher):
+    """Writes checkpoints while a run trains, and the last one when it ends.
+
+    Args:
+        settings: when.
+        folder: of the run.
+        also: what JSON can hold and a checkpoint should, beside the state: the configuration, the plan.
+    """
+
+    def __init__(self, settings: Keep, folder: Path, also: Mapping[str, Any]) -> None:
+        self._settings, self._also = settings, also
+        self._checkpoints = Checkpoints(folder / FOLDER, keep=settings.keep)
+        self._last = time.monotonic()
+        self._step = 0  # of the last one
+
+    def on_step(self, run: Training) -> None:
+        """Write one, if it is time."""
+        steps, seconds = self._settings.every_steps, self._settings.every_seconds
+        counted = steps is not None and run.position.step % steps == 0
+        if counted or (seconds is not None and time.monotonic() - self._last >= seconds):
+            self.write(run)
+
+    def on_epoch(self, run: Training) -> None:
+        """Write one, if validation has just found it the best."""
+        best = run.kept.get("best")
+        if best is not None and best["step"] == run.position.step:
+            self.write(run, best=True)
+
+    def on_end(self, run: Training) -> None:
+        """Write the last one, unless it is there."""
+        if self._step != run.position.step:
+            self.write(run)
+
+    def write(self, run: Training, *, best: bool = False) -> None:
+        """Write one now.
+
+        Raises:
+            CheckpointError: it could not be written, and that ends training.
+        """
+        self._last, self._step = time.monotonic(), run.position.step
+        tensors, values = run.state()
+        try:
+            self._checkpoints.write(run.position.step, tensors, {**self._also, **values}, best=best)
+        except CheckpointError as error:
+            if self._settings.on_error == "raise":
+                raise
+            _LOG.warning("%s; training goes on", error)

@@ -1,0 +1,64 @@
+"""How to train: the settings of the loop, each with its check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mtl_accum._validate import natural, positive_int
+
+__all__ = ["Loop"]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How to train, whatever the network and the data.
+
+    Args:
+        epochs: how often to go through the training data; 0 does not train.
+        accumulate: batches of the loader that make up one step.
+        precision: "fp32", "tf32", "bf16" or "fp16"; see `Precision`.
+        clip_norm: the largest norm of the gradient; None does not clip.
+        on_nan: "raise" or "skip"; see `Update`.
+        deterministic: the same operations in the same order in every run, or an error.
+        lr_scaling: "none", "linear" or "sqrt"; see `scale_learning_rate`.
+        base_batch_size: samples that the learning rate was chosen for.
+        warmup_steps: over which the learning rate rises.
+        scheduler: makes a learning rate scheduler of torch.
+        validate_every: epochs between two validations; 0 never validates.
+        monitor: a measure on the validation data that early stopping, the best checkpoint and
+            `ReduceLROnPlateau` look at.
+        monitor_mode: "min" or "max": which is better.
+        patience: validations without a better one after which training ends; None goes on.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    epochs: int
+    accumulate: int = 1
+    precision: str = "fp32"
+    clip_norm: float | None = None
+    on_nan: str = "raise"
+    deterministic: bool = False
+    lr_scaling: str = "none"
+    base_batch_size: int | None = None
+    warmup_steps: int = 0
+    scheduler: Callable[[Any], Any] | None = None
+    validate_every: int = 1
+    monitor: str | None = None
+    monitor_mode: str = "min"
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        natural("epochs", self.epochs)
+        positive_int("accumulate", self.accumulate)
+        natural("warmup_steps", self.warmup_steps)
+        natural("validate_every", self.validate_every)
+        if self.patience is not None:
+            positive_int("patience", self.patience)
+            if self.monitor is None:
+                raise ValueError("patience: expected monitor, a measure to look at; found none")
+        if self.monitor_mode not in ("min", "max"):
+            raise ValueError(f"monitor_mode must be min or max; found {self.monitor_mode!r}")

@@ -1,0 +1,109 @@
+"""The state of a training run as tensors and values, and back, bit for bit."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtl_accum.training._encode import decode, encode
+
+__all__ = ["gather", "random_numbers", "restore", "restore_random_numbers"]
+
+
+def gather(
+    model: nn.Module, optimizer: torch.optim.Optimizer, also: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a checkpoint holds: the model, the optimizer, the random numbers, and what else there is.
+
+    Args:
+        model: parameters and buffers.
+        optimizer: of the model's parameters; one that has done no step has no state, and is not asked for any.
+        also: other states by name, of any nesting.
+
+    Returns:
+        Tensors by name and what JSON can hold, for `_checkpoint.save`.
+
+    Raises:
+        TypeError: a state holds something that a checkpoint cannot.
+    """
+    state = {
+        "model": model.state_dict(),
+        "optimizer": _named(optimizer, model),
+        "random": random_numbers(),
+        **also,
+    }
+    tensors: dict[str, Tensor] = {}
+    written: dict[str, Any] = {}
+    for name, part in state.items():
+        of_part, written[name] = encode(part, name)
+        tensors |= of_part
+    return tensors, {"state": written}
+
+
+def restore(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Put model, optimizer and random numbers back to what `gather` has seen.
+
+    Returns:
+        The other states by name.
+
+    Raises:
+        ValueError: model or optimizer are not the ones that were gathered.
+    """
+    state: dict[str, Any] = decode(values["state"], tensors)
+    try:
+        model.load_state_dict(state.pop("model"))
+        optimizer.load_state_dict(_numbered(state.pop("optimizer"), optimizer, model))
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(f"the checkpoint is of another model or optimizer: {' '.join(str(error).split())}") from error
+    restore_random_numbers(state.pop("random"))
+    return state
+
+
+def random_numbers() -> dict[str, Any]:
+    """The states of torch's, Python's and numpy's generators."""
+    numpy = sys.modules.get("numpy")
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else [],
+        "python": random.getstate(),
+        "numpy": None if numpy is None else numpy.random.get_state(),
+    }
+
+
+def restore_random_numbers(state: Mapping[str, Any]) -> None:
+    """Put them back; those of as many CUDA devices as there are now."""
+    torch.set_rng_state(state["torch"])
+    for index, numbers in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(numbers, index)
+    random.setstate(state["python"])
+    if state["numpy"] is not None:
+        import numpy
+
+        numpy.random.set_state(state["numpy"])
+
+
+def _names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
+    """The parameters of an optimizer by their names in the model, in the order of its state's numbers."""
+    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return [known.get(id(parameter), f"#{index}") for index, parameter in enumerate(ordered)]
+
+
+def _named(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
+    """Its state by the parameters' names: no number depends on the order in which they were handed over."""
+    names, state = _names(optimizer, model), optimizer.state_dict()
+    groups = [{**group, "params": [names[index] for index in group["params"]]} for group in state["param_groups"]]
+    return {"state": {names[index]: kept for index, kept in state["state"].items()}, "param_groups": groups}
+
+
+def _numbered(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
+    numbers = {name: index for index, name in enumerate(_names(optimizer, model))}
+    groups = [{**group, "params": [numbers[name] for name in group["params"]]} for group in state["param_groups"]]
+    return {"state": {numbers[name]: kept for name, kept in state["state"].items()}, "param_groups": groups}
