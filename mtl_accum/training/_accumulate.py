@@ -16,6 +16,8 @@ from mtl_accum.training._device import to_device
 
 __all__ = ["forward_backward"]
 
+_ANY = 2**40  # a size that no piece of a batch has: nobody takes its count for a piece's
+
 
 def forward_backward(
     edition: Edition, trunk: Trunk, tasks: Tasks, batches: Sequence[Any], device: torch.device
@@ -57,7 +59,7 @@ def forward_backward(
 
 
 def _samples(batch: Any, tasks: Tasks) -> int:
-    """The samples of a batch, which only tasks without a count need; 1 where nobody does."""
+    """The samples of a batch, which only tasks without a count need."""
     if all(getattr(task, "count", None) is not None for task in tasks.values()):
-        return 1
+        return _ANY
     return samples_of(batch, "batch")
