@@ -18,7 +18,7 @@ LAYERS = [
     {"_run", "_validate", "report"},
     {"editions"},
     {"memory", "models", "data", "_difference", "_no_dropout"},
-    {"_trial"},
+    {"_trial", "data"},
     {"_bench", "_oracle", "_restore"},
     {"_compare", "_check"},
     {"planning"},

@@ -1,5 +1,7 @@
-"""Real data sets. One has `train()` and `test()`, each an iterable of batches."""
+"""Data sets and loaders. A data set has `train()` and `test()`, each an iterable of batches; perhaps `validation()`."""
 
 from mtl_accum.data._digits import Digits
+from mtl_accum.data._loader import Loader, SampleError, WorkerError
+from mtl_accum.data._mixed import MixedLoader
 
-__all__ = ["Digits"]
+__all__ = ["Digits", "Loader", "MixedLoader", "SampleError", "WorkerError"]

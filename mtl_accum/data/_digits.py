@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from mtl_accum._validate import fraction, not_negative, positive_int
+from mtl_accum._validate import fraction, natural, not_negative, positive_int
+from mtl_accum.data._loader import Loader
 
 __all__ = ["Digits"]
 
@@ -26,6 +27,8 @@ class Digits:
         noise: standard deviation of the noise; the images reach from 0 to 1.
         test_fraction: share of the samples that is kept for testing, the same ones in every run.
         seed: of the order of the training samples and of the test noise.
+        validation_fraction: share of the training samples that is kept for validation; 0 keeps none.
+        num_workers: processes that load the training data; 0 loads in this one.
 
     Raises:
         ValueError: an argument is out of range.
@@ -35,39 +38,57 @@ class Digits:
     noise: float = 0.15
     test_fraction: float = 0.25
     seed: int = 0
+    validation_fraction: float = 0.0
+    num_workers: int = 0
 
     def __post_init__(self) -> None:
         positive_int("batch_size", self.batch_size)
+        natural("num_workers", self.num_workers)
+        if self.validation_fraction:
+            fraction("validation_fraction", self.validation_fraction)
         not_negative("noise", self.noise)
         fraction("test_fraction", self.test_fraction)
 
-    def train(self) -> DataLoader[dict[str, Tensor]]:
+    def train(self) -> Loader:
         """Shuffled training batches."""
-        clean, digit, _, _ = self._split()
-        order = torch.Generator().manual_seed(self.seed)
+        clean, digit = self._part("train")
         noisy = _Noisy(clean, digit, self.noise, None)
-        return DataLoader(noisy, self.batch_size, shuffle=True, generator=order)
+        return Loader(noisy, self.batch_size, shuffle=True, seed=self.seed, num_workers=self.num_workers)
 
-    def test(self) -> DataLoader[dict[str, Tensor]]:
+    def validation(self) -> Loader | None:
+        """Validation batches, in a fixed order with fixed noise; None where none are kept."""
+        return self._fixed("validation") if self.validation_fraction else None
+
+    def test(self) -> Loader:
         """Test batches, in a fixed order with fixed noise."""
-        _, _, clean, digit = self._split()
-        noise = self.noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(self.seed))
-        return DataLoader(_Noisy(clean, digit, self.noise, noise), self.batch_size)
+        return self._fixed("test")
 
-    def _split(self) -> tuple[Tensor, ...]:
+    def _fixed(self, part: str) -> Loader:
+        clean, digit = self._part(part)
+        noise = self.noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(self.seed))
+        return Loader(_Noisy(clean, digit, self.noise, noise), self.batch_size)
+
+    def _part(self, part: str) -> tuple[Tensor, Tensor]:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
         digits: Any = load_digits()
         clean = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16.0  # the scans count 0 to 16
         digit = torch.tensor(digits.target, dtype=torch.int64)
+        parts = {}
         try:
-            train, test = train_test_split(
+            train, parts["test"] = train_test_split(
                 torch.arange(len(digit)), test_size=self.test_fraction, random_state=0, stratify=digit
             )
+            if self.validation_fraction:
+                train, parts["validation"] = train_test_split(
+                    train, test_size=self.validation_fraction, random_state=0, stratify=digit[train]
+                )
         except ValueError as error:
-            raise ValueError(f"test_fraction={self.test_fraction} leaves too few samples: {error}") from error
-        return clean[train], digit[train], clean[test], digit[test]
+            fractions = f"test_fraction={self.test_fraction}, validation_fraction={self.validation_fraction}"
+            raise ValueError(f"{fractions} leave too few samples: {error}") from error
+        chosen = {"train": train, **parts}[part]
+        return clean[chosen], digit[chosen]
 
 
 class _Noisy(Dataset[dict[str, Tensor]]):

@@ -28,6 +28,9 @@ class Task(nn.Module):
         couples_samples: the loss of a sample depends on other samples (a contrastive loss), so that it cannot
             be computed in pieces.
 
+    Attributes:
+        watchers: called with every output and its target, in the head's own phase: metrics without a second forward.
+
     Raises:
         TypeError: head or loss cannot be called, or weight is not a number.
     """
@@ -50,10 +53,14 @@ class Task(nn.Module):
             raise TypeError(f"weight must be a number, found {weight!r}")
         self.head, self.loss, self._target, self.weight, self._count = head, loss, target, weight, count
         self.couples_samples = couples_samples
+        self.watchers: list[Callable[[Any, Any], None]] = []
 
     def forward(self, representation: Any, batch: Any) -> Tensor:
         """The weighted loss, a 0-dim tensor."""
-        return self.weight * self.loss(self.head(representation), self.target(batch))
+        output, target = self.head(representation), self.target(batch)
+        for watch in self.watchers:
+            watch(output, target)
+        return self.weight * self.loss(output, target)
 
     def target(self, batch: Any) -> Any:
         """What the head's output is compared with; None where the batch has nothing for this task."""

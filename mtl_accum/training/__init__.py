@@ -7,6 +7,7 @@ from mtl_accum.training._experiment import Data, Run
 from mtl_accum.training._fit import Training, Watcher
 from mtl_accum.training._images import Images
 from mtl_accum.training._keep import Keep
+from mtl_accum.training._loggers import Logger, MLflow, TensorBoard, WeightsAndBiases
 from mtl_accum.training._loop import Loop
 from mtl_accum.training._plan import Auto, plan
 from mtl_accum.training._predict import predict
@@ -20,13 +21,17 @@ __all__ = [
     "Data",
     "Images",
     "Keep",
+    "Logger",
     "Loop",
+    "MLflow",
     "Measure",
     "NoMemoryLeftError",
     "Run",
     "StoppedError",
+    "TensorBoard",
     "Training",
     "Watcher",
+    "WeightsAndBiases",
     "check",
     "evaluate",
     "plan",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,9 +36,11 @@ from mtl_accum.training._fit import Training, Watcher
 from mtl_accum.training._images import Images, before_and_after, require_images, strips
 from mtl_accum.training._keep import Keep, Keeper
 from mtl_accum.training._learning_rate import scale_learning_rate
+from mtl_accum.training._loggers import MakeLogger
 from mtl_accum.training._loop import Loop
 from mtl_accum.training._plan import Auto, plan_and_write
 from mtl_accum.training._progress import Progress
+from mtl_accum.training._record import Record, training_metrics
 from mtl_accum.training._resume import find
 from mtl_accum.training._stop import StoppedError
 from mtl_accum.training._validation import Validation
@@ -55,6 +58,8 @@ def train(
     optimizer: MakeOptimizer,
     loop: Loop,
     checkpoint: Keep,
+    logger: MakeLogger | None,
+    log_every: int,
     resume: str | None,
     measures: Mapping[str, Measure],
     images: Mapping[str, Images],
@@ -75,6 +80,8 @@ def train(
         optimizer: makes the optimizer from the parameters.
         loop: how to train.
         checkpoint: when to write checkpoints.
+        logger: makes what is told of losses, metrics, speed and memory; None tells nobody.
+        log_every: steps.
         resume: what to go on from: a run's folder, "auto", or None.
         measures: figures of merit on the test data, by name.
         images: of the test data, for the report, by name.
@@ -125,8 +132,10 @@ def train(
             editions = {**editions, "auto": edition}
         if training:
             before = strips(model, images, data, "before training", device=where)
-            parts = _Parts(model, data, [edition, *fallbacks], stepper, loop, checkpoint, measures)
-            written["training"] = _fit(parts, found, written.get("plan"), where=where, run=run, progress=progress)
+            parts = _Parts(model, data, [edition, *fallbacks], stepper, loop, checkpoint, measures, run, where)
+            with ExitStack() as stack:
+                watchers = [*_watchers(parts, logger, log_every, stack), _keeper(parts, written.get("plan"))]
+                written["training"] = _fit(parts, found, [*watchers, progress.training(_steps(parts))])
             trained = model  # saved at once: whatever fails after this, the training was not for nothing
             report.write_whole(run.folder, {"model.safetensors": lambda path: save_model(trained, str(path))})
             written["metrics"] = evaluate(model, measures, data.test(), device=where)
@@ -166,11 +175,11 @@ class _Parts:
     loop: Loop
     checkpoint: Keep
     measures: Mapping[str, Measure]
+    run: Run
+    where: torch.device
 
 
-def _fit(
-    parts: _Parts, found: Checkpoint | None, plan: Any, *, where: torch.device, run: Run, progress: Progress
-) -> dict[str, Any]:
+def _fit(parts: _Parts, found: Checkpoint | None, watchers: Sequence[Watcher]) -> dict[str, Any]:
     """Train, and say how it went, for the report."""
     loop, batches, changes = parts.loop, parts.data.train(), list[str]()
     sentence = scale_learning_rate(
@@ -180,15 +189,10 @@ def _fit(
         base_batch_size=loop.base_batch_size,
     )
     _LOG.info(sentence)
-    steps = loop.epochs * -(-len(batches) // loop.accumulate) if isinstance(batches, Sized) else None
     training = Training(
         *(parts.model, batches, parts.schedules, parts.optimizer, loop),
-        device=where,
-        watchers=[
-            *_validation(parts),
-            Keeper(parts.checkpoint, run.folder, {"config": run.config, "plan": plan}),
-            progress.training(steps),
-        ],
+        device=parts.where,
+        watchers=watchers,
         on_change=changes.append,
     )
     if found is not None:
@@ -198,7 +202,8 @@ def _fit(
     try:
         losses = training.run()
     except StoppedError as stopped:
-        raise StoppedError(f"{stopped}; resume={run.folder} goes on from there", stopped.exit_code - 128) from None
+        said = f"{stopped}; resume={parts.run.folder} goes on from there"
+        raise StoppedError(said, stopped.exit_code - 128) from None
     parts.optimizer.zero_grad()
     if training.ended:
         changes.append(training.ended)
@@ -212,11 +217,27 @@ def _fit(
     }
 
 
-def _validation(parts: _Parts) -> list[Watcher]:
-    """A watcher, where there is data to validate on."""
+def _watchers(parts: _Parts, make_logger: MakeLogger | None, every: int, stack: ExitStack) -> Iterator[Watcher]:
+    """Logging and validation, as far as they are wanted."""
+    on_measured: Callable[[int, dict[str, float]], None] = lambda step, found: None  # noqa: E731
+    if make_logger is not None:
+        logger = make_logger(parts.run.folder, parts.run.config)
+        stack.callback(logger.close)
+        metrics = stack.enter_context(training_metrics(parts.model, parts.measures, parts.where))
+        record = Record(logger, every, metrics)
+        on_measured = record.validated
+        yield record
     batches: Any = getattr(parts.data, "validation", lambda: None)
-    if batches() is None:
-        if parts.loop.monitor is not None:
-            raise ValueError(f"monitor={parts.loop.monitor}: expected validation data, found none; see conf/data")
-        return []
-    return [Validation(parts.measures, batches)]
+    if batches() is not None:
+        yield Validation(parts.measures, batches, on_measured)
+    elif parts.loop.monitor is not None:
+        raise ValueError(f"monitor={parts.loop.monitor}: expected validation data, found none; see conf/data")
+
+
+def _keeper(parts: _Parts, plan: Any) -> Watcher:
+    return Keeper(parts.checkpoint, parts.run.folder, {"config": parts.run.config, "plan": plan})
+
+
+def _steps(parts: _Parts) -> int | None:
+    batches = parts.data.train()
+    return parts.loop.epochs * -(-len(batches) // parts.loop.accumulate) if isinstance(batches, Sized) else None

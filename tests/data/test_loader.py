@@ -1,0 +1,153 @@
+"""Loaders: the same batches whoever loads them and wherever they begin; a failure says which sample."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from mtl_accum.data import Loader, MixedLoader, SampleError, WorkerError
+
+
+class Noisy(Dataset):
+    def __init__(self, samples=23, *, breaks=None, dies=None):
+        self.samples, self.breaks, self.dies = samples, breaks, dies
+
+    def __len__(self):
+        return self.samples
+
+    def __getitem__(self, index):
+        if index == self.breaks:
+            raise OSError("no such image")
+        if index == self.dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        noise = torch.randn(2) + random.random() + float(np.random.rand())
+        return {"index": index, "x": noise}
+
+
+def epochs(loader, count=2, skip=0):
+    return [batch for epoch in range(count) for batch in loader.at(epoch, skip)]
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one["index"], other["index"])
+        assert torch.equal(one["x"], other["x"])
+
+
+def test_every_sample_once_an_epoch_in_another_order():
+    loader = Loader(Noisy(), 5, shuffle=True)
+    first, second = ([int(i) for batch in loader for i in batch["index"]] for _ in range(2))
+    assert sorted(first) == sorted(second) == list(range(23))
+    assert first != second
+    assert len(loader) == 5
+    assert [len(batch["x"]) for batch in loader] == [5, 5, 5, 5, 3]
+    short = Loader(Noisy(), 5, drop_last=True)
+    assert len(short) == len(list(short)) == 4
+    assert [int(i) for batch in short for i in batch["index"]] == list(range(20))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(workers):
+    assert_same(epochs(Loader(Noisy(), 5, shuffle=True, num_workers=workers)), epochs(Loader(Noisy(), 5, shuffle=True)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_begins_anywhere(workers):
+    whole = list(Loader(Noisy(), 5, shuffle=True, seed=3).at(4, 0))
+    loader = Loader(Noisy(), 5, shuffle=True, seed=3, num_workers=workers)
+    for batch in (3, 0, 5, 1):
+        assert_same(list(loader.at(4, batch)), whole[batch:])
+
+
+def test_random_numbers_of_the_process_stay():
+    torch.manual_seed(0)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    epochs(Loader(Noisy(), 5, shuffle=True))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert np.array_equal(np.random.get_state()[1], before[2])
+    one, other = (next(iter(Loader(Noisy(), 5, shuffle=True, seed=seed)))["x"] for seed in (0, 1))
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sample_that_fails_is_named(workers):
+    with pytest.raises(SampleError, match="sample 7 of the data set: OSError: no such image") as error:
+        epochs(Loader(Noisy(breaks=7), 5, shuffle=True, num_workers=workers))
+    assert "__getitem__" in error.value.__notes__[0]
+
+
+def test_a_worker_that_is_killed():
+    with pytest.raises(WorkerError, match=r"DataLoader worker .* exited unexpectedly.*fewer data.num_workers"):
+        epochs(Loader(Noisy(dies=7), 5, num_workers=2))
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"num_workers": -1}, {"prefetch_factor": 0}])
+def test_out_of_range(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Loader(Noisy(), **{"batch_size": 5, **settings})
+
+
+class Named(Dataset):
+    def __init__(self, name, samples):
+        self.name, self.samples = name, samples
+
+    def __len__(self):
+        return self.samples
+
+    def __getitem__(self, index):
+        return {self.name: index}
+
+
+def mixed(policy, **settings):
+    loaders = {name: Loader(Named(name, size), 2, shuffle=True) for name, size in (("a", 12), ("b", 4), ("c", 2))}
+    return MixedLoader(loaders, policy, **settings)
+
+
+def names(batches):
+    return "".join(next(iter(batch)) for batch in batches)
+
+
+def test_policies():
+    assert names(mixed("round_robin")) == "abc" * 6
+    proportional = mixed("proportional")
+    first, second = names(proportional), names(proportional)
+    assert sorted(first) == sorted(second) == sorted("a" * 6 + "b" * 2 + "c")
+    assert first != second
+    for batch in mixed("proportional"):
+        for values in batch.values():
+            assert len(values) == 2
+    even = [names(mixed("temperature", temperature=1e6, seed=seed)) for seed in range(60)]
+    share = "".join(even).count("c") / len("".join(even))
+    assert share == pytest.approx(1 / 3, abs=0.06)
+    steep = "".join(names(mixed("temperature", seed=seed)) for seed in range(60))
+    assert steep.count("c") / len(steep) == pytest.approx(1 / 9, abs=0.05)
+
+
+@pytest.mark.parametrize("policy", ["round_robin", "proportional", "temperature"])
+def test_a_mixture_begins_anywhere(policy):
+    whole = [str(batch) for batch in mixed(policy).at(3, 0)]
+    for batch in (0, 1, 5, 8):
+        assert [str(one) for one in mixed(policy).at(3, batch)] == whole[batch:]
+    assert len(whole) == len(mixed(policy))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"policy": "chance"}, "policy must be one of round_robin, proportional, temperature; found 'chance'"),
+        ({"policy": "temperature", "temperature": 0}, "temperature must be a number above 0; found 0"),
+    ],
+)
+def test_mixtures_out_of_range(settings, message):
+    with pytest.raises(ValueError, match=message):
+        mixed(**settings)
+    with pytest.raises(ValueError, match="loaders must hold at least one"):
+        MixedLoader({})
