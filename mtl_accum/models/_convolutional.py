@@ -10,20 +10,26 @@ __all__ = ["ConvBlock", "ConvClassifier", "ConvTrunk", "DenseHead"]
 
 
 class ConvBlock(nn.Sequential):
-    """3x3 convolution, GroupNorm, GELU; the size of the image stays.
+    """3x3 convolution, normalisation, GELU; the size of the image stays.
 
     Args:
         inputs: channels in.
         outputs: channels out, a multiple of groups.
         groups: groups of the GroupNorm.
+        norm: "group", or "batch" for BatchNorm, whose statistics are those of the samples that go through at once.
+
+    Raises:
+        ValueError: there is no such normalisation.
     """
 
-    def __init__(self, inputs: int, outputs: int, groups: int = 4) -> None:
+    def __init__(self, inputs: int, outputs: int, groups: int = 4, norm: str = "group") -> None:
         positive_int("channels", inputs)
         positive_int("width", outputs)
+        if norm not in ("group", "batch"):
+            raise ValueError(f"norm must be group or batch; found {norm!r}")
         super().__init__(
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-            nn.GroupNorm(groups, outputs),
+            nn.GroupNorm(groups, outputs) if norm == "group" else nn.BatchNorm2d(outputs),
             nn.GELU(),
         )
 
@@ -36,16 +42,19 @@ class ConvTrunk(nn.Module):
         width: channels of the representation.
         depth: number of convolutions, the stem included.
         dropout: probability to drop a channel of the representation.
+        norm: "group" or "batch"; see `ConvBlock`.
 
     Raises:
-        ValueError: depth is less than 1.
+        ValueError: depth is less than 1, or there is no such normalisation.
     """
 
-    def __init__(self, channels: int = 1, width: int = 32, depth: int = 6, dropout: float = 0.0) -> None:
+    def __init__(
+        self, channels: int = 1, width: int = 32, depth: int = 6, dropout: float = 0.0, norm: str = "group"
+    ) -> None:
         super().__init__()
         positive_int("depth", depth)
-        self.stem = ConvBlock(channels, width)
-        self.blocks = nn.ModuleList(ConvBlock(width, width) for _ in range(depth - 1))
+        self.stem = ConvBlock(channels, width, norm=norm)
+        self.blocks = nn.ModuleList(ConvBlock(width, width, norm=norm) for _ in range(depth - 1))
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, image: Tensor) -> Tensor:

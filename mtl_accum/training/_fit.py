@@ -137,7 +137,8 @@ class Training:
             self.scheduler.step()
         for watcher in self.watchers:
             watcher.on_step(self)
-        self._numbers = RandomNumbers()
+        if self.watchers:
+            self._numbers = RandomNumbers()  # a watcher may write a checkpoint of here, if the next step fails
 
     def _end(self) -> None:
         self.losses.read()

@@ -73,8 +73,8 @@ class Update:
         scaler = self._precision.scaler
         if scaler is not None:
             scaler.unscale_(self._optimizer)
-        gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
         if self._clip_norm is not None or self._skips:
+            gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
             self.norm = nn.utils.get_total_norm(gradients)
         self.stepped = not self._skips or self._finite(losses, step)
         if not self.stepped:

@@ -113,9 +113,7 @@ class Window:
             NoMemoryLeftError: none of the schedules fits, or the optimizer's step cannot be undone.
         """
         while True:
-            last = len(self._schedules) == 1
-            numbers = RandomNumbers()
-            undo = None if last else _Start(self._model, self._optimizer, copy=self._fresh)
+            undo = _Start(self._model, self._optimizer, copy=self._fresh) if len(self._schedules) > 1 else None
             self._updating = False
             try:
                 losses = self._run(batches)
@@ -128,8 +126,7 @@ class Window:
                 self._steps += 1
                 return losses
             self._free()  # here the error has let go of the step's tensors
-            numbers.restore()
-            if undo is None:  # an edition leaves buffers as they were
+            if undo is None:  # an edition leaves buffers as they were; the random numbers are the caller's
                 raise NoMemoryLeftError(self._in_words(batches[0], reason), undone=not self._updating)
             try:
                 undo.restore()
@@ -191,13 +188,14 @@ class _Start:
     """A step's start, to go back to."""
 
     def __init__(self, model: MultiTaskModel, optimizer: torch.optim.Optimizer, *, copy: bool) -> None:
-        self._buffers = BufferLog()
+        self._random, self._buffers = RandomNumbers(), BufferLog()
         self._buffers.before(list(model.modules()))
         self._weights = Weights(list(model.parameters()), optimizer, copy=copy)
 
     def restore(self) -> None:
         self._weights.restore()
         self._buffers.restore()
+        self._random.restore()
 
 
 def _breakdown(peak: PeakMemory) -> str:
