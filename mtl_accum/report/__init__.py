@@ -3,7 +3,7 @@
 Imports neither torch nor anything else of this package.
 """
 
-from mtl_accum.report._console import show, show_path, show_plan
+from mtl_accum.report._console import show, show_path, show_plan, show_table
 from mtl_accum.report._markdown import markdown
 from mtl_accum.report._pictures import pictures
 from mtl_accum.report._plan import plan_markdown
@@ -26,6 +26,7 @@ __all__ = [
     "show",
     "show_path",
     "show_plan",
+    "show_table",
     "timestamp",
     "write",
     "write_failure",

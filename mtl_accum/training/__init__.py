@@ -3,6 +3,7 @@
 from mtl_accum.training._check import check
 from mtl_accum.training._checkpoint import CheckpointError
 from mtl_accum.training._evaluate import Measure, evaluate
+from mtl_accum.training._evaluate_saved import evaluate_saved
 from mtl_accum.training._experiment import Data, Run
 from mtl_accum.training._fit import Training, Watcher
 from mtl_accum.training._images import Images
@@ -34,6 +35,7 @@ __all__ = [
     "WeightsAndBiases",
     "check",
     "evaluate",
+    "evaluate_saved",
     "plan",
     "predict",
     "train",

@@ -62,7 +62,8 @@ def outcome(run):
 
 
 def assert_same(found, expected):
-    assert found[1] == expected[1]
+    for name, history in expected[1].items():
+        assert found[1][name] == history, name
     assert found[0].keys() == expected[0].keys()
     for name, value in expected[0].items():
         assert torch.equal(found[0][name], value), name

@@ -1,0 +1,86 @@
+"""The job that measures trained weights on the test data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_model
+
+from mtl_accum import report
+from mtl_accum.models import MultiTaskModel
+from mtl_accum.training._checkpoint import load, newest
+from mtl_accum.training._device import resolve
+from mtl_accum.training._encode import decode
+from mtl_accum.training._evaluate import Measure, evaluate, require_tasks
+from mtl_accum.training._experiment import Data, Run, header
+from mtl_accum.training._keep import FOLDER
+
+__all__ = ["evaluate_saved"]
+
+
+def evaluate_saved(
+    *,
+    model: MultiTaskModel | None,
+    data: Data | None,
+    measures: Mapping[str, Measure],
+    path: str | None,
+    device: str,
+    seed: int,
+    run: Run,
+) -> None:
+    """Measure on the test data, print the table, and write `evaluation.json` and `evaluation.md`.
+
+    Args:
+        model: trunk and tasks; its weights are replaced.
+        data: whose test batches are used.
+        measures: figures of merit, by name.
+        path: a run's folder (its `model.safetensors`, or else its newest checkpoint), such a file, or a checkpoint.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: for the report.
+        run: the folder for the files.
+
+    Raises:
+        ValueError: a part of the experiment is missing, or there are no weights that fit.
+    """
+    if model is None or data is None:
+        raise ValueError("nothing to evaluate: expected model and data, found none; add +experiment=two_task")
+    if not measures:
+        raise ValueError("measures must hold at least one, found none; see conf/experiment/two_task.yaml")
+    if not isinstance(path, str):
+        raise ValueError(f"path must be a run's folder, found {path!r}; e.g. path=outputs/2026-01-31/12-00-00")
+    require_tasks(measures, model)
+    where = resolve(device)
+    source = _load_weights(model, Path(path))
+    model.to(where)
+    found = evaluate(model, measures, data.test(), device=where)
+    content = {**header(run, seed), "weights": str(source), "metrics": found}
+    table = [["measure", "on the test data"], *([name, f"{value:.4f}"] for name, value in found.items())]
+    page = "\n".join(["# mtl_accum evaluation", "", f"`{run.command}`", "", *report.markdown_table(table), ""])
+    report.write_whole(
+        run.folder,
+        {
+            "evaluation.md": lambda path: path.write_text(page, encoding="utf-8"),
+            "evaluation.json": lambda path: path.write_text(json.dumps(content, indent=1), encoding="utf-8"),
+        },
+    )
+    report.show_table(table, [f"weights: {source}"])
+    report.show_path("Evaluation", run.folder / "evaluation.md")
+
+
+def _load_weights(model: MultiTaskModel, path: Path) -> Path:
+    """Put weights into the model; where they came from."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    try:
+        if file.is_file():
+            load_model(model, file)
+            return file
+        found = load(path) if (path / "state.json").is_file() else newest(path / FOLDER)
+        if found is None:
+            raise ValueError(f"path={path}: expected model.safetensors or {FOLDER}/step-..., found neither")
+        model.load_state_dict(decode(found.values["state"]["model"], found.tensors))
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"path={path}: these weights do not fit this model: {' '.join(str(error).split())}") from None
+    return found.path
