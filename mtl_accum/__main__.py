@@ -68,7 +68,8 @@ def main() -> None:
 
 
 def _folder() -> Path:
-    return Path(HydraConfig.get().runtime.output_dir)
+    folder, here = Path(HydraConfig.get().runtime.output_dir), Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 def _command() -> str:

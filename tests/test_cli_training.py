@@ -15,12 +15,7 @@ from mtl_accum.training._checkpoint import all_of, load
 from tests.cli import SMALL, mtl_accum
 
 TWO_TASK = ["+experiment=two_task", *SMALL]
-FAST = [
-    "train=true",
-    "compare.steps=1",
-    "edition@compare.editions.per_task=null",
-    "edition@compare.editions.split=null",
-]
+FAST = ["compare.steps=1", "~edition@compare.editions.per_task", "~edition@compare.editions.split"]
 
 
 def weights(folder):
@@ -35,6 +30,7 @@ def test_killed_and_resumed(tmp_path, how):
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
         deadline = time.monotonic() + 120
         while not all_of(tmp_path / "runs/day/one/checkpoints") and time.monotonic() < deadline:
+            assert run.poll() is None
             time.sleep(0.02)
         run.send_signal(how)
         said = run.communicate(timeout=60)[1]
@@ -56,7 +52,7 @@ def test_killed_and_resumed(tmp_path, how):
 
 
 def test_evaluate(tmp_path):
-    done = mtl_accum(*TWO_TASK, *FAST, "epochs=2", "logger=null", "hydra.run.dir=run", cwd=tmp_path)
+    done = mtl_accum(*TWO_TASK, *FAST, "epochs=2", "logger=none", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     expected = json.loads((tmp_path / "run" / "report.json").read_text())["metrics"]
     step = all_of(tmp_path / "run" / "checkpoints")[-1]

@@ -8,7 +8,7 @@ from mtl_accum.training._experiment import Data, Run
 from mtl_accum.training._fit import Training, Watcher
 from mtl_accum.training._images import Images
 from mtl_accum.training._keep import Keep
-from mtl_accum.training._loggers import Logger, MLflow, TensorBoard, WeightsAndBiases
+from mtl_accum.training._loggers import Logger, MLflow, TensorBoard, WeightsAndBiases, no_logger
 from mtl_accum.training._loop import Loop
 from mtl_accum.training._plan import Auto, plan
 from mtl_accum.training._predict import predict
@@ -36,6 +36,7 @@ __all__ = [
     "check",
     "evaluate",
     "evaluate_saved",
+    "no_logger",
     "plan",
     "predict",
     "train",

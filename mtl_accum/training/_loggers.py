@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Logger", "MLflow", "MakeLogger", "TensorBoard", "WeightsAndBiases"]
+__all__ = ["Logger", "MLflow", "MakeLogger", "TensorBoard", "WeightsAndBiases", "no_logger"]
 
 
 class Logger(Protocol):
@@ -23,6 +23,10 @@ class Logger(Protocol):
 
 
 MakeLogger = Callable[[Path, Mapping[str, Any]], Logger]  # from the run's folder and its configuration
+
+
+def no_logger() -> None:
+    """Tells nobody: what logger=none stands for."""
 
 
 class TensorBoard:
@@ -117,7 +121,7 @@ def _required(module: str, package: str) -> Any:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"logger={package}: expected the package {package}, found none; "
-            f'pip install "mtl-accum[{package}]", or logger=null'
+            f'pip install "mtl-accum[{package}]", or logger=none'
         ) from error
 
 

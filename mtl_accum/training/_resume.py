@@ -16,7 +16,7 @@ _LOG = logging.getLogger(__name__)
 # What may differ from the run that is gone on from: it changes no step that is still to be done, or is meant to.
 _FREE = {
     *("resume", "epochs", "train", "job", "path", "before", "compare", "check", "measures", "images", "checkpoint"),
-    *("logger", "log_every", "budget", "edition", "device", "patience", "validate_every"),
+    *("logger", "log_every", "budget", "edition", "device", "patience", "validate_every", "data.num_workers"),
 }
 
 
@@ -76,7 +76,7 @@ def _same(found: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     old, new = (dict(_flat({key: v for key, v in side.items() if key not in _FREE}, "")) for side in (before, now))
     keys = sorted(old.keys() | new.keys())
-    pairs = [(key, old.get(key, "nothing"), new.get(key, "nothing")) for key in keys]
+    pairs = [(key, old.get(key, "nothing"), new.get(key, "nothing")) for key in keys if key not in _FREE]
     return [f"{key} was {one!r}, is {other!r}" for key, one, other in pairs if one != other]
 
 
