@@ -41,7 +41,7 @@ def _run(config: DictConfig) -> None:
         if in_sweep:
             _measure_own_edition_only(config)
         if config.job is None:
-            raise ValueError("job must be one of train, evaluate, check, plan, predict, report; found none")
+            raise ValueError("job must be one of train, compare, check, predict, plan, report, evaluate; found none")
         if "seed" in config.job:
             natural("seed", config.job.seed)
             import torch

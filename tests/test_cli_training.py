@@ -69,6 +69,15 @@ def test_evaluate(tmp_path):
     assert len(wrong.stderr.splitlines()) == 1
 
 
+def test_compare_trains_nothing(tmp_path):
+    done = mtl_accum(*TWO_TASK, *FAST, "job=compare", "hydra.run.dir=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["edition"] for row in report["editions"]] == ["summed"]
+    assert "training" not in report
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
 def test_accumulation(tmp_path):
     small = ["model.trunk.width=8", "model.trunk.depth=2", "epochs=1", "compare.steps=1", "hydra.run.dir=out"]
     done = mtl_accum("+experiment=accumulation", *small, cwd=tmp_path)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cli import mtl_accum
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,8 +25,25 @@ def test_code_block(tmp_path, code):
 
 
 def test_the_blocks_are_short():
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     assert len([line for line in BLOCKS[1].splitlines() if line.strip()]) <= 15
+
+
+def test_your_own_model_and_data(tmp_path):
+    (code,) = (block for block in BLOCKS if "class Houses" in block)
+    (config,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    lines = [line for line in (code + config).splitlines() if line.strip()]
+    assert len(lines) < 60
+    (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "my_conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "my_conf" / "experiment" / "mine.yaml").write_text(config)
+    command = "python -m mtl_accum --config-dir my_conf +experiment=mine"
+    assert f"    {command}\n" in README
+    done = mtl_accum(*command.split()[3:], "epochs=10", "compare.steps=1", "hydra.run.dir=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["metrics"]["accuracy"] > 0.9
+    assert [row["edition"] for row in report["editions"]] == ["summed", "per_task", "split"]
 
 
 def test_ci_calls_the_test_command_word_for_word():

@@ -1,7 +1,9 @@
-"""The progress bar: the tasks' losses and the time left; nothing where there is no terminal."""
+"""The progress bar: the tasks' losses and the time left; where there is no terminal, a line now and then."""
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Self
 
 from rich.console import Console
@@ -11,6 +13,9 @@ from rich.progress import Progress as Bar
 from mtl_accum.training._fit import Training, Watcher
 
 __all__ = ["Progress"]
+
+_LOG = logging.getLogger(__name__)
+_SECONDS = 30  # between two lines in a log
 
 
 class Progress:
@@ -45,12 +50,19 @@ class Progress:
 
 
 class _Steps(Watcher):
-    """Moves the bar on."""
+    """Moves the bar on; where there is none, says a line in the log now and then."""
 
     def __init__(self, bar: Bar, task: TaskID) -> None:
-        self._bar, self._task = bar, task
+        self._bar, self._task, self._said = bar, task, time.monotonic()
 
     def on_step(self, run: Training) -> None:
+        now = time.monotonic()
+        if self._bar.disable and now - self._said < _SECONDS:
+            return
         known = {name: history[-1] for name, history in run.losses.history.items() if history}
         latest = "  ".join(f"{name} {loss:.4f}" for name, loss in known.items())
-        self._bar.update(self._task, completed=run.position.step, text=latest)
+        if self._bar.disable:
+            self._said = now
+            _LOG.info("step %d, epoch %d of %d: %s", run.position.step, run.position.epoch + 1, run.loop.epochs, latest)
+        else:
+            self._bar.update(self._task, completed=run.position.step, text=latest)

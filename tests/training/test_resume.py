@@ -181,6 +181,19 @@ def test_a_full_disk_is_a_line_and_training_goes_on(tmp_path, monkeypatch, caplo
     assert "step-0000000005: could not be written (OSError: [Errno 28] No space left on device); training" in lines[0]
 
 
+@pytest.mark.parametrize("error", [OSError(30, "Read-only file system"), PermissionError(13, "Permission denied")])
+def test_a_folder_that_cannot_be_written_is_a_line(tmp_path, monkeypatch, caplog, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    run = make(watchers=[keeper(tmp_path, every_steps=10)])
+    with caplog.at_level(logging.WARNING, logger="mtl_accum"):
+        run.run()
+    assert run.position.step == 15
+    assert f"could not be written ({type(error).__name__}: {error}); training goes on" in caplog.text
+
+
 def test_a_full_disk_ends_training_where_that_is_asked_for(tmp_path, monkeypatch):
     run = make(watchers=[Full(tmp_path, monkeypatch), keeper(tmp_path, on_error="raise")])
     with pytest.raises(CheckpointError, match="No space left on device"):
