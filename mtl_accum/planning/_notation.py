@@ -35,7 +35,7 @@ def spelled(edition: Edition) -> str:
         value = getattr(edition, field.name)
         if _is_edition(value):
             said.append(spelled(value))
-        elif value != field.default:
+        elif field.repr and value != field.default:
             said.append(f"{field.name}={value!r}")
     return f"{type(edition).__name__}({', '.join(said)})"
 

@@ -7,6 +7,7 @@ from mtl_accum.training._evaluate_saved import evaluate_saved
 from mtl_accum.training._experiment import Data, Run
 from mtl_accum.training._fit import Training, Watcher
 from mtl_accum.training._images import Images
+from mtl_accum.training._in_backward import InBackward
 from mtl_accum.training._keep import Keep
 from mtl_accum.training._loggers import Logger, MLflow, TensorBoard, WeightsAndBiases, no_logger
 from mtl_accum.training._loop import Loop
@@ -21,6 +22,7 @@ __all__ = [
     "CheckpointError",
     "Data",
     "Images",
+    "InBackward",
     "Keep",
     "Logger",
     "Loop",

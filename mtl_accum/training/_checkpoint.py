@@ -49,18 +49,21 @@ class Checkpoints:
     Args:
         folder: made with the first one; a folder `step-...` each.
         keep: how many of the newest stay; the best one stays on top of that.
+        anew: those that are there are of an earlier run; the first one that is written replaces them.
 
     Raises:
         ValueError: keep is less than 1.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+    def __init__(self, folder: Path, *, keep: int = 2, anew: bool = False) -> None:
         positive_int("checkpoint.keep", keep)
         self.folder, self._keep = folder, keep
-        self._best: Path | None = None
+        there = all_of(folder)
+        self._foreign = set(there) if anew else set()
+        self._best = next((path for path in reversed(there) if _is_best(path)), None) if not anew else None
 
     def write(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, best: bool = False) -> Path:
-        """Write one and remove those that are too many.
+        """Write one and remove those that are too many, and those of later steps: the run has gone back before them.
 
         Args:
             step: optimizer steps done.
@@ -74,15 +77,13 @@ class Checkpoints:
         written = save(self.folder / f"{_NAME}{step:010d}", tensors, {**values, "best": best})
         if best:
             self._best = written
-        kept = all_of(self.folder)[-self._keep :]
-        for old in all_of(self.folder):
-            if old not in kept and old != self._best:
-                shutil.rmtree(old, ignore_errors=True)
+        self._foreign.discard(written)
+        so_far = [path for path in all_of(self.folder) if path.name <= written.name and path not in self._foreign]
+        kept = {*so_far[-self._keep :], self._best}
+        for path in all_of(self.folder):
+            if path not in kept:
+                shutil.rmtree(path, ignore_errors=True)
         return written
-
-    def remember_best(self, path: Path) -> None:
-        """The best one is that; a run that goes on in its own folder says so."""
-        self._best = path
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Path:
@@ -163,6 +164,13 @@ def newest(folder: Path) -> Checkpoint | None:
 def all_of(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the oldest first."""
     return sorted(path for path in folder.glob(f"{_NAME}*") if (path / _STATE).is_file())
+
+
+def _is_best(path: Path) -> bool:
+    try:
+        return bool(json.loads((path / _STATE).read_text(encoding="utf-8"))["best"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _distributed() -> bool:

@@ -13,6 +13,7 @@ from mtl_accum.editions import Edition
 from mtl_accum.memory._random import RandomNumbers
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._batches import Position, windows
+from mtl_accum.training._in_backward import InBackward
 from mtl_accum.training._learning_rate import make_scheduler
 from mtl_accum.training._loop import Loop
 from mtl_accum.training._losses import Losses
@@ -83,11 +84,13 @@ class Training:
         self.precision = Precision(loop.precision, device)
         self.update = Update(model, optimizer, self.precision, clip_norm=loop.clip_norm, on_nan=loop.on_nan)
         self.scheduler, self.plateau = make_scheduler(optimizer, loop.scheduler, warmup_steps=loop.warmup_steps)
+        if loop.step_in_backward:
+            schedules = [InBackward(schedules[0], optimizer)]  # a step that is half done cannot be undone
         self.window = Window(
             *(model, optimizer, schedules, device),
             precision=self.precision,
             update=self.update,
-            after_first_backward=lambda batch: _require_gradients(model, batch),
+            after_first_backward=lambda batch: None if loop.step_in_backward else _require_gradients(model, batch),
             on_change=on_change,
         )
 

@@ -56,11 +56,12 @@ class Keeper(Watcher):
         settings: when.
         folder: of the run.
         also: what JSON can hold and a checkpoint should, beside the state: the configuration, the plan.
+        anew: the run does not go on from what is in its folder; the first checkpoint replaces that.
     """
 
-    def __init__(self, settings: Keep, folder: Path, also: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Keep, folder: Path, also: Mapping[str, Any], *, anew: bool = False) -> None:
         self._settings, self._also = settings, also
-        self._checkpoints = Checkpoints(folder / FOLDER, keep=settings.keep)
+        self._checkpoints = Checkpoints(folder / FOLDER, keep=settings.keep, anew=anew)
         self._last = time.monotonic()
         self._step = 0  # of the last one
 

@@ -21,6 +21,7 @@ class Loop:
         precision: "fp32", "tf32", "bf16" or "fp16"; see `Precision`.
         clip_norm: the largest norm of the gradient; None does not clip.
         on_nan: "raise" or "skip"; see `Update`.
+        step_in_backward: step each parameter as soon as its gradient is complete; see `InBackward`.
         deterministic: the same operations in the same order in every run, or an error.
         lr_scaling: "none", "linear" or "sqrt"; see `scale_learning_rate`.
         base_batch_size: samples that the learning rate was chosen for.
@@ -41,6 +42,7 @@ class Loop:
     precision: str = "fp32"
     clip_norm: float | None = None
     on_nan: str = "raise"
+    step_in_backward: bool = False
     deterministic: bool = False
     lr_scaling: str = "none"
     base_batch_size: int | None = None
@@ -60,5 +62,11 @@ class Loop:
             positive_int("patience", self.patience)
             if self.monitor is None:
                 raise ValueError("patience: expected monitor, a measure to look at; found none")
+        if self.step_in_backward:
+            whole = {"accumulate": 1, "clip_norm": None, "on_nan": "raise"}
+            wrong = [f"{name}={getattr(self, name)}" for name, value in whole.items() if getattr(self, name) != value]
+            wrong += ["precision=fp16"] if self.precision == "fp16" else []
+            if wrong:
+                raise ValueError(f"step_in_backward: impossible with {', '.join(wrong)}, which need the whole gradient")
         if self.monitor_mode not in ("min", "max"):
             raise ValueError(f"monitor_mode must be min or max; found {self.monitor_mode!r}")

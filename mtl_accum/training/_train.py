@@ -34,7 +34,8 @@ from mtl_accum.training._experiment import (
 )
 from mtl_accum.training._fit import Training, Watcher
 from mtl_accum.training._images import Images, before_and_after, require_images, strips
-from mtl_accum.training._keep import Keep, Keeper
+from mtl_accum.training._in_backward import InBackward
+from mtl_accum.training._keep import FOLDER, Keep, Keeper
 from mtl_accum.training._learning_rate import scale_learning_rate
 from mtl_accum.training._loggers import MakeLogger
 from mtl_accum.training._loop import Loop
@@ -134,13 +135,15 @@ def train(
             before = strips(model, images, data, "before training", device=where)
             parts = _Parts(model, data, [edition, *fallbacks], stepper, loop, checkpoint, measures, run, where)
             with ExitStack() as stack:
-                watchers = [*_watchers(parts, logger, log_every, stack), _keeper(parts, written.get("plan"))]
+                watchers = [*_watchers(parts, logger, log_every, stack), _keeper(parts, found, written.get("plan"))]
                 written["training"] = _fit(parts, found, [*watchers, progress.training(_steps(parts))])
             trained = model  # saved at once: whatever fails after this, the training was not for nothing
             report.write_whole(run.folder, {"model.safetensors": lambda path: save_model(trained, str(path))})
             written["metrics"] = evaluate(model, measures, data.test(), device=where)
             after = strips(model, images, data, "after training", device=where)
             written["images"] = before_and_after(before, after)
+        if loop.step_in_backward:
+            editions = {**editions, "step in backward": InBackward(edition, stepper)}
         model.train()
         batch = to_device(next(iter(data.train())), where)
         with alone_on(where):
@@ -234,8 +237,12 @@ def _watchers(parts: _Parts, make_logger: MakeLogger | None, every: int, stack: 
         raise ValueError(f"monitor={parts.loop.monitor}: expected validation data, found none; see conf/data")
 
 
-def _keeper(parts: _Parts, plan: Any) -> Watcher:
-    return Keeper(parts.checkpoint, parts.run.folder, {"config": parts.run.config, "plan": plan})
+def _keeper(parts: _Parts, found: Checkpoint | None, plan: Any) -> Watcher:
+    own = parts.run.folder / FOLDER
+    anew = found is None or found.path.parent.resolve() != own.resolve()
+    if anew and own.exists():
+        _LOG.warning("checkpoints of an earlier run in %s will be replaced; resume=auto goes on from them", own)
+    return Keeper(parts.checkpoint, parts.run.folder, {"config": parts.run.config, "plan": plan}, anew=anew)
 
 
 def _steps(parts: _Parts) -> int | None:

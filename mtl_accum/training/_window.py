@@ -22,6 +22,7 @@ from mtl_accum.planning import spelled
 from mtl_accum.report import mib
 from mtl_accum.training._accumulate import forward_backward
 from mtl_accum.training._device import to_device
+from mtl_accum.training._in_backward import InBackward
 from mtl_accum.training._precision import Precision
 from mtl_accum.training._update import Update
 
@@ -114,7 +115,7 @@ class Window:
         """
         while True:
             undo = _Start(self._model, self._optimizer, copy=self._fresh) if len(self._schedules) > 1 else None
-            self._updating = False
+            self._updating = isinstance(self.edition, InBackward)
             try:
                 losses = self._run(batches)
             except Exception as error:

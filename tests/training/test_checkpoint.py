@@ -169,6 +169,27 @@ def test_the_last_few_and_the_best_one_stay(tmp_path):
         Checkpoints(tmp_path, keep=0)
 
 
+def test_another_process_knows_the_best_one_and_forgets_what_came_later(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3, 4):
+        checkpoints.write(step, {"x": torch.ones(1)}, {}, best=step == 1)
+    Checkpoints(tmp_path, keep=2).write(5, {"x": torch.ones(1)}, {})
+    assert [path.name[-1] for path in all_of(tmp_path)] == ["1", "4", "5"]
+    Checkpoints(tmp_path, keep=2).write(3, {"x": torch.ones(1)}, {})  # went on from before 4
+    assert [path.name[-1] for path in all_of(tmp_path)] == ["1", "3"]
+
+
+def test_a_run_that_begins_anew_replaces_what_is_there(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (2, 4, 6):
+        checkpoints.write(step, {"x": torch.ones(1)}, {}, best=step == 2)
+    again = Checkpoints(tmp_path, keep=3, anew=True)
+    again.write(4, {"x": torch.zeros(1)}, {})
+    assert [path.name[-1] for path in all_of(tmp_path)] == ["4"]
+    again.write(5, {"x": torch.zeros(1)}, {})
+    assert [path.name[-1] for path in all_of(tmp_path)] == ["4", "5"]
+
+
 def test_the_same_step_again(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for value in (1.0, 2.0):
