@@ -101,7 +101,7 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
         ([], "nothing to train: expected model and data, found none; add +experiment=two_task"),
         (
             ["+experiment=nope"],
-            "experiment=nope: expected one of many_tasks, two_task; found no experiment of that name",
+            "experiment=nope: expected one of accumulation, many_tasks, two_task; found no experiment of that name",
         ),
         (
             [*TWO_TASK, "edition=nope"],

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"_run", "_validate", "report"},
     {"editions"},
-    {"memory", "models", "data", "_difference", "_no_dropout"},
+    {"memory", "models", "_difference", "_no_dropout"},
     {"_trial", "data"},
     {"_bench", "_oracle", "_restore"},
     {"_compare", "_check"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sized
@@ -69,15 +70,17 @@ class Loader:
         self.batch_size = batch_size
         self._samples, self._shuffle, self._drop_last, self._seed = len(cast(Sized, dataset)), shuffle, drop_last, seed
         self._epoch = 0
+        self._reading = object()  # who reads now: workers serve one at a time
         self._order = _Order()
         self._loader: DataLoader[Any] = DataLoader(
-            _Seeded(dataset, seed),
+            _Seeded(dataset, seed, collate),
             batch_sampler=self._order,  # type: ignore[arg-type]  # an order of whole batches
             num_workers=num_workers,
             prefetch_factor=prefetch_factor if num_workers else None,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
-            collate_fn=_Collate(collate),
+            collate_fn=_as_it_is,
+            worker_init_fn=_deaf,
             generator=torch.Generator(),  # what workers would be seeded from; the process's own stays untouched
         )
 
@@ -105,8 +108,11 @@ class Loader:
         self._order.batches = [
             _Batch(epoch, number, numbers[start : start + self.batch_size]) for number, start in enumerate(starts)
         ][batch:]
+        self._reading = reading = object()
         try:
             for loaded in self._loader:
+                if self._reading is not reading:
+                    raise RuntimeError("this iterator of a Loader is over: another one has begun; make a second Loader")
                 if isinstance(loaded, _Failed):
                     raise loaded.error()
                 yield loaded
@@ -155,12 +161,12 @@ class _Order:
 
 
 class _Seeded(Dataset[Any]):
-    """Loads the samples of a batch with generators seeded for that batch."""
+    """Loads and collates the samples of a batch with generators seeded for that batch."""
 
-    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
-        self._dataset, self._seed = dataset, seed
+    def __init__(self, dataset: Dataset[Any], seed: int, collate: Callable[[list[Any]], Any]) -> None:
+        self._dataset, self._seed, self._collate = dataset, seed, collate
 
-    def __getitems__(self, batch: _Batch) -> list[Any] | _Failed:
+    def __getitems__(self, batch: _Batch) -> Any:
         with same_random_numbers():
             seed = _mix(self._seed, batch.epoch, batch.number)
             torch.manual_seed(seed)
@@ -173,17 +179,18 @@ class _Seeded(Dataset[Any]):
                     found.append(self._dataset[sample])
                 except Exception as error:
                     return _Failed(sample, f"{type(error).__name__}: {error}", traceback.format_exc())
-            return found
+            return self._collate(found)
 
 
-class _Collate:
-    """Makes a batch, unless a sample has failed."""
+def _as_it_is(batch: Any) -> Any:
+    """It is collated already."""
+    return batch
 
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self._collate = collate
 
-    def __call__(self, samples: list[Any] | _Failed) -> Any:
-        return samples if isinstance(samples, _Failed) else self._collate(samples)
+def _deaf(worker: int) -> None:
+    """Ctrl-C and pre-emption reach all processes of a group; the one that trains says when it is over."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _mix(*numbers: int) -> int:

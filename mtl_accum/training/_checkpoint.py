@@ -28,6 +28,7 @@ __all__ = ["VERSION", "Checkpoint", "CheckpointError", "Checkpoints", "all_of", 
 VERSION = 1  # of what a checkpoint holds
 _LOG = logging.getLogger(__name__)
 _STATE = "state.json"  # written last: without it a folder is no checkpoint
+_OWN = "sha256"  # of the rest of that file
 _NAME = "step-"
 
 
@@ -58,6 +59,7 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int = 2, anew: bool = False) -> None:
         positive_int("checkpoint.keep", keep)
         self.folder, self._keep = folder, keep
+        self._tidy = False
         there = all_of(folder)
         self._foreign = set(there) if anew else set()
         self._best = next((path for path in reversed(there) if _is_best(path)), None) if not anew else None
@@ -74,9 +76,15 @@ class Checkpoints:
         Raises:
             CheckpointError: it could not be written; those that were there still are.
         """
-        written = save(self.folder / f"{_NAME}{step:010d}", tensors, {**values, "best": best})
-        if best:
-            self._best = written
+        path = self.folder / f"{_NAME}{step:010d}"
+        best = best or path == self._best
+        written = save(path, tensors, {**values, "best": best})
+        if best or (self._best is not None and self._best.name > path.name):  # gone back before it
+            self._best = written if best else None
+        if not self._tidy:
+            for left in (*self.folder.glob(f".writing-{_NAME}*"), *self.folder.glob(f".before-{_NAME}*")):
+                shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
+            self._tidy = True
         self._foreign.discard(written)
         so_far = [path for path in all_of(self.folder) if path.name <= written.name and path not in self._foreign]
         kept = {*so_far[-self._keep :], self._best}
@@ -101,13 +109,22 @@ def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -
             warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)
             dcp_save(dict(tensors), checkpoint_id=aside, no_dist=not _distributed())
         digests = {file.name: _digest(file) for file in sorted(aside.iterdir())}
+        written = {"version": VERSION, "files": digests, **values}
         with (aside / _STATE).open("w", encoding="utf-8") as file:
-            json.dump({"version": VERSION, "files": digests, **values}, file)
+            json.dump({**written, _OWN: _digest_of(written)}, file)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():  # of this step, from a run that went on before it
-            shutil.rmtree(path)
-        os.replace(aside, path)
+        before = path.parent / f".before-{path.name}"  # of this step: it goes when the new one is there
+        if path.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            os.replace(path, before)
+        try:
+            os.replace(aside, path)
+        except OSError:
+            if before.exists():
+                before.rename(path)
+            raise
+        shutil.rmtree(before, ignore_errors=True)
         _sync(path.parent)
     except (Exception, CheckpointException) as error:  # CheckpointException is no Exception
         shutil.rmtree(aside, ignore_errors=True)
@@ -125,6 +142,8 @@ def load(path: Path) -> Checkpoint:
         values: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="utf-8"))
         if values["version"] != VERSION:
             raise CheckpointError(f"{path}: expected a checkpoint of version {VERSION}, found {values['version']!r}")
+        if values.pop(_OWN, None) != _digest_of(values):
+            raise CheckpointError(f"{path}: {_STATE} was changed after it was written")
         for name, digest in values["files"].items():
             if _digest(path / name) != digest:
                 raise CheckpointError(f"{path}: {name} is cut off or was changed after it was written")
@@ -175,6 +194,10 @@ def _is_best(path: Path) -> bool:
 
 def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def _digest_of(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,13 @@ from torch import Tensor
 
 __all__ = ["decode", "encode"]
 
-_KINDS = {"$tensor", "$array", "$tuple", "$items"}  # the only key of a JSON object that stands for something else
+_KINDS = {
+    "$tensor",
+    "$array",
+    "$tuple",
+    "$items",
+    "$counter",
+}  # the only key of a JSON object that stands for something else
 
 
 def encode(state: Any, place: str) -> tuple[dict[str, Tensor], Any]:
@@ -28,23 +35,30 @@ def encode(state: Any, place: str) -> tuple[dict[str, Tensor], Any]:
     """
     tensors: dict[str, Tensor] = {}
 
+    def keep(tensor: Tensor, place: str) -> str:
+        name = place
+        while name in tensors:  # "a/b" is a name, and "b" in "a" is another
+            name += "'"
+        tensors[name] = tensor
+        return name
+
     def visit(value: Any, place: str) -> Any:
         written: Any
         if value is None or isinstance(value, bool | int | float | str):
             written = value
         elif isinstance(value, Tensor):
-            tensors[place] = value.detach()
-            written = {"$tensor": place}
+            written = {"$tensor": keep(value.detach(), place)}
         elif isinstance(value, list | tuple):
             items = [visit(inner, f"{place}/{index}") for index, inner in enumerate(value)]
             written = {"$tuple": items} if isinstance(value, tuple) else items
         elif isinstance(value, Mapping):
             pairs = [(key, visit(inner, f"{place}/{key}")) for key, inner in value.items()]
             plain = all(isinstance(key, str) for key in value) and _KINDS.isdisjoint(value)
-            written = dict(pairs) if plain else {"$items": pairs}
+            kind = "$counter" if isinstance(value, Counter) else "$items"
+            written = dict(pairs) if plain and kind == "$items" else {kind: pairs}
         elif type(value).__module__ == "numpy" and hasattr(value, "dtype"):
-            tensors[place] = torch.tensor(value.tolist(), dtype=torch.float64 if value.dtype.kind == "f" else None)
-            written = {"$array": [place, str(value.dtype)]}
+            numbers = torch.tensor(value.tolist(), dtype=torch.float64 if value.dtype.kind == "f" else None)
+            written = {"$array": [keep(numbers, place), str(value.dtype)]}
         else:
             raise TypeError(
                 f"{place}: a checkpoint holds tensors, numbers, strings and their containers; "
@@ -83,5 +97,6 @@ def decode(written: Any, tensors: Mapping[str, Tensor]) -> Any:
         "$array": array,
         "$tuple": lambda items: tuple(map(visit, items)),
         "$items": lambda pairs: {key: visit(inner) for key, inner in pairs},
+        "$counter": lambda pairs: Counter({key: visit(inner) for key, inner in pairs}),
     }
     return visit(written)

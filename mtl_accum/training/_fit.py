@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from mtl_accum._trial import parameters_reached
 from mtl_accum.editions import Edition
+from mtl_accum.editions._counts import read_counts
+from mtl_accum.editions._pieces import Piece
 from mtl_accum.memory._random import RandomNumbers
 from mtl_accum.models import MultiTaskModel
+from mtl_accum.planning import spelled
 from mtl_accum.training._batches import Position, windows
 from mtl_accum.training._in_backward import InBackward
 from mtl_accum.training._learning_rate import make_scheduler
@@ -28,6 +31,9 @@ __all__ = ["Training", "Watcher"]
 
 class Watcher:
     """Looks on while a run trains; all of it is optional."""
+
+    def on_start(self, run: Training) -> None:
+        """Training begins, or goes on."""
 
     def on_step(self, run: Training) -> None:
         """A step is done."""
@@ -110,18 +116,27 @@ class Training:
             UserWarning: a parameter gets no gradient in the first step, whatever the edition.
         """
         self.precision.set_up()
+        for watcher in self.watchers:
+            watcher.on_start(self)
         self.model.train()
-        self._numbers = RandomNumbers()
+        self._loader: torch.Tensor | None = None
+        self._remember()
         with stop_requests() as stop:
             while self.position.epoch < self.loop.epochs and not self.ended:
+                before = self.position.step, self.position.batch
                 for window in windows(self.batches, self.position, self.loop.accumulate):
                     self._step(window)
                     if stop.signal:
-                        self._end()
-                        raise StoppedError(f"stopped after step {self.position.step}", stop.signal)
+                        self._stop(stop.signal)
+                if before == (self.position.step, 0):
+                    raise ValueError(
+                        "data: expected batches in every epoch, found none; a generator has one epoch only"
+                    )
                 self.position.epoch, self.position.batch = self.position.epoch + 1, 0
                 for watcher in self.watchers:
                     watcher.on_epoch(self)
+                if stop.signal:
+                    self._stop(stop.signal)
                 self.model.train()
         self._end()
         return self.losses.history
@@ -130,8 +145,10 @@ class Training:
         try:
             self.losses.add(self.window.step(window))
         except NoMemoryLeftError as error:
-            if error.undone:
+            if error.undone and self.watchers:
                 self._numbers.restore()  # of before this window was read
+                if self._loader is not None:
+                    self.batches.generator.set_state(self._loader)  # type: ignore[attr-defined]
                 self._end()
             raise
         self.position.step += 1
@@ -140,8 +157,18 @@ class Training:
             self.scheduler.step()
         for watcher in self.watchers:
             watcher.on_step(self)
+        self._remember()
+
+    def _remember(self) -> None:
+        """A watcher may write a checkpoint of here, if the next step fails."""
         if self.watchers:
-            self._numbers = RandomNumbers()  # a watcher may write a checkpoint of here, if the next step fails
+            generator = getattr(self.batches, "generator", None)
+            self._numbers = RandomNumbers()
+            self._loader = generator.get_state() if isinstance(generator, torch.Generator) else None
+
+    def _stop(self, number: int) -> NoReturn:
+        self._end()
+        raise StoppedError(f"stopped after step {self.position.step}", number)
 
     def _end(self) -> None:
         self.losses.read()
@@ -157,7 +184,7 @@ class Training:
         position = {**vars(self.position), "skipped": self.update.skipped, "ended": self.ended}
         generator = getattr(self.batches, "generator", None)
         also = {
-            "position": {**position, "left": self.window.left},
+            "position": {**position, "schedule": spelled(self.window.edition)},
             "loader": generator.get_state() if isinstance(generator, torch.Generator) else None,
             "losses": self.losses.state(),
             "kept": self.kept,
@@ -173,9 +200,9 @@ class Training:
         """
         state = restore(self.model, self.optimizer, tensors, values)
         position = state["position"]
-        self.update.skipped, self.ended, left = (position.pop(name) for name in ("skipped", "ended", "left"))
+        self.update.skipped, self.ended, schedule = (position.pop(name) for name in ("skipped", "ended", "schedule"))
         self.position = Position(**position)
-        self.window.go_on(self.position.step, left)
+        self.window.go_on(self.position.step, schedule)
         self.losses.restore(state["losses"])
         self.kept = state["kept"]
         if state["loader"] is not None:
@@ -190,7 +217,10 @@ class Training:
 
 def _require_gradients(model: MultiTaskModel, batch: Any) -> None:
     """Look for parameters that the first step forgot: a detached trunk trains silently, and never learns."""
-    present = {name: task for name, task in model.tasks.items() if _has_target(task, batch)}
+    counts = read_counts(model.tasks, [Piece(None, batch)])
+    present = {name: task for name, task in model.tasks.items() if counts[name][None]}
+    if not present:
+        return
     absent = [task for name, task in model.tasks.items() if name not in present]
     excused = {id(parameter) for task in absent for parameter in task.parameters()}
     without = {
@@ -209,6 +239,10 @@ def _require_gradients(model: MultiTaskModel, batch: Any) -> None:
 
 def _require_targets(model: MultiTaskModel, batches: Iterable[Any]) -> None:
     """Raise unless every task finds its target in some batch; looks no further than it must."""
+    if iter(batches) is batches:
+        raise ValueError(
+            "data: expected batches anew at every iteration, found an iterator; e.g. a list or a DataLoader"
+        )
     missing, keys = set(model.tasks), "nothing"
     for batch in batches:
         missing -= {name for name in missing if _has_target(model.tasks[name], batch)}

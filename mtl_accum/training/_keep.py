@@ -89,7 +89,7 @@ class Keeper(Watcher):
         Raises:
             CheckpointError: it could not be written, and that ends training.
         """
-        self._last, self._step = time.monotonic(), run.position.step
+        self._last = time.monotonic()
         tensors, values = run.state()
         try:
             self._checkpoints.write(run.position.step, tensors, {**self._also, **values}, best=best)
@@ -97,3 +97,5 @@ class Keeper(Watcher):
             if self._settings.on_error == "raise":
                 raise
             _LOG.warning("%s; training goes on", error)
+        else:
+            self._step = run.position.step

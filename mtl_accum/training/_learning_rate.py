@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from mtl_accum._validate import natural, positive_int
 
-__all__ = ["make_scheduler", "scale_learning_rate"]
+__all__ = ["Warmup", "make_scheduler", "scale_learning_rate"]
 
 _RULES: dict[str, Callable[[float], float]] = {"none": lambda _: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
@@ -59,9 +59,51 @@ def scale_learning_rate(
     )
 
 
+class Warmup:
+    """Another schedule's learning rate times a factor that rises to 1, whatever that schedule does.
+
+    Args:
+        optimizer: whose learning rates.
+        steps: until the factor is 1; it begins at 1 / steps.
+        scheduler: the other schedule; None keeps the rate.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int, scheduler: LRScheduler | None) -> None:
+        self._optimizer, self._steps, self._scheduler = optimizer, steps, scheduler
+        self._done = 0
+        self._multiply(self._factor)
+
+    def step(self) -> None:
+        """After a step of the optimizer."""
+        self._multiply(1 / self._factor)  # the other schedule sees its own rate
+        self._done += 1
+        if self._scheduler is not None:
+            self._scheduler.step()
+        self._multiply(self._factor)
+
+    def state_dict(self) -> dict[str, Any]:
+        """To go on from."""
+        return {"done": self._done, "scheduler": None if self._scheduler is None else self._scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there; the optimizer has its rates of then."""
+        self._done = state["done"]
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(state["scheduler"])
+
+    @property
+    def _factor(self) -> float:
+        return min(1.0, (self._done + 1) / self._steps)
+
+    def _multiply(self, factor: float) -> None:
+        if factor != 1.0:
+            for group in self._optimizer.param_groups:
+                group["lr"] = group["lr"] * factor
+
+
 def make_scheduler(
     optimizer: torch.optim.Optimizer, make: Callable[[torch.optim.Optimizer], Any] | None, *, warmup_steps: int
-) -> tuple[LRScheduler | None, Any]:
+) -> tuple[LRScheduler | Warmup | None, Any]:
     """What changes the learning rate after every step, and what does so after every epoch.
 
     Args:
@@ -73,16 +115,10 @@ def make_scheduler(
         ValueError: warmup_steps is negative.
     """
     natural("warmup_steps", warmup_steps)
-    parts: list[LRScheduler] = []
-    if warmup_steps > 1:
-        parts.append(LinearLR(optimizer, start_factor=1 / warmup_steps, total_iters=warmup_steps - 1))
     made = make(optimizer) if make is not None else None
     plateau = made if isinstance(made, torch.optim.lr_scheduler.ReduceLROnPlateau) else None
-    if made is not None and plateau is None:
-        parts.append(made)
-    if len(parts) > 1:
-        return ChainedScheduler(parts, optimizer=optimizer), plateau
-    return (parts[0] if parts else None), plateau
+    scheduler = made if plateau is None else None
+    return (Warmup(optimizer, warmup_steps, scheduler) if warmup_steps > 1 else scheduler), plateau
 
 
 def _rates(values: list[float]) -> str:

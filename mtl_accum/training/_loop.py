@@ -62,6 +62,8 @@ class Loop:
             positive_int("patience", self.patience)
             if self.monitor is None:
                 raise ValueError("patience: expected monitor, a measure to look at; found none")
+        if self.monitor is not None and not self.validate_every:
+            raise ValueError(f"monitor={self.monitor}: expected validate_every above 0, found 0")
         if self.step_in_backward:
             whole = {"accumulate": 1, "clip_norm": None, "on_nan": "raise"}
             wrong = [f"{name}={getattr(self, name)}" for name, value in whole.items() if getattr(self, name) != value]

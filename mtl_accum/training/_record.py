@@ -101,6 +101,7 @@ def training_metrics(
     for name, measure in measures.items():
         if measure.prediction is None:
             metrics[name] = measure.metric.clone().to(device)
+            metrics[name].validate_args = False  # looking at the values would wait for the device in every step
             model.tasks[measure.task].watchers.append(_feeding(metrics[name]))
     try:
         yield metrics

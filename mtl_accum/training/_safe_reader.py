@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
-from pathlib import Path, PurePath
-from typing import Any
+import re
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
@@ -27,17 +28,34 @@ _OURS = (ChunkStorageMetadata, Metadata, MetadataIndex, StorageMeta, TensorPrope
 _ALLOWED: dict[tuple[str, str], Any] = {
     **{(kind.__module__, kind.__qualname__): kind for kind in (*_OURS, _StorageInfo, _MEM_FORMAT_ENCODING, torch.Size)},
     ("torch.serialization", "_get_layout"): _get_layout,
-    ("pathlib", "PosixPath"): PurePath,  # where it was written
-    ("pathlib", "WindowsPath"): PurePath,
+    ("pathlib", "PosixPath"): lambda *parts: "/".join(map(str, parts)),  # where it was written; nobody asks
+    ("pathlib", "WindowsPath"): lambda *parts: "/".join(map(str, parts)),
 }
+_INSTANCES = (*_OURS, _StorageInfo)
+_FILE = re.compile(r"[\w-][\w.-]*")  # a file in the folder itself
 
 
 class UnsafeCheckpointError(ValueError):
     """A checkpoint's metadata refers to something that no checkpoint of tensors has; nothing of it was run."""
 
 
-class _Unpickler(pickle.Unpickler):
-    """Finds the classes of the list, and dtypes; what it does not find it does not import."""
+_Python: Any = pickle._Unpickler  # the one whose opcodes are methods
+
+
+class _Unpickler(_Python):  # type: ignore[misc]
+    """Finds the classes of the list, and dtypes; what it does not find it does not import.
+
+    BUILD sets attributes of whatever lies on the stack, classes too: here of instances of DCP's own classes only.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(_Python.dispatch)
+
+    def load_build(self) -> None:
+        if not isinstance(self.stack[-2], _INSTANCES):
+            raise UnsafeCheckpointError(f"its metadata sets attributes of a {type(self.stack[-2]).__name__}")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
@@ -77,7 +95,7 @@ class SafeReader(FileSystemReader):
             if not isinstance(entry, TensorStorageMetadata):
                 raise UnsafeCheckpointError(f"{name} is no tensor")
         for index, place in (metadata.storage_data or {}).items():
-            if not isinstance(place, _StorageInfo) or PurePath(place.relative_path).name != place.relative_path:
+            if not isinstance(place, _StorageInfo) or not _FILE.fullmatch(str(place.relative_path)):
                 raise UnsafeCheckpointError(f"{getattr(index, 'fqn', index)} lies outside of its folder")
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.load_id = self.load_id

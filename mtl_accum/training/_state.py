@@ -60,6 +60,7 @@ def restore(
     try:
         model.load_state_dict(state.pop("model"))
         optimizer.load_state_dict(_numbered(state.pop("optimizer"), optimizer, model))
+        _lay_out(optimizer)
     except (RuntimeError, ValueError, KeyError) as error:
         raise ValueError(f"the checkpoint is of another model or optimizer: {' '.join(str(error).split())}") from error
     restore_random_numbers(state.pop("random"))
@@ -101,6 +102,14 @@ def _named(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]
     names, state = _names(optimizer, model), optimizer.state_dict()
     groups = [{**group, "params": [names[index] for index in group["params"]]} for group in state["param_groups"]]
     return {"state": {names[index]: kept for index, kept in state["state"].items()}, "param_groups": groups}
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """State in the parameters' memory format, as the optimizer makes it: kernels pair elements by their place."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _numbered(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:

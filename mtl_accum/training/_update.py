@@ -58,7 +58,9 @@ class Update:
         self.norm: Tensor | None = None
 
     def before(self) -> None:
-        """A step begins."""
+        """A step begins, perhaps again after one that was undone."""
+        if self._precision.scaler is not None:
+            self._precision.begin_step()
         if self._skips:
             self._buffers = BufferLog()
             self._buffers.before(list(self._model.modules()))
@@ -71,6 +73,8 @@ class Update:
             step: its number, for the log.
         """
         scaler = self._precision.scaler
+        if scaler is not None and all(parameter.grad is None for parameter in self._model.parameters()):
+            scaler = None  # no task is present: there is nothing to unscale
         if scaler is not None:
             scaler.unscale_(self._optimizer)
         if self._clip_norm is not None or self._skips:
@@ -94,7 +98,7 @@ class Update:
     def _finite(self, losses: Mapping[str, Tensor], step: int) -> bool:
         """Whether losses and gradient are; one transfer from the device."""
         assert self.norm is not None
-        *fine, all_fine = torch.stack([*losses.values(), self.norm.to(next(iter(losses.values())))]).isfinite().tolist()
+        *fine, all_fine = torch.stack([value.float() for value in (*losses.values(), self.norm)]).isfinite().tolist()
         if all(fine) and all_fine:
             return True
         tasks = [name for name, finite in zip(losses, fine, strict=True) if not finite]

@@ -91,15 +91,12 @@ class Window:
         """The schedule that computes the gradient now."""
         return self._schedules[0]
 
-    @property
-    def left(self) -> int:
-        """How many schedules are left, with the one that computes the gradient now."""
-        return len(self._schedules)
-
-    def go_on(self, steps: int, left: int) -> None:
-        """So many steps are done already, and so many schedules left."""
+    def go_on(self, steps: int, schedule: str) -> None:
+        """So many steps are done already, and this schedule was the last one, as `spelled` says it."""
         self._steps = steps
-        self._schedules = self._schedules[-left:]
+        names = [spelled(edition) for edition in self._schedules]
+        if schedule in names:  # those before it have run out of memory
+            self._schedules = self._schedules[names.index(schedule) :]
 
     def step(self, batches: Sequence[Any]) -> dict[str, Tensor]:
         """Do one, with as many schedules as it needs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -9,7 +10,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from mtl_accum.data import Loader, MixedLoader, SampleError, WorkerError
 
@@ -87,6 +88,35 @@ def test_a_sample_that_fails_is_named(workers):
 def test_a_worker_that_is_killed():
     with pytest.raises(WorkerError, match=r"DataLoader worker .* exited unexpectedly.*fewer data.num_workers"):
         epochs(Loader(Noisy(dies=7), 5, num_workers=2))
+
+
+def _mixed_up(samples):
+    batch = default_collate(samples)
+    return {**batch, "x": batch["x"] + torch.rand(1)}
+
+
+def test_a_collate_that_draws_is_the_same_everywhere():
+    here = epochs(Loader(Noisy(), 5, shuffle=True, collate=_mixed_up))
+    assert_same(epochs(Loader(Noisy(), 5, shuffle=True, num_workers=2, collate=_mixed_up)), here)
+    assert_same(epochs(Loader(Noisy(), 5, shuffle=True, collate=_mixed_up), 1, 2), here[2:5])
+
+
+def test_one_reader_at_a_time():
+    loader = Loader(Noisy(), 5)
+    first, second = iter(loader), iter(loader)
+    next(first)
+    next(second)
+    with pytest.raises(RuntimeError, match="this iterator of a Loader is over: another one has begun"):
+        next(first)
+
+
+def test_workers_do_not_hear_the_signals_of_the_group():
+    loader = iter(Loader(Noisy(200), 5, num_workers=2))
+    next(loader)
+    for process in multiprocessing.active_children():
+        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGTERM)
+    assert len(list(loader)) == 39
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"num_workers": -1}, {"prefetch_factor": 0}])

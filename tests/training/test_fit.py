@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtl_accum import MultiTaskModel, PerTask, Split, SummedLoss, Task
+from mtl_accum import MultiTaskModel, PerTask, Split, SummedLoss, Task, count_labels
 from mtl_accum.training import Loop, Training, Watcher
 
 CPU = torch.device("cpu")
@@ -75,6 +75,25 @@ def test_a_target_that_is_in_some_batches_is_enough():
     losses = train(model(target="rare"), data, epochs=1)
     assert losses["b"][:2] == [0, 0]
     assert losses["b"][2] > 0
+
+
+def test_an_iterator_has_one_epoch_only():
+    with pytest.raises(ValueError, match="data: expected batches anew at every iteration, found an iterator"):
+        train(model(), iter(batches()))
+
+
+def test_a_task_without_labels_in_the_first_batch():
+    labels = Task(nn.Linear(4, 3), nn.CrossEntropyLoss(ignore_index=-100), "tag", count=count_labels("tag"))
+    net = MultiTaskModel(nn.Linear(3, 4), {"a": Task(nn.Linear(4, 1), nn.MSELoss(), "y"), "b": labels}, "x")
+    data = [{**batch, "tag": torch.full((8,), -100 if n < 2 else 1)} for n, batch in enumerate(batches(4))]
+    losses = train(net, data, epochs=1)
+    assert losses["b"][:2] == [0, 0]
+    assert losses["b"][2] > 0
+    everywhere = [{**batch, "tag": torch.full((8,), -100)} for batch in data]
+    for batch in everywhere:
+        del batch["y"]
+    del net.tasks._modules[net.tasks._keys.pop("a")]
+    assert train(net, everywhere, epochs=1, precision="fp16")["b"] == [0.0] * 4
 
 
 def test_no_epochs():

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    LambdaLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+)
 
 from mtl_accum.training._learning_rate import make_scheduler, scale_learning_rate
 
@@ -66,13 +72,19 @@ def test_warm_up_rises_to_the_rate_and_stays():
     assert rates(None, 0) == rates(None, 1) == [0.1] * 8
 
 
-def test_warm_up_and_a_schedule_multiply():
-    def cosine(stepper):
-        return CosineAnnealingLR(stepper, 8)
+SCHEDULES = {
+    "cosine": lambda stepper: CosineAnnealingLR(stepper, 8, eta_min=0.05),
+    "lambda": lambda stepper: LambdaLR(stepper, lambda step: 1 / (1 + step)),
+    "one cycle": lambda stepper: OneCycleLR(stepper, max_lr=1.0, total_steps=20),
+    "restarts": lambda stepper: CosineAnnealingWarmRestarts(stepper, 3),
+}
 
-    plain, both = rates(cosine, 0), rates(cosine, 4)
-    assert both[4:] == pytest.approx(plain[4:])
-    assert both[:3] == pytest.approx([0.25 * plain[0], 0.5 * plain[1], 0.75 * plain[2]])
+
+@pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+def test_warm_up_multiplies_any_schedule(make):
+    plain, both = rates(make, 0), rates(make, 4)
+    factors = [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert both == pytest.approx([factor * rate for factor, rate in zip(factors, plain, strict=True)])
 
 
 def test_a_plateau_is_asked_after_epochs():

@@ -13,9 +13,10 @@ import torch
 
 from mtl_accum import Split, SummedLoss
 from mtl_accum.training import CheckpointError, Keep, NoMemoryLeftError, StoppedError, Watcher
-from mtl_accum.training._checkpoint import all_of, load
+from mtl_accum.training._checkpoint import all_of, load, save
 from mtl_accum.training._keep import FOLDER, Keeper
 from mtl_accum.training._resume import find
+from mtl_accum.training._state import gather, restore
 from tests.training.runs import assert_same, loader, make, outcome
 
 ALSO = {"config": {"a": 1}, "plan": None}
@@ -140,6 +141,32 @@ def test_out_of_memory_in_the_update_leaves_nothing_wrong(tmp_path):
     assert not all_of(tmp_path / FOLDER)
 
 
+def test_memory_formats_come_back(tmp_path):
+    """Kernels pair the elements of parameter and state by their place in memory."""
+    net = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(net.parameters())
+    net(torch.randn(2, 3, 5, 5)).sum().backward()
+    optimizer.step()
+    written = save(tmp_path / "step-1", *gather(net, optimizer, {}))
+    other = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    stepper = torch.optim.AdamW(other.parameters())
+    restore(other, stepper, *load(written)[1:])
+    assert other.weight.stride() == net.weight.stride()
+    found, expected = stepper.state[other.weight]["exp_avg"], optimizer.state[net.weight]["exp_avg"]
+    assert torch.equal(found, expected)
+    assert found.stride() == expected.stride() == other.weight.stride()
+
+
+def test_out_of_memory_in_the_first_fp16_update():
+    from mtl_accum.editions._phase import listening
+    from tests.training.test_window import Injector
+
+    run = make(precision="fp16", schedules=(Split(), SummedLoss()))
+    with listening(Injector(7, {0})):
+        run.run()
+    assert run.position.step == 15
+
+
 def test_of_another_model_or_optimizer(tmp_path):
     make(watchers=[keeper(tmp_path)], epochs=1).run()
     path = all_of(tmp_path / FOLDER)[-1]
@@ -177,7 +204,7 @@ def test_a_full_disk_is_a_line_and_training_goes_on(tmp_path, monkeypatch, caplo
     assert_same(outcome(run), outcome(expected))
     assert [path.name[-1] for path in all_of(tmp_path / FOLDER)] == ["1", "2", "3", "4"]
     lines = [record.message for record in caplog.records if record.name.startswith("mtl_accum")]
-    assert len(lines) == run.position.step - 4
+    assert len(lines) == run.position.step - 4 + 1, "the last one is tried again at the end"
     assert "step-0000000005: could not be written (OSError: [Errno 28] No space left on device); training" in lines[0]
 
 

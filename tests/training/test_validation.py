@@ -27,7 +27,7 @@ class Scripted(Validation):
         entry = {"epoch": run.position.epoch, "step": run.position.step, "error": self.values[run.position.epoch - 1]}
         history = run.kept.setdefault("validation", [])
         history.append(entry)
-        self._look_at(run, entry, history)
+        self._look_at(run, entry)
 
 
 def batches():
@@ -87,6 +87,29 @@ def test_an_interrupted_run_remembers_the_best(tmp_path):
     run.run()
     assert run.ended == whole.ended
     assert_same(outcome(run), outcome(whole))
+
+
+def test_a_nan_is_never_the_best():
+    run = make(watchers=[Scripted([float("nan"), 3.0, 2.0])], monitor="error", patience=2)
+    run.run()
+    assert run.kept["best"]["value"] == 2.0
+
+
+def test_more_patience_goes_on_where_less_has_ended(tmp_path):
+    values, settings = [1.0, 2.0, 2.0, 2.0], {"epochs": 4, "monitor": "error"}
+    keeper = Keeper(Keep(every_steps=None), tmp_path, {"config": {}, "plan": None})
+    make(watchers=[Scripted(values), keeper], patience=1, **settings).run()
+    run = make(watchers=[Scripted(values)], patience=9, **settings)
+    run.restore(*load(all_of(tmp_path / FOLDER)[-1])[1:])
+    run.run()
+    assert (run.position.epoch, run.ended) == (4, "")
+
+
+def test_a_monitor_that_is_no_measure():
+    with pytest.raises(ValueError, match="monitor must be one of error; found 'eror'"):
+        make(watchers=[Validation(MEASURES, batches)], monitor="eror").run()
+    with pytest.raises(ValueError, match="monitor=error: expected validate_every above 0, found 0"):
+        make(monitor="error", validate_every=0)
 
 
 def test_a_plateau_lowers_the_learning_rate():
