@@ -188,9 +188,8 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _deaf(worker: int) -> None:
-    """Ctrl-C and pre-emption reach all processes of a group; the one that trains says when it is over."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Ctrl-C reaches all processes of a group; the one that trains says when it is over."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _mix(*numbers: int) -> int:
