@@ -14,11 +14,7 @@ from mtl_accum._trial import Network
 from mtl_accum.memory._random import same_random_numbers
 from mtl_accum.memory._training_step import TrainingStep
 
-__all__ = ["ChangedError", "Weights", "without_a_trace"]
-
-
-class ChangedError(RuntimeError):
-    """What should be put back was changed, and there is no copy of it."""
+__all__ = ["Weights", "without_a_trace"]
 
 
 @contextmanager
@@ -43,32 +39,25 @@ def without_a_trace(step: TrainingStep) -> Iterator[None]:
 
 
 class Weights:
-    """What `optimizer.step()` changes, as it is now.
+    """What `optimizer.step()` changes, as it is now; the values are kept on the host.
 
     Args:
         parameters: of the network.
         optimizer: with its state and its groups; None if there is none.
-        copy: keep the values, on the host; else only the versions, to tell whether anything was written.
     """
 
-    def __init__(
-        self, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer | None, *, copy: bool = True
-    ) -> None:
+    def __init__(self, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer | None) -> None:
         def keep(tree: Any) -> Any:
-            return tree_map(lambda leaf: _Kept(leaf, copy) if isinstance(leaf, Tensor) else leaf, tree)
+            return tree_map(lambda leaf: _Kept(leaf) if isinstance(leaf, Tensor) else leaf, tree)
 
-        self._parameters = [_Kept(parameter, copy) for parameter in parameters]
+        self._parameters = [_Kept(parameter) for parameter in parameters]
         self._optimizer = optimizer
         if optimizer is not None:
             self._state = {parameter: keep(dict(state)) for parameter, state in optimizer.state.items()}
             self._groups = [keep(_settings(group)) for group in optimizer.param_groups]
 
     def restore(self) -> None:
-        """Put it back: the same tensors with their values of then, and no state that was not there.
-
-        Raises:
-            ChangedError: something was written to of which there is no copy.
-        """
+        """Put it back: the same tensors with their values of then, and no state that was not there."""
         for parameter in self._parameters:
             parameter.back()
         if self._optimizer is None:
@@ -80,19 +69,14 @@ class Weights:
 
 
 class _Kept:
-    """A tensor and its value, or its version."""
+    """A tensor and its value."""
 
-    def __init__(self, tensor: Tensor, copy: bool) -> None:
-        self._tensor, self._version = tensor, tensor._version
-        self._value = tensor.detach().to("cpu", copy=True) if copy else None
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._value = tensor, tensor.detach().to("cpu", copy=True)
 
     def back(self) -> Tensor:
-        if self._value is not None:
-            with torch.no_grad():
-                self._tensor.copy_(self._value)
-        elif self._tensor._version != self._version:
-            raise ChangedError("parameters or optimizer state were written to, and there is no copy of them")
-        return self._tensor
+        with torch.no_grad():
+            return self._tensor.copy_(self._value)
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Network:
                 losses = edition.forward_backward(self.trunk, self.tasks, self.batch)
                 gradients = {name: parameter.grad for name, parameter in self.parameters.items()}
                 buffers = {name: b.detach().clone() for name, b in self._tensors(lambda m: m._buffers).items()}
-                return Outcome(losses, gradients, buffers, RandomState().states())
+                return Outcome(losses, gradients, buffers, RandomState().states)
             finally:
                 for name, parameter in self.parameters.items():
                     parameter.grad = before[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -27,12 +28,13 @@ def test_killed_and_resumed(tmp_path, how):
     """Weights and losses are those of a run that nobody disturbed; the checkpoint of SIGTERM is of the very step."""
     settings = [*TWO_TASK, *FAST, "epochs=30", "checkpoint.every_steps=4", "data.num_workers=1"]
     command = [sys.executable, "-m", "mtl_accum", *settings, "hydra.run.dir=runs/day/one"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, cwd=tmp_path, **quiet) as run:
         deadline = time.monotonic() + 120
         while not all_of(tmp_path / "runs/day/one/checkpoints") and time.monotonic() < deadline:
             assert run.poll() is None
             time.sleep(0.02)
-        run.send_signal(how)
+        (os.kill if how == signal.SIGKILL else os.killpg)(run.pid, how)  # SIGTERM: the loader's worker, too
         said = run.communicate(timeout=60)[1]
     if how == signal.SIGTERM:
         assert run.returncode == 128 + signal.SIGTERM

@@ -21,7 +21,9 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_code_block(tmp_path, code):
     script = tmp_path / "example.py"
     script.write_text(code)
-    subprocess.run([sys.executable, "-W", "error", str(script)], check=True, cwd=tmp_path, timeout=300)
+    command = [sys.executable, "-W", "error", str(script)]
+    done = subprocess.run(command, check=False, cwd=tmp_path, timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_blocks_are_short():
@@ -39,10 +41,10 @@ def test_your_own_model_and_data(tmp_path):
     (tmp_path / "my_conf" / "experiment" / "mine.yaml").write_text(config)
     command = "python -m mtl_accum --config-dir my_conf +experiment=mine"
     assert f"    {command}\n" in README
-    done = mtl_accum(*command.split()[3:], "epochs=10", "compare.steps=1", "hydra.run.dir=out", cwd=tmp_path)
+    done = mtl_accum(*command.split()[3:], "epochs=40", "compare.steps=1", "hydra.run.dir=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["metrics"]["accuracy"] > 0.7  # chance is 0.5
+    assert report["metrics"]["accuracy"] > 0.9  # chance is 0.5
     assert [row["edition"] for row in report["editions"]] == ["summed", "per_task", "split"]
 
 

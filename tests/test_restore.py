@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mtl_accum import MultiTaskModel, Split, Task
-from mtl_accum._restore import ChangedError, Weights, without_a_trace
+from mtl_accum._restore import without_a_trace
 from mtl_accum.memory._training_step import TrainingStep
 
 OPTIMIZERS = {
@@ -115,25 +115,3 @@ def test_an_error_inside_is_no_way_out():
     with pytest.raises(KeyError):
         fail()
     assert all(map(torch.equal, before, everything(model, optimizer)))
-
-
-def test_without_a_copy_it_knows_whether_anything_was_written():
-    model, batch, optimizer = parts()
-    run = TrainingStep(model.trunk, model.tasks, batch, optimizer, Split())
-    run()
-    parameters = list(model.parameters())
-    weights = Weights(parameters, optimizer, copy=False)
-    Split().forward_backward(model.trunk, model.tasks, batch)
-    weights.restore()
-    optimizer.step()
-    with pytest.raises(ChangedError, match="were written to, and there is no copy"):
-        weights.restore()
-
-
-def test_a_state_alone_counts():
-    model, batch, optimizer = parts()
-    TrainingStep(model.trunk, model.tasks, batch, optimizer, Split())()
-    weights = Weights(list(model.parameters()), optimizer, copy=False)
-    next(iter(optimizer.state.values()))["step"] += 1
-    with pytest.raises(ChangedError):
-        weights.restore()

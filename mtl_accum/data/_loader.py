@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import os
 import random
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
+from multiprocessing.sharedctypes import RawValue
 from typing import Any, cast
 
 import torch
@@ -80,7 +83,7 @@ class Loader:
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
             collate_fn=_as_it_is,
-            worker_init_fn=_deaf,
+            worker_init_fn=_Deaf() if num_workers else None,
             generator=torch.Generator(),  # what workers would be seeded from; the process's own stays untouched
         )
 
@@ -187,9 +190,23 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _deaf(worker: int) -> None:
-    """Ctrl-C reaches all processes of a group; the one that trains says when it is over."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+class _Deaf:
+    """Workers that leave SIGTERM and Ctrl-C, which reach all processes of a group, to the one that trains.
+
+    That one finishes its step, for which it may need them. At its exit multiprocessing ends them with SIGTERM and waits
+    for them, so from then on they hear it.
+    """
+
+    def __init__(self) -> None:
+        self._over = RawValue("b", 0)
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        self._over.value = 1
+
+    def __call__(self, worker: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if self._over.value else None)
 
 
 def _mix(*numbers: int) -> int:

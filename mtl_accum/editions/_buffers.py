@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["BufferLog", "Saved"]
+__all__ = ["BufferLog", "Saved", "is_constant"]
 
 
 _STATISTICS = 65536  # elements; more than a layer has channels
@@ -62,7 +62,7 @@ class BufferLog:
             Saved(module, name, tensor)
             for module in modules
             for name, tensor in module._buffers.items()
-            if (id(module), name) not in self._saved and not _constant(tensor)
+            if (id(module), name) not in self._saved and not is_constant(tensor)
         ]
         self._saved.update((saved.slot, saved) for saved in fresh)
         return fresh
@@ -83,6 +83,6 @@ class BufferLog:
             saved.restore()
 
 
-def _constant(tensor: Tensor | None) -> bool:
+def is_constant(tensor: Tensor | None) -> bool:
     """Whether nobody can write to a buffer, or it has no value yet that could be saved (a lazy module's)."""
     return tensor is not None and (is_lazy(tensor) or tensor.is_inference())

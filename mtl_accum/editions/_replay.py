@@ -14,21 +14,25 @@ __all__ = ["RandomState", "Replay"]
 
 
 class RandomState:
-    """The states of torch's default generators, CPU and every CUDA device, when this was made."""
+    """The states of torch's default generators, when this was made.
 
-    def __init__(self) -> None:
-        self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    Args:
+        states: others than those of now.
 
-    def states(self) -> list[Tensor]:
-        """The states, one a generator."""
-        return [self._cpu, *self._cuda]
+    Attributes:
+        states: of the CPU's, then of every CUDA device's.
+    """
+
+    def __init__(self, states: Sequence[Tensor] | None = None) -> None:
+        cuda = torch.cuda.get_rng_state_all() if states is None and torch.cuda.is_initialized() else []
+        self.states = [torch.get_rng_state(), *cuda] if states is None else list(states)
 
     def restore(self) -> None:
-        """Put every generator back to this state."""
-        torch.set_rng_state(self._cpu)
-        if self._cuda:
-            torch.cuda.set_rng_state_all(self._cuda)
+        """Put every generator that there is now back to its state."""
+        cpu, *cuda = self.states
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda[: torch.cuda.device_count()])
 
 
 class Replay:

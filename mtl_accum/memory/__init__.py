@@ -4,7 +4,7 @@ from mtl_accum.memory._cuda import CudaMeter
 from mtl_accum.memory._malloc import keep_freed_memory
 from mtl_accum.memory._nvml import NvmlReading, NvmlSampler, driver_version, read_nvml
 from mtl_accum.memory._predict import predict
-from mtl_accum.memory._process import ProcessMeter
+from mtl_accum.memory._process import ProcessMeter, process_peak
 from mtl_accum.memory._record import Breakdown, Meter, PeakMemory, PhaseMemory
 from mtl_accum.memory._rehearsal import PredictionError
 from mtl_accum.memory._snapshot import write_snapshot
@@ -24,6 +24,7 @@ __all__ = [
     "driver_version",
     "keep_freed_memory",
     "predict",
+    "process_peak",
     "read_nvml",
     "write_snapshot",
 ]

@@ -11,7 +11,7 @@ from typing import Self
 from mtl_accum.memory._malloc import give_back_freed_memory
 from mtl_accum.memory._record import PeakMemory
 
-__all__ = ["ProcessMeter"]
+__all__ = ["ProcessMeter", "process_peak"]
 
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -70,6 +70,11 @@ class ProcessMeter:
             process_bytes=self._peak,
             caveats=() if self._tuned else (untuned,),
         )
+
+
+def process_peak() -> int | None:
+    """The most resident bytes that this process has had; None where there is no Linux's /proc to ask."""
+    return _status("VmHWM") if _STATUS.exists() else None
 
 
 def _status(key: str) -> int:

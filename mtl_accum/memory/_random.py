@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 from mtl_accum.editions._replay import RandomState
 
@@ -13,19 +15,29 @@ __all__ = ["RandomNumbers", "same_random_numbers"]
 
 
 class RandomNumbers:
-    """The states of torch's, Python's and numpy's generators, when this was made."""
+    """The states of torch's, Python's and numpy's generators, when this was made.
 
-    def __init__(self) -> None:
-        self._torch, self._python = RandomState(), random.getstate()
+    Args:
+        state: another one than that of now.
+
+    Attributes:
+        state: tensors and plain values by the generators' names.
+    """
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
         numpy = sys.modules.get("numpy")
-        self._numpy = None if numpy is None else numpy.random.get_state()
+        self.state = state or {
+            "torch": RandomState().states,
+            "python": random.getstate(),
+            "numpy": None if numpy is None else numpy.random.get_state(),
+        }
 
     def restore(self) -> None:
         """Put every generator back to this state."""
-        self._torch.restore()
-        random.setstate(self._python)
-        if self._numpy is not None:
-            sys.modules["numpy"].random.set_state(self._numpy)
+        RandomState(self.state["torch"]).restore()
+        random.setstate(self.state["python"])
+        if self.state["numpy"] is not None:
+            import_module("numpy").random.set_state(self.state["numpy"])
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None], 
             if name.startswith("images_")
             for line in _picture(name[:-4], "before and after", drawn)
         ),
-        *markdown_table([["measure", "on the test data"], *([name, figure(value)] for name, value in metrics.items())]),
+        *markdown_table(metrics_table(metrics)),
         "",
     ]
 
@@ -118,6 +118,11 @@ def batch(report: Mapping[str, Any]) -> str:
 def steps(training: Mapping[str, Any]) -> int:
     """How many steps the training took."""
     return max((len(history) for history in training["losses"].values()), default=0)
+
+
+def metrics_table(metrics: Mapping[str, float | None]) -> list[list[str]]:
+    """What was found on the test data."""
+    return [["measure", "on the test data"], *([name, figure(value)] for name, value in metrics.items())]
 
 
 def figure(value: float | None) -> str:

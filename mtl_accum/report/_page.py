@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtl_accum.report._breakdown import breakdown_source, breakdown_table, category_notes
 from mtl_accum.report._figures import curves_figure, memory_and_time_figure, peaks_figure, saw_figure, sources_figure
-from mtl_accum.report._markdown import batch, device, figure, steps, versions
+from mtl_accum.report._markdown import batch, device, metrics_table, steps, versions
 from mtl_accum.report._plan import plan_conclusion, plan_sections
 from mtl_accum.report._table import editions_table
 
@@ -113,9 +113,8 @@ def _parts(report: Mapping[str, Any]) -> Iterator[Part]:
 
 def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Part:
     words = f"{training['epochs']} epochs, {steps(training)} steps in {training['seconds']:.1f} s."
-    table = [["measure", "on the test data"], *([name, figure(value)] for name, value in metrics.items())]
     drawn = markup(curves_figure(training["losses"]), "curves") if any(training["losses"].values()) else ""
-    tables = [table] if metrics else []
+    tables = [metrics_table(metrics)] if metrics else []
     return Part("Training", words, drawn, tables=tables, notes=list(training.get("changes", [])))
 
 

@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mtl_accum.report._markdown import markdown
+from mtl_accum.report._markdown import markdown, metrics_table
 from mtl_accum.report._page import html
 from mtl_accum.report._pictures import pictures
 from mtl_accum.report._plan import plan_markdown
 from mtl_accum.report._read import VERSION
+from mtl_accum.report._table import markdown_table
 
-__all__ = ["timestamp", "write", "write_failure", "write_plan", "write_whole"]
+__all__ = ["timestamp", "write", "write_evaluation", "write_failure", "write_plan", "write_whole"]
 
 
 def write(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -38,9 +39,9 @@ def write(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         folder,
         {
             **{f"pictures/{name}": draw for name, draw in pictures(report).items()},
-            "report.html": lambda path: path.write_text(html(report), encoding="utf-8"),
-            "report.md": lambda path: path.write_text(markdown(report), encoding="utf-8"),
-            "report.json": lambda path: path.write_text(json.dumps(report, indent=1), encoding="utf-8"),
+            "report.html": _text(html(report)),
+            "report.md": _text(markdown(report)),
+            "report.json": _json(report),
         },
     )
     return report
@@ -58,13 +59,27 @@ def write_plan(content: Mapping[str, Any], folder: Path) -> None:
     """
     report: dict[str, Any] = _finite({"version": VERSION, "kind": "plan", **content})
     page = "\n".join(["# mtl_accum plan", "", f"`{report['command']}`", "", *plan_markdown(report["plan"])])
-    write_whole(
-        folder,
-        {
-            "plan.md": lambda path: path.write_text(page, encoding="utf-8"),
-            "plan.json": lambda path: path.write_text(json.dumps(report, indent=1), encoding="utf-8"),
-        },
-    )
+    write_whole(folder, {"plan.md": _text(page), "plan.json": _json(report)})
+
+
+def write_evaluation(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Write `evaluation.json` and `evaluation.md` into a folder.
+
+    Args:
+        content: how it was started, the weights' place, and what was found under "metrics".
+        folder: must exist.
+
+    Returns:
+        The report as it was written.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    report: dict[str, Any] = _finite({"version": VERSION, "kind": "evaluation", **content})
+    table = markdown_table(metrics_table(report["metrics"]))
+    page = "\n".join(["# mtl_accum evaluation", "", f"`{report['command']}`", "", *table, ""])
+    write_whole(folder, {"evaluation.md": _text(page), "evaluation.json": _json(report)})
+    return report
 
 
 def write_failure(content: Mapping[str, Any], folder: Path) -> None:
@@ -78,7 +93,7 @@ def write_failure(content: Mapping[str, Any], folder: Path) -> None:
         OSError: the folder cannot be written.
     """
     report: dict[str, Any] = _finite({"version": VERSION, "kind": "failure", **content})
-    write_whole(folder, {"failure.json": lambda path: path.write_text(json.dumps(report, indent=1), encoding="utf-8")})
+    write_whole(folder, {"failure.json": _json(report)})
 
 
 def timestamp() -> str:
@@ -103,6 +118,14 @@ def write_whole(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -
         for name in writers:
             (folder / name).parent.mkdir(exist_ok=True)
             os.replace(Path(aside) / name, folder / name)
+
+
+def _text(content: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(content, encoding="utf-8")
+
+
+def _json(report: Mapping[str, Any]) -> Callable[[Path], object]:
+    return _text(json.dumps(report, indent=1))
 
 
 def _finite(value: Any) -> Any:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import torch
 
-from mtl_accum.training._state import random_numbers, restore_random_numbers
+from mtl_accum.memory._random import RandomNumbers
 
-__all__ = ["Position", "windows"]
+__all__ = ["LoaderNumbers", "Position", "windows"]
 
 
 @dataclass
@@ -22,13 +22,39 @@ class Position:
         step: optimizer steps done.
         epoch: epochs done.
         batch: batches of the current epoch done.
-        began: the random numbers at the epoch's beginning, which a loader of torch shuffles with.
+        began: the state of `LoaderNumbers` at the epoch's beginning, which a loader of torch shuffles with.
     """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     began: dict[str, Any] = field(default_factory=dict)
+
+
+class LoaderNumbers:
+    """The random numbers that a loader draws, when this was made: the process's, and those of a generator of its own.
+
+    Args:
+        batches: the loader; its attribute `generator` may be one.
+        state: another one than that of now.
+
+    Attributes:
+        state: tensors and plain values, by name.
+    """
+
+    def __init__(self, batches: Iterable[Any], state: Mapping[str, Any] | None = None) -> None:
+        own = getattr(batches, "generator", None)
+        self._own = own if isinstance(own, torch.Generator) else None
+        self.state = state or {
+            "process": RandomNumbers().state,
+            "own": None if self._own is None else self._own.get_state(),
+        }
+
+    def restore(self) -> None:
+        """Put them back to this state."""
+        RandomNumbers(self.state["process"]).restore()
+        if self._own is not None and self.state["own"] is not None:
+            self._own.set_state(self.state["own"])
 
 
 def windows(batches: Iterable[Any], position: Position, size: int) -> Iterator[list[Any]]:
@@ -49,18 +75,13 @@ def windows(batches: Iterable[Any], position: Position, size: int) -> Iterator[l
 
 
 def _again(batches: Iterable[Any], position: Position) -> Iterator[Any]:
-    generator = getattr(batches, "generator", None)
+    now = LoaderNumbers(batches)
     if not position.batch:
-        position.began = {"numbers": random_numbers()}
-        if isinstance(generator, torch.Generator):
-            position.began["loader"] = generator.get_state()
+        position.began = dict(now.state)
         return iter(batches)
-    now = random_numbers()
-    restore_random_numbers(position.began["numbers"])
-    if isinstance(generator, torch.Generator) and "loader" in position.began:
-        generator.set_state(position.began["loader"])
+    LoaderNumbers(batches, position.began).restore()
     rest = iter(batches)
     for _ in islice(rest, position.batch):
         pass
-    restore_random_numbers(now)
+    now.restore()
     return rest

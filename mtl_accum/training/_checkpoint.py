@@ -8,7 +8,8 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +24,22 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from mtl_accum._validate import positive_int
 from mtl_accum.training._safe_reader import SafeReader
 
-__all__ = ["VERSION", "Checkpoint", "CheckpointError", "Checkpoints", "all_of", "load", "newest", "save"]
+__all__ = [
+    "FOLDER",
+    "VERSION",
+    "Checkpoint",
+    "CheckpointError",
+    "Checkpoints",
+    "all_of",
+    "load",
+    "newest",
+    "of_path",
+    "read_values",
+    "save",
+]
 
-VERSION = 1  # of what a checkpoint holds
+VERSION = 2  # of what a checkpoint holds
+FOLDER = "checkpoints"  # in a run's folder
 _LOG = logging.getLogger(__name__)
 _STATE = "state.json"  # written last: without it a folder is no checkpoint
 _OWN = "sha256"  # of the rest of that file
@@ -105,8 +119,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
-        with warnings.catch_warnings():  # of one process, which is what is meant
-            warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)
+        with _of_one_process():
             dcp_save(dict(tensors), checkpoint_id=aside, no_dist=not _distributed())
         digests = {file.name: _digest(file) for file in sorted(aside.iterdir())}
         written = {"version": VERSION, "files": digests, **values}
@@ -139,27 +152,30 @@ def load(path: Path) -> Checkpoint:
         CheckpointError: it is not there, cut off, changed since it was written, or of an unknown version.
     """
     try:
-        values: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        if values["version"] != VERSION:
-            raise CheckpointError(f"{path}: expected a checkpoint of version {VERSION}, found {values['version']!r}")
-        if values.pop(_OWN, None) != _digest_of(values):
-            raise CheckpointError(f"{path}: {_STATE} was changed after it was written")
+        values = _read_state(path)
         for name, digest in values["files"].items():
             if _digest(path / name) != digest:
                 raise CheckpointError(f"{path}: {name} is cut off or was changed after it was written")
         reader = SafeReader(path)
         known: dict[str, TensorStorageMetadata] = reader.read_metadata().state_dict_metadata  # type: ignore[assignment]
         tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in known.items()}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)
-            dcp_load(tensors, storage_reader=SafeReader(path), no_dist=not _distributed())
-    except CheckpointError:
-        raise
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: expected a checkpoint, found no {Path(error.filename).name}") from None
+        with _of_one_process():
+            dcp_load(tensors, storage_reader=reader, no_dist=not _distributed())
     except (Exception, CheckpointException) as error:
-        raise CheckpointError(f"{path}: cannot be read ({_reason(error)})") from None
+        raise _unreadable(path, error) from None
     return Checkpoint(path, tensors, values)
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The values of a checkpoint alone, its tensors unread.
+
+    Raises:
+        CheckpointError: they are not there, cut off, changed since they were written, or of an unknown version.
+    """
+    try:
+        return _read_state(path)
+    except Exception as error:
+        raise _unreadable(path, error) from None
 
 
 def newest(folder: Path) -> Checkpoint | None:
@@ -180,6 +196,17 @@ def newest(folder: Path) -> Checkpoint | None:
     return None
 
 
+def of_path(path: Path) -> Checkpoint | None:
+    """What a path stands for: a checkpoint itself, or the newest one of a run's folder or of its `checkpoints`.
+
+    Raises:
+        CheckpointError: there are some, and none of them can be read.
+    """
+    if (path / _STATE).is_file():
+        return load(path)
+    return newest(path if path.name == FOLDER else path / FOLDER)
+
+
 def all_of(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the oldest first."""
     return sorted(path for path in folder.glob(f"{_NAME}*") if (path / _STATE).is_file())
@@ -187,9 +214,34 @@ def all_of(folder: Path) -> list[Path]:
 
 def _is_best(path: Path) -> bool:
     try:
-        return bool(json.loads((path / _STATE).read_text(encoding="utf-8"))["best"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return bool(read_values(path)["best"])
+    except CheckpointError:
         return False
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    if values["version"] != VERSION:
+        raise CheckpointError(f"{path}: expected a checkpoint of version {VERSION}, found {values['version']!r}")
+    if values.pop(_OWN, None) != _digest_of(values):
+        raise CheckpointError(f"{path}: {_STATE} was changed after it was written")
+    return values
+
+
+def _unreadable(path: Path, error: BaseException) -> CheckpointError:
+    if isinstance(error, CheckpointError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return CheckpointError(f"{path}: expected a checkpoint, found no {Path(error.filename).name}")
+    return CheckpointError(f"{path}: cannot be read ({_reason(error)})")
+
+
+@contextmanager
+def _of_one_process() -> Iterator[None]:
+    """Without DCP's warning that there is one process only, where that is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)
+        yield
 
 
 def _distributed() -> bool:
@@ -220,5 +272,4 @@ def _reason(error: BaseException) -> str:
     while isinstance(error, CheckpointException) and error.failures:
         inner, _ = next(iter(error.failures.values()))
         error = inner
-    line: Callable[[str], str] = lambda text: " ".join(text.split())[:300]  # noqa: E731
-    return line(f"{type(error).__name__}: {error}")
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -70,8 +70,12 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if type(batch) is dict:  # most are, and a container of any kind takes ten times as long
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=device.type == "cuda")
-    return tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"), batch)
+        return _moved(batch, device)
+    return tree_map_only(Tensor, lambda tensor: _moved(tensor, device), batch)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def alone_on(device: torch.device) -> AbstractContextManager[object]:

@@ -11,13 +11,8 @@ from torch import Tensor
 
 __all__ = ["decode", "encode"]
 
-_KINDS = {
-    "$tensor",
-    "$array",
-    "$tuple",
-    "$items",
-    "$counter",
-}  # the only key of a JSON object that stands for something else
+# the only key of a JSON object that stands for something else
+_KINDS = {"$tensor", "$array", "$tuple", "$items", "$counter"}
 
 
 def encode(state: Any, place: str) -> tuple[dict[str, Tensor], Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,12 +10,11 @@ from safetensors.torch import load_model
 
 from mtl_accum import report
 from mtl_accum.models import MultiTaskModel
-from mtl_accum.training._checkpoint import load, newest
+from mtl_accum.training._checkpoint import FOLDER, of_path
 from mtl_accum.training._device import resolve
 from mtl_accum.training._encode import decode
 from mtl_accum.training._evaluate import Measure, evaluate, require_tasks
-from mtl_accum.training._experiment import Data, Run, header
-from mtl_accum.training._keep import FOLDER
+from mtl_accum.training._experiment import Data, Run, header, require_parts
 
 __all__ = ["evaluate_saved"]
 
@@ -45,8 +43,7 @@ def evaluate_saved(
     Raises:
         ValueError: a part of the experiment is missing, or there are no weights that fit.
     """
-    if model is None or data is None:
-        raise ValueError("nothing to evaluate: expected model and data, found none; add +experiment=two_task")
+    model, data = require_parts(model, data)
     if not measures:
         raise ValueError("measures must hold at least one, found none; see conf/experiment/two_task.yaml")
     if not isinstance(path, str):
@@ -57,16 +54,8 @@ def evaluate_saved(
     model.to(where)
     found = evaluate(model, measures, data.test(), device=where)
     content = {**header(run, seed), "weights": str(source), "metrics": found}
-    table = [["measure", "on the test data"], *([name, f"{value:.4f}"] for name, value in found.items())]
-    page = "\n".join(["# mtl_accum evaluation", "", f"`{run.command}`", "", *report.markdown_table(table), ""])
-    report.write_whole(
-        run.folder,
-        {
-            "evaluation.md": lambda path: path.write_text(page, encoding="utf-8"),
-            "evaluation.json": lambda path: path.write_text(json.dumps(content, indent=1), encoding="utf-8"),
-        },
-    )
-    report.show_table(table, [f"weights: {source}"])
+    written = report.write_evaluation(content, run.folder)
+    report.show_table(report.metrics_table(written["metrics"]), [f"weights: {source}"])
     report.show_path("Evaluation", run.folder / "evaluation.md")
 
 
@@ -77,7 +66,7 @@ def _load_weights(model: MultiTaskModel, path: Path) -> Path:
         if file.is_file():
             load_model(model, file)
             return file
-        found = load(path) if (path / "state.json").is_file() else newest(path / FOLDER)
+        found = of_path(path)
         if found is None:
             raise ValueError(f"path={path}: expected model.safetensors or {FOLDER}/step-..., found neither")
         model.load_state_dict(decode(found.values["state"]["model"], found.tensors))

@@ -12,10 +12,9 @@ from mtl_accum._trial import parameters_reached
 from mtl_accum.editions import Edition
 from mtl_accum.editions._counts import read_counts
 from mtl_accum.editions._pieces import Piece
-from mtl_accum.memory._random import RandomNumbers
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import spelled
-from mtl_accum.training._batches import Position, windows
+from mtl_accum.training._batches import LoaderNumbers, Position, windows
 from mtl_accum.training._in_backward import InBackward
 from mtl_accum.training._learning_rate import make_scheduler
 from mtl_accum.training._loop import Loop
@@ -119,7 +118,6 @@ class Training:
         for watcher in self.watchers:
             watcher.on_start(self)
         self.model.train()
-        self._loader: torch.Tensor | None = None
         self._remember()
         with stop_requests() as stop:
             while self.position.epoch < self.loop.epochs and not self.ended:
@@ -129,9 +127,7 @@ class Training:
                     if stop.signal:
                         self._stop(stop.signal)
                 if before == (self.position.step, 0):
-                    raise ValueError(
-                        "data: expected batches in every epoch, found none; a generator has one epoch only"
-                    )
+                    raise ValueError("data: expected batches in every epoch, found none")
                 self.position.epoch, self.position.batch = self.position.epoch + 1, 0
                 for watcher in self.watchers:
                     watcher.on_epoch(self)
@@ -147,8 +143,6 @@ class Training:
         except NoMemoryLeftError as error:
             if error.undone and self.watchers:
                 self._numbers.restore()  # of before this window was read
-                if self._loader is not None:
-                    self.batches.generator.set_state(self._loader)  # type: ignore[attr-defined]
                 self._end()
             raise
         self.position.step += 1
@@ -162,9 +156,7 @@ class Training:
     def _remember(self) -> None:
         """A watcher may write a checkpoint of here, if the next step fails."""
         if self.watchers:
-            generator = getattr(self.batches, "generator", None)
-            self._numbers = RandomNumbers()
-            self._loader = generator.get_state() if isinstance(generator, torch.Generator) else None
+            self._numbers = LoaderNumbers(self.batches)
 
     def _stop(self, number: int) -> NoReturn:
         self._end()
@@ -182,10 +174,9 @@ class Training:
             FloatingPointError: a loss is NaN or infinite: there is nothing to go on from.
         """
         position = {**vars(self.position), "skipped": self.update.skipped, "ended": self.ended}
-        generator = getattr(self.batches, "generator", None)
         also = {
             "position": {**position, "schedule": spelled(self.window.edition)},
-            "loader": generator.get_state() if isinstance(generator, torch.Generator) else None,
+            "random": LoaderNumbers(self.batches).state,
             "losses": self.losses.state(),
             "kept": self.kept,
             **{name: part.state_dict() for name, part in self._parts().items()},
@@ -205,8 +196,7 @@ class Training:
         self.window.go_on(self.position.step, schedule)
         self.losses.restore(state["losses"])
         self.kept = state["kept"]
-        if state["loader"] is not None:
-            self.batches.generator.set_state(state["loader"])  # type: ignore[attr-defined]
+        LoaderNumbers(self.batches, state["random"]).restore()
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 

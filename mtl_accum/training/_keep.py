@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mtl_accum._validate import positive_int
-from mtl_accum.training._checkpoint import CheckpointError, Checkpoints
+from mtl_accum.training._checkpoint import FOLDER, CheckpointError, Checkpoints
 from mtl_accum.training._fit import Training, Watcher
 
-__all__ = ["FOLDER", "Keep", "Keeper"]
+__all__ = ["Keep", "Keeper"]
 
-FOLDER = "checkpoints"
 _LOG = logging.getLogger(__name__)
 
 

@@ -56,13 +56,12 @@ class Precision:
         where = self._device.type, self._dtype
         return _Autocast(model.trunk, *where), {name: _Autocast(task, *where) for name, task in model.tasks.items()}
 
-    def begin_step(self) -> None:
-        """Forget what a step that was undone has unscaled."""
+    def undo(self) -> None:
+        """Forget what the step that is undone has unscaled."""
         if self.scaler is not None:
             state = self.scaler.state_dict()
-            if self.scaler._per_optimizer_states:
-                self.scaler = torch.amp.GradScaler(self._device.type)
-                self.scaler.load_state_dict(state)
+            self.scaler = torch.amp.GradScaler(self._device.type)
+            self.scaler.load_state_dict(state)
 
     def scaled(self) -> AbstractContextManager[None]:
         """Backward passes inside the block are of scaled losses, where this precision needs it."""

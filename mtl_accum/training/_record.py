@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from torch import nn
 from torchmetrics import Metric
 
 from mtl_accum._validate import positive_int
-from mtl_accum.memory import read_nvml
+from mtl_accum.memory import process_peak, read_nvml
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._evaluate import Measure
 from mtl_accum.training._fit import Training, Watcher
@@ -126,13 +125,13 @@ def _norms(model: MultiTaskModel) -> dict[str, float]:
 
 
 def _memory(device: torch.device) -> dict[str, float]:
-    if device.type != "cuda":
-        return {"memory/process_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-    nvml = read_nvml(str(torch.cuda.get_device_properties(device).uuid))
-    known = {
-        "allocated": torch.cuda.memory_allocated(device),
-        "allocated_peak": torch.cuda.max_memory_allocated(device),
-        "nvml_process": nvml.process_bytes,
-        "nvml_device": nvml.device_bytes,
-    }
+    known = {"process_peak": process_peak()}
+    if device.type == "cuda":
+        nvml = read_nvml(str(torch.cuda.get_device_properties(device).uuid))
+        known = {
+            "allocated": torch.cuda.memory_allocated(device),
+            "allocated_peak": torch.cuda.max_memory_allocated(device),
+            "nvml_process": nvml.process_bytes,
+            "nvml_device": nvml.device_bytes,
+        }
     return {f"memory/{name}_mib": size / _MIB for name, size in known.items() if size is not None}

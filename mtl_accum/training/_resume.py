@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mtl_accum.training._checkpoint import Checkpoint, CheckpointError, all_of, load, newest
-from mtl_accum.training._keep import FOLDER
+from mtl_accum.training._checkpoint import FOLDER, Checkpoint, CheckpointError, all_of, newest, of_path, read_values
 
 __all__ = ["find"]
 
@@ -37,11 +36,7 @@ def find(resume: str | None, folder: Path, config: Mapping[str, Any]) -> Checkpo
         return None
     if resume == "auto":
         return _find_by_itself(folder, config)
-    path = Path(resume)
-    if (path / "state.json").is_file():
-        found: Checkpoint | None = load(path)
-    else:
-        found = newest(path if path.name == FOLDER else path / FOLDER)
+    found = of_path(Path(resume))
     if found is None:
         raise CheckpointError(f"resume={resume}: expected a run's folder with {FOLDER}/step-..., found none there")
     return _same(found, config)
@@ -53,8 +48,9 @@ def _find_by_itself(folder: Path, config: Mapping[str, Any]) -> Checkpoint | Non
         return _same(own, config)
     beside = folder.parent.parent  # outputs, of outputs/date/time
     runs = {path.parent.parent for path in beside.glob(f"*/*/{FOLDER}/step-*")}
-    newest_of = {run: all_of(run / FOLDER)[-1].stat().st_mtime for run in runs if all_of(run / FOLDER)}
-    for run in sorted(newest_of, key=newest_of.__getitem__, reverse=True):
+    for run in sorted(runs, key=_written, reverse=True):
+        if not _may_fit(run, config):
+            continue
         try:
             found = newest(run / FOLDER)
         except CheckpointError as error:
@@ -64,6 +60,24 @@ def _find_by_itself(folder: Path, config: Mapping[str, Any]) -> Checkpoint | Non
             return found
     _LOG.info("resume=auto: no checkpoint of this configuration; beginning anew")
     return None
+
+
+def _written(run: Path) -> float:
+    """When its newest checkpoint was; another process may be removing it just now."""
+    try:
+        return all_of(run / FOLDER)[-1].stat().st_mtime
+    except (IndexError, OSError):
+        return 0.0
+
+
+def _may_fit(run: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint of this configuration may be there: reading the values takes less than all tensors."""
+    for path in reversed(all_of(run / FOLDER)):
+        try:
+            return not _differences(read_values(path)["config"], config)
+        except CheckpointError:
+            continue
+    return True
 
 
 def _same(found: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +10,13 @@ from torch import Tensor, nn
 
 from mtl_accum.training._encode import decode, encode
 
-__all__ = ["gather", "random_numbers", "restore", "restore_random_numbers"]
+__all__ = ["gather", "restore"]
 
 
 def gather(
     model: nn.Module, optimizer: torch.optim.Optimizer, also: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What a checkpoint holds: the model, the optimizer, the random numbers, and what else there is.
+    """What a checkpoint holds: the model, the optimizer, and what else there is.
 
     Args:
         model: parameters and buffers.
@@ -34,7 +32,6 @@ def gather(
     state = {
         "model": model.state_dict(),
         "optimizer": _named(optimizer, model),
-        "random": random_numbers(),
         **also,
     }
     tensors: dict[str, Tensor] = {}
@@ -48,7 +45,7 @@ def gather(
 def restore(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Put model, optimizer and random numbers back to what `gather` has seen.
+    """Put model and optimizer back to what `gather` has seen.
 
     Returns:
         The other states by name.
@@ -63,31 +60,7 @@ def restore(
         _lay_out(optimizer)
     except (RuntimeError, ValueError, KeyError) as error:
         raise ValueError(f"the checkpoint is of another model or optimizer: {' '.join(str(error).split())}") from error
-    restore_random_numbers(state.pop("random"))
     return state
-
-
-def random_numbers() -> dict[str, Any]:
-    """The states of torch's, Python's and numpy's generators."""
-    numpy = sys.modules.get("numpy")
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else [],
-        "python": random.getstate(),
-        "numpy": None if numpy is None else numpy.random.get_state(),
-    }
-
-
-def restore_random_numbers(state: Mapping[str, Any]) -> None:
-    """Put them back; those of as many CUDA devices as there are now."""
-    torch.set_rng_state(state["torch"])
-    for index, numbers in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(numbers, index)
-    random.setstate(state["python"])
-    if state["numpy"] is not None:
-        import numpy
-
-        numpy.random.set_state(state["numpy"])
 
 
 def _names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:

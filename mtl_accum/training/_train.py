@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from mtl_accum.editions import Edition
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import schedules_of
-from mtl_accum.training._checkpoint import Checkpoint
+from mtl_accum.training._checkpoint import FOLDER, Checkpoint
 from mtl_accum.training._device import alone_on, describe, deterministic, resolve, to_device
 from mtl_accum.training._evaluate import Measure, evaluate, require_tasks
 from mtl_accum.training._experiment import (
@@ -35,7 +35,7 @@ from mtl_accum.training._experiment import (
 from mtl_accum.training._fit import Training, Watcher
 from mtl_accum.training._images import Images, before_and_after, require_images, strips
 from mtl_accum.training._in_backward import InBackward
-from mtl_accum.training._keep import FOLDER, Keep, Keeper
+from mtl_accum.training._keep import Keep, Keeper
 from mtl_accum.training._learning_rate import scale_learning_rate
 from mtl_accum.training._loggers import MakeLogger
 from mtl_accum.training._loop import Loop
@@ -117,7 +117,7 @@ def train(
     fallbacks: list[Edition] = []
     with Progress() as progress:
         if isinstance(edition, Auto):
-            written["plan"] = found.values["plan"] if found and found.values.get("plan") else None
+            written["plan"] = _plan_of(found, run)
             if written["plan"] is None:
                 chosen = plan_and_write(
                     *(model, data, stepper, edition.budget),
@@ -133,7 +133,8 @@ def train(
             editions = {**editions, "auto": edition}
         if training:
             before = strips(model, images, data, "before training", device=where)
-            parts = _Parts(model, data, [edition, *fallbacks], stepper, loop, checkpoint, measures, run, where)
+            schedules = [edition, *fallbacks]
+            parts = _Parts(model, data, data.train(), schedules, stepper, loop, checkpoint, measures, run, where)
             with ExitStack() as stack:
                 watchers = [*_watchers(parts, logger, log_every, stack), _keeper(parts, found, written.get("plan"))]
                 written["training"] = _fit(parts, found, [*watchers, progress.training(_steps(parts))])
@@ -173,6 +174,7 @@ class _Parts:
 
     model: MultiTaskModel
     data: Data
+    batches: Iterable[Any]
     schedules: Sequence[Edition]
     optimizer: torch.optim.Optimizer
     loop: Loop
@@ -182,24 +184,32 @@ class _Parts:
     where: torch.device
 
 
+def _plan_of(found: Checkpoint | None, run: Run) -> Any:
+    """The plan that the run made which is gone on from, unless another budget is asked for now."""
+    if found is None or found.values["config"].get("edition") != run.config.get("edition"):
+        return None
+    return found.values.get("plan")
+
+
 def _fit(parts: _Parts, found: Checkpoint | None, watchers: Sequence[Watcher]) -> dict[str, Any]:
     """Train, and say how it went, for the report."""
-    loop, batches, changes = parts.loop, parts.data.train(), list[str]()
+    loop, changes = parts.loop, list[str]()
     sentence = scale_learning_rate(
         *(parts.optimizer, loop.lr_scaling),
-        batch_size=getattr(batches, "batch_size", None),
+        batch_size=getattr(parts.batches, "batch_size", None),
         accumulate=loop.accumulate,
         base_batch_size=loop.base_batch_size,
     )
     _LOG.info(sentence)
     training = Training(
-        *(parts.model, batches, parts.schedules, parts.optimizer, loop),
+        *(parts.model, parts.batches, parts.schedules, parts.optimizer, loop),
         device=parts.where,
         watchers=watchers,
         on_change=changes.append,
     )
     if found is not None:
         training.restore(found.tensors, found.values)
+        found.tensors.clear()  # the run has them now
         _LOG.info("goes on from %s: %d steps are done", found.path, training.position.step)
     started = time.perf_counter()
     try:
@@ -246,5 +256,5 @@ def _keeper(parts: _Parts, found: Checkpoint | None, plan: Any) -> Watcher:
 
 
 def _steps(parts: _Parts) -> int | None:
-    batches = parts.data.train()
-    return parts.loop.epochs * -(-len(batches) // parts.loop.accumulate) if isinstance(batches, Sized) else None
+    batches, loop = parts.batches, parts.loop
+    return loop.epochs * -(-len(batches) // loop.accumulate) if isinstance(batches, Sized) else None

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mtl_accum.editions._buffers import BufferLog
 from mtl_accum.training._precision import Precision
+from mtl_accum.training._undo import Buffers
 
 __all__ = ["Update"]
 
@@ -53,17 +53,15 @@ class Update:
             raise ValueError(f"clip_norm must be a number above 0, or null; found {clip_norm!r}")
         self._model, self._optimizer, self._precision = model, optimizer, precision
         self._clip_norm, self._skips = clip_norm, on_nan == "skip"
-        self._buffers = BufferLog()
+        self._buffers = Buffers(model)
         self.stepped, self.skipped = True, 0
         self.norm: Tensor | None = None
+        self._scale: float | None = None  # of the loss after the last step; asking for it waits for the device
 
     def before(self) -> None:
         """A step begins, perhaps again after one that was undone."""
-        if self._precision.scaler is not None:
-            self._precision.begin_step()
         if self._skips:
-            self._buffers = BufferLog()
-            self._buffers.before(list(self._model.modules()))
+            self._buffers.mark()
 
     def __call__(self, losses: Mapping[str, Tensor], step: int) -> None:
         """The gradient is there: step, unless it is to be skipped.
@@ -86,11 +84,12 @@ class Update:
         elif self._clip_norm is not None and self.norm is not None:
             nn.utils.clip_grads_with_norm_(self._model.parameters(), self._clip_norm, self.norm)
         if scaler is not None:
-            before = scaler.get_scale()
+            before = self._scale if self._scale is not None else scaler.get_scale()
             if self.stepped:
                 scaler.step(self._optimizer)  # unless the gradient overflowed
             scaler.update()
-            self.stepped = self.stepped and scaler.get_scale() >= before
+            self._scale = scaler.get_scale()
+            self.stepped = self.stepped and self._scale >= before
         elif self.stepped:
             self._optimizer.step()
         self.skipped += not self.stepped

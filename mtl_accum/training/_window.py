@@ -11,12 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_accum._restore import ChangedError, Weights
 from mtl_accum.editions import Edition, phase
-from mtl_accum.editions._buffers import BufferLog
 from mtl_accum.memory import PeakMemory, predict
 from mtl_accum.memory._out_of_memory import is_out_of_memory
-from mtl_accum.memory._random import RandomNumbers
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import spelled
 from mtl_accum.report import mib
@@ -24,6 +21,7 @@ from mtl_accum.training._accumulate import forward_backward
 from mtl_accum.training._device import to_device
 from mtl_accum.training._in_backward import InBackward
 from mtl_accum.training._precision import Precision
+from mtl_accum.training._undo import ChangedError, Undo
 from mtl_accum.training._update import Update
 
 __all__ = ["NoMemoryLeftError", "Window"]
@@ -81,6 +79,7 @@ class Window:
         self._schedules = list(schedules)
         self._trunk, self._tasks = precision.of(model)
         self._precision, self._update = precision, update
+        self._undo = Undo(model, optimizer)
         self._fresh = True  # no step of this schedule is done
         self._updating = False  # parameters may be written to
         self._steps = 0
@@ -111,7 +110,9 @@ class Window:
             NoMemoryLeftError: none of the schedules fits, or the optimizer's step cannot be undone.
         """
         while True:
-            undo = _Start(self._model, self._optimizer, copy=self._fresh) if len(self._schedules) > 1 else None
+            last = len(self._schedules) == 1
+            if not last:
+                self._undo.mark(copy=self._fresh)
             self._updating = isinstance(self.edition, InBackward)
             try:
                 losses = self._run(batches)
@@ -124,16 +125,17 @@ class Window:
                 self._steps += 1
                 return losses
             self._free()  # here the error has let go of the step's tensors
-            if undo is None:  # an edition leaves buffers as they were; the random numbers are the caller's
+            if last:  # an edition leaves buffers as they were; the random numbers are the caller's
                 raise NoMemoryLeftError(self._in_words(batches[0], reason), undone=not self._updating)
             try:
-                undo.restore()
+                self._undo.restore()
             except ChangedError:
                 raise NoMemoryLeftError(
                     f"step {self._steps + 1}: memory ran out in the middle of optimizer.step(), which had changed "
                     f"parameters already ({reason}); go on from a checkpoint",
                     undone=False,
                 ) from None
+            self._precision.undo()
             self._take_over(reason)
 
     def _run(self, batches: Sequence[Any]) -> dict[str, Tensor]:
@@ -180,20 +182,6 @@ class Window:
             f"step {self._steps + 1}: memory ran out in {spelled(self.edition)} ({reason}){needs}{there}; a smaller "
             "batch or smaller samples, or job=plan for a schedule that fits"
         )
-
-
-class _Start:
-    """A step's start, to go back to."""
-
-    def __init__(self, model: MultiTaskModel, optimizer: torch.optim.Optimizer, *, copy: bool) -> None:
-        self._random, self._buffers = RandomNumbers(), BufferLog()
-        self._buffers.before(list(model.modules()))
-        self._weights = Weights(list(model.parameters()), optimizer, copy=copy)
-
-    def restore(self) -> None:
-        self._weights.restore()
-        self._buffers.restore()
-        self._random.restore()
 
 
 def _breakdown(peak: PeakMemory) -> str:

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -110,12 +112,36 @@ def test_one_reader_at_a_time():
         next(first)
 
 
-def test_workers_do_not_hear_ctrl_c():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_leave_signals_to_the_process_that_trains(number):
     loader = iter(Loader(Noisy(200), 5, num_workers=2))
     next(loader)
     for process in multiprocessing.active_children():
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
     assert len(list(loader)) == 39
+
+
+def test_workers_end_with_their_process(tmp_path):
+    """Also after SIGTERM to the whole group, and where an exception keeps the iterator alive."""
+    code = """
+import os, signal
+import torch
+from mtl_accum.data import Loader
+
+rows = torch.utils.data.TensorDataset(torch.zeros(200, 1))
+batches = iter(Loader(rows, 5, num_workers=2))
+next(batches)
+signal.signal(signal.SIGTERM, lambda number, frame: None)
+os.killpg(0, signal.SIGTERM)
+assert len(list(batches)) == 39
+batches = iter(Loader(rows, 5, num_workers=2))
+next(batches)
+raise SystemExit(7)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as process:
+        assert process.wait(60) == 7
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"num_workers": -1}, {"prefetch_factor": 0}])

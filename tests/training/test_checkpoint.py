@@ -136,7 +136,7 @@ def test_objects_that_are_no_tensors_are_refused(tmp_path):
         dcp_save(
             {"evil": Evil(tmp_path / "ran"), "fine": torch.ones(1)}, checkpoint_id=tmp_path / "step-1", no_dist=True
         )
-    _sign(tmp_path / "step-1", {"version": 1, "files": {}})
+    _sign(tmp_path / "step-1", {"version": _checkpoint.VERSION, "files": {}})
     with pytest.raises(CheckpointError, match=r"BytesStorageMetadata, which no checkpoint of tensors has"):
         load(tmp_path / "step-1")
     assert not (tmp_path / "ran").exists()
