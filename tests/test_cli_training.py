@@ -23,10 +23,12 @@ def weights(folder):
     return {name: tensor.tolist() for name, tensor in load_file(folder / "model.safetensors").items()}
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_and_resumed(tmp_path, how):
+@pytest.mark.parametrize(
+    ("how", "edition"), [(signal.SIGKILL, ["edition=split"]), (signal.SIGTERM, ["edition=auto", "budget=4MiB"])]
+)
+def test_killed_and_resumed(tmp_path, how, edition):
     """Weights and losses are those of a run that nobody disturbed; the checkpoint of SIGTERM is of the very step."""
-    settings = [*TWO_TASK, *FAST, "epochs=30", "checkpoint.every_steps=4", "data.num_workers=1"]
+    settings = [*TWO_TASK, *FAST, *edition, "epochs=10", "checkpoint.every_steps=4", "data.num_workers=1"]
     command = [sys.executable, "-m", "mtl_accum", *settings, "hydra.run.dir=runs/day/one"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     with subprocess.Popen(command, cwd=tmp_path, **quiet) as run:
@@ -48,6 +50,10 @@ def test_killed_and_resumed(tmp_path, how):
     assert weights(tmp_path / "runs/day/two") == weights(tmp_path / "whole")
     reports = [json.loads((tmp_path / place / "report.json").read_text()) for place in ("runs/day/two", "whole")]
     assert reports[0]["training"]["losses"] == reports[1]["training"]["losses"]
+    if "edition=auto" in edition:  # the plan is the killed run's, not a new one
+        assert reports[0]["plan"] == load(all_of(tmp_path / "runs/day/one/checkpoints")[-1]).values["plan"]
+        assert not (tmp_path / "runs/day/two/plan.json").exists()
+        assert (tmp_path / "whole/plan.json").exists()
     changed = mtl_accum(*settings, "resume=whole", "optimizer.lr=0.5", cwd=tmp_path)
     assert changed.returncode == 1
     assert "the configuration has changed since: optimizer.lr was 0.001, is 0.5" in changed.stderr

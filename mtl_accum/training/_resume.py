@@ -15,7 +15,7 @@ _LOG = logging.getLogger(__name__)
 # What may differ from the run that is gone on from: it changes no step that is still to be done, or is meant to.
 _FREE = {
     *("resume", "epochs", "train", "job", "path", "before", "compare", "check", "measures", "images", "checkpoint"),
-    *("logger", "log_every", "edition", "device", "patience", "validate_every", "data.num_workers"),
+    *("logger", "log_every", "edition", "budget", "device", "patience", "validate_every", "data.num_workers"),
 }
 
 
