@@ -1,0 +1,74 @@
+"""What the studies share: one form of report, with every figure in JSON beside it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtl_accum.report import markdown_table, timestamp
+from mtl_accum.training._device import describe
+
+__all__ = ["MIB", "Report", "environment"]
+
+MIB = 2**20
+
+
+class Report:
+    """A study's `README.md` and `results.json`, written together.
+
+    Args:
+        folder: of the study.
+        title: of the page.
+        question: what the study asks, in a sentence or two.
+        command: that repeats it.
+    """
+
+    def __init__(self, folder: Path, title: str, question: str, command: str) -> None:
+        self._folder = folder
+        self._lines = [f"# {title}", "", f"**Question.** {question}", "", f"    {command}", ""]
+        self._content: dict[str, Any] = {"title": title, "command": command, "created": timestamp()}
+
+    def text(self, *paragraphs: str) -> None:
+        """Add paragraphs."""
+        for paragraph in paragraphs:
+            self._lines += [paragraph, ""]
+
+    def section(self, heading: str, *paragraphs: str) -> None:
+        """Begin a section."""
+        self._lines += [f"## {heading}", ""]
+        self.text(*paragraphs)
+
+    def items(self, *items: str) -> None:
+        """Add a list."""
+        self._lines += [*(f"- {item}" for item in items), *([""] if items else [])]
+
+    def table(self, rows: Sequence[Sequence[str]]) -> None:
+        """Add a table, its heading first."""
+        self._lines += [*markdown_table([list(row) for row in rows]), ""]
+
+    def picture(self, name: str, alt: str) -> None:
+        """Show a PNG of the folder."""
+        self._lines += [f"![{alt}]({name})", ""]
+
+    def write(self, results: Mapping[str, Any], device: torch.device) -> None:
+        """Write both files.
+
+        Args:
+            results: every figure, as JSON can hold it.
+            device: that was measured on.
+        """
+        content = {**self._content, "device": describe(device), "versions": environment(), **results}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        page = "\n".join(self._lines).rstrip() + "\n"
+        (self._folder / "README.md").write_text(page, encoding="utf-8")
+        (self._folder / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def environment() -> dict[str, str]:
+    """The versions that figures depend on."""
+    return {"python": platform.python_version(), "torch": torch.__version__}
