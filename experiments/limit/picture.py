@@ -1,0 +1,54 @@
+"""The picture of the study: what the limit is made of, and where the editions are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiments.study import MIB
+
+__all__ = ["draw"]
+
+_PARTS = {
+    "parameters, optimizer state, batch": (("fixed",), "#bbbbbb", ""),
+    "gradients": (("trunk_gradients", "head_gradients"), "#88ccee", "//"),
+    "trunk's saved activations": (("trunk",), "#44aa99", ".."),
+    "largest head's": (("head",), "#ddcc77", "xx"),
+    "representation and dL/dz": (("representation", "gradient"), "#cc6677", "--"),
+}
+_MARKERS = {"summed": "s", "per_task": "^", "split": "o", "cached": "D"}
+
+
+def draw(results: Mapping[str, Any], path: Path) -> None:
+    """One row a network, as wide as its memory over its limit.
+
+    Args:
+        results: by network, what `measure` has found.
+        path: of the PNG.
+    """
+    figure = Figure(figsize=(9, 1.2 + 1.3 * len(results)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    names = list(results)
+    for row, name in enumerate(names):
+        limit, left = results[name]["limit"], 0.0
+        for label, (keys, colour, hatch) in _PARTS.items():
+            size = sum(limit[key] for key in keys) / limit["budget"]
+            axes.barh(row, size, 0.5, left, color=colour, hatch=hatch, edgecolor="white", label="" if row else label)
+            left += size
+        for edition, marker in _MARKERS.items():
+            found = results[name]["editions"].get(edition, {}).get("passes")
+            if found:
+                x = found / limit["budget"]
+                axes.plot(x, row, marker, color="black", markersize=8, fillstyle="none", label="" if row else edition)
+                axes.annotate(f"{x:.2f}", (x, row + 0.3), ha="center", va="bottom", fontsize=8)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(names)), [f"{name}\n{results[name]['limit']['budget'] / MIB:.0f} MiB" for name in names])
+    axes.set_ylim(-0.5, len(names) - 0.2)
+    axes.set_xlabel("peak of forward and backward passes over what one graph at a time has to keep")
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,245 @@
+"""How close the editions come to what an exact gradient needs at least, in memory and in time.
+
+python -m experiments.limit.run [--scale S] [--device cuda]     # from the repository's root; writes beside this
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from experiments.limit.picture import draw
+from experiments.limit.saved import Limit, limit_of
+from experiments.shapes import SHAPES
+from experiments.study import MIB, Report
+from mtl_accum import Cached, Edition, PerTask, Split, SummedLoss
+from mtl_accum._compare import Measurement, compare
+from mtl_accum.memory import PeakMemory
+from mtl_accum.memory._fresh import FreshProcess
+from mtl_accum.memory._training_step import Parts
+from mtl_accum.training._device import to_device
+
+HERE = Path(__file__).parent
+SCALES = {"dense3": 0.25, "text8": 0.25, "lm_heads": 0.25}  # a few seconds a step on two cores
+SAMPLES = {"dense3": 4, "text8": 8, "lm_heads": 4}
+ROUNDS, TARGET = 15, 1.02
+MEASURED = ("summed", "per_task", "split", "cached")
+
+
+class Pieces:
+    """The bare passes by hand: trunk, each head with its backward, the trunk's backward; nothing is looked after."""
+
+    def forward_backward(self, trunk: Any, tasks: Any, batch: Any) -> dict[str, Tensor]:
+        """See `Edition.forward_backward`."""
+        z = trunk(batch)
+        cut = tree_map(lambda t: t.detach().requires_grad_(t.requires_grad) if isinstance(t, Tensor) else t, z)
+        losses = {}
+        for name, task in tasks.items():
+            loss = task(cut, batch)
+            loss.backward()
+            losses[name] = loss.detach()
+        pairs = zip(tree_leaves(z), tree_leaves(cut), strict=True)
+        roots = [(root, leaf.grad) for root, leaf in pairs if isinstance(root, Tensor) and leaf.grad is not None]
+        torch.autograd.backward([root for root, _ in roots], [gradient for _, gradient in roots])
+        return losses
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One network, importable by a fresh process."""
+
+    name: str
+    scale: float
+    samples: int | None
+    device: str
+
+    def __call__(self) -> Parts:
+        """Trunk, tasks, batch and AdamW."""
+        model, batch = SHAPES[self.name](self.scale, self.samples)
+        model.to(self.device)
+        return (
+            model.trunk,
+            model.tasks,
+            to_device(batch, torch.device(self.device)),
+            torch.optim.AdamW(model.parameters()),
+        )
+
+    def limit(self) -> Limit:
+        """Its limit."""
+        return limit_of(self())
+
+
+def editions(samples: int) -> dict[str, Edition]:
+    """What is measured; the bare pieces are what time is held against."""
+    return {
+        "summed": SummedLoss(),
+        "per_task": PerTask(),
+        "split": Split(),
+        "cached": Cached(max(1, samples // 4)),
+        "bare pieces": Pieces(),
+    }
+
+
+def ratio(rows: dict[str, Measurement], name: str, other: str) -> list[float]:
+    """Step by step, in the turns in which they ran: lower quartile, median, upper quartile."""
+    pairs = zip(rows[name].step_seconds, rows[other].step_seconds, strict=True)
+    ratios = [one / two for one, two in pairs]
+    return quantiles(ratios) if len(ratios) > 1 else ratios * 3
+
+
+def passes(memory: PeakMemory) -> int:
+    """The highest point of forward and backward passes: the optimizer's own temporaries are no edition's."""
+    return max(part.peak_bytes for part in memory.timeline if part.kind in ("forward", "backward"))
+
+
+def measure(subject: Subject, rounds: int = ROUNDS) -> dict[str, Any]:
+    """The limit and every edition's figures."""
+    with FreshProcess(subject) as process:
+        limit: Limit = process.call("limit")
+    samples = subject.samples or 8
+    found = compare(*_NOTHING, build=subject, editions=editions(samples), steps=rounds)
+    rows = {row.edition: row for row in found}
+    figures: dict[str, Any] = {}
+    for name, row in rows.items():
+        if row.failure is not None:
+            figures[name] = {"failure": row.failure}
+            continue
+        tensors = next(memory for memory in row.memory if memory.source == "tensors")
+        figures[name] = {
+            "peak": tensors.peak_bytes,
+            "peak_phase": tensors.peak_phase,
+            "passes": passes(tensors) if tensors.timeline else tensors.peak_bytes,
+            "seconds": median(row.step_seconds),
+            "time_over_summed": ratio(rows, name, "summed"),
+            "time_over_pieces": ratio(rows, name, "bare pieces"),
+            "gradient_difference": row.gradient_difference,
+        }
+    return {"limit": {**asdict(limit), "budget": limit.budget, "bound": limit.bound}, "editions": figures}
+
+
+_NOTHING: Any = (None, {}, None)
+
+
+def memory_table(results: dict[str, Any]) -> list[list[str]]:
+    """Peaks over the limit."""
+    table = [
+        ["network", "one graph at a time", "bound", *(f"{name} / one graph" for name in MEASURED), "split / bound"]
+    ]
+    for name, found in results.items():
+        limit, rows = found["limit"], found["editions"]
+        over = [f"{rows[e]['passes'] / limit['budget']:.3f}" if "passes" in rows[e] else "–" for e in MEASURED]
+        sizes = [f"{limit[key] / MIB:.1f} MiB" for key in ("budget", "bound")]
+        bound = f"{rows['split']['passes'] / limit['bound']:.3f}" if "passes" in rows["split"] else "–"
+        table.append([name, *sizes, *over, bound])
+    return table
+
+
+def parts_table(results: dict[str, Any]) -> list[list[str]]:
+    """What the limit is made of."""
+    heading = ["network", "fixed", "gradients", "trunk saves", "z and dL/dz", "largest head saves", "all heads save"]
+    keys = [
+        ("fixed",),
+        ("trunk_gradients", "head_gradients"),
+        ("trunk",),
+        ("representation", "gradient"),
+        ("head",),
+        ("heads",),
+    ]
+    rows = [[sum(found["limit"][key] for key in group) / MIB for group in keys] for found in results.values()]
+    return [heading, *([name, *(f"{size:.1f} MiB" for size in row)] for name, row in zip(results, rows, strict=True))]
+
+
+def time_table(results: dict[str, Any]) -> list[list[str]]:
+    """Times of a step over the bare pieces' and over the summed loss's, by turns."""
+    table = [["network", "edition", "step", "over the bare pieces", "middle half", "over summed", "middle half"]]
+    for name, found in results.items():
+        for edition, figures in found["editions"].items():
+            if "failure" in figures:
+                table.append([name, edition, figures["failure"], *["–"] * 4])
+                continue
+            cells = []
+            for low, middle, high in (figures["time_over_pieces"], figures["time_over_summed"]):
+                cells += [f"{middle:.3f}", f"{low:.3f} to {high:.3f}"]
+            table.append([name, edition, f"{figures['seconds'] * 1000:.0f} ms", *cells])
+    return table
+
+
+def conclusions(results: dict[str, Any]) -> list[str]:
+    """Whether Split has met its targets, and by how much it has not."""
+    found = []
+    for name, figures in results.items():
+        split, limit = figures["editions"]["split"], figures["limit"]
+        if "failure" in split:
+            found.append(f"{name}: split failed: {split['failure']}")
+            continue
+        memory, (low, time, high) = split["passes"] / limit["budget"], split["time_over_summed"]
+        found.append(f"{name}, memory: {memory:.3f} of one graph at a time: {_verdict(memory)}")
+        noise = f"the middle half of its rounds is {low:.3f} to {high:.3f}"
+        found.append(f"{name}, time: {time:.3f} of the summed loss ({noise}): {_verdict(time)}")
+    return found
+
+
+def _verdict(value: float) -> str:
+    return "met." if value <= TARGET else f"**missed** by {value - TARGET:.3f}."
+
+
+def write(results: dict[str, Any], device: str, scales: dict[str, float], rounds: int) -> None:
+    """The report."""
+    report = Report(
+        HERE,
+        "How close to the limit?",
+        "How far above what an exact gradient needs at least are the editions, in memory and in time?",
+        "python -m experiments.limit.run",
+    )
+    draw(results, HERE / "limit.png")
+    report.picture("limit.png", "What one graph at a time keeps, and where the editions' peaks are")
+    report.section("Split's targets", f"At most {TARGET} of the limit, and of the summed loss's time.")
+    report.items(*conclusions(results))
+    report.section(
+        "Memory",
+        "Counted from the storages that autograd saves, each once. **One graph at a time**: parameters, optimizer "
+        "state, batch, all gradients, what the trunk saves, the representation and its gradient, and what the largest "
+        "head saves. **Bound**: what no order of the work can avoid without computing anything twice; not all "
+        "gradients are there when the largest head's graph is. The editions' figures are the highest point of live "
+        "tensors in forward and backward passes, to the byte, of the third step; `cached` computes the trunk twice, "
+        "and may go below.",
+    )
+    report.table(memory_table(results))
+    report.table(parts_table(results))
+    report.section(
+        "Time",
+        "**Bare pieces**: the trunk's forward, each head's forward and backward and the trunk's backward written out "
+        f"by hand, without any check. Steps with AdamW, {rounds} rounds, all editions in turns, each in a process of "
+        "its own; a ratio is the median of the rounds'.",
+    )
+    report.table(time_table(results))
+    said = ", ".join(f"{name} {scale}" for name, scale in scales.items())
+    report.text(f"Shapes of `experiments/shapes.py` at the scales {said} (1 is full size), device {device}.")
+    report.write({"scales": scales, "rounds": rounds, "results": results}, torch.device(device))
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--scale", type=float, help="of all networks; by default what a CPU does in minutes")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments = parser.parse_args()
+    scales = {name: arguments.scale or scale for name, scale in SCALES.items()}
+    results = {}
+    for name, scale in scales.items():
+        samples = SAMPLES[name] if arguments.scale is None else None
+        results[name] = measure(Subject(name, scale, samples, arguments.device), arguments.rounds)
+        print(name, results[name], flush=True)
+    write(results, arguments.device, scales, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""What an exact gradient without recomputation has to keep, counted from what autograd saves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from mtl_accum import SummedLoss
+from mtl_accum.memory._training_step import Parts, TrainingStep
+
+__all__ = ["Limit", "limit_of"]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Bytes by what they are; storages that two of them share are counted once.
+
+    Attributes:
+        fixed: parameters, buffers, optimizer state, the batch.
+        trunk_gradients: of the trunk's parameters.
+        head_gradients: of all heads' parameters.
+        trunk: what the trunk's forward saves for its backward.
+        representation: what the heads read, where the trunk does not save it anyway.
+        gradient: of the representation.
+        head: what the forward of the head saves that saves the most.
+        heads: the sum over all of them.
+        name: that head.
+    """
+
+    fixed: int
+    trunk_gradients: int
+    head_gradients: int
+    trunk: int
+    representation: int
+    gradient: int
+    head: int
+    heads: int
+    name: str
+
+    @property
+    def budget(self) -> int:
+        """What one graph at a time keeps: all that rests, the trunk's graph, the largest head's, z, dL/dz."""
+        resting = self.fixed + self.trunk_gradients + self.head_gradients
+        return resting + self.trunk + self.representation + self.gradient + self.head
+
+    @property
+    def bound(self) -> int:
+        """What no order of the work can avoid: the most of three moments.
+
+        The largest head's forward is done, and it is the first; the heads are done; all is done.
+        """
+        at_head = self.trunk + self.representation + self.head
+        at_trunk = self.head_gradients + self.trunk + self.gradient
+        return self.fixed + max(at_head, at_trunk, self.head_gradients + self.trunk_gradients)
+
+
+def limit_of(parts: Parts) -> Limit:
+    """Count, on a network after one step: its optimizer's state is there.
+
+    Args:
+        parts: trunk, tasks, batch and optimizer; their random numbers and weights change.
+    """
+    trunk, tasks, batch, optimizer = parts
+    step = TrainingStep(trunk, tasks, batch, optimizer, SummedLoss())
+    step()
+    state = [] if optimizer is None else tree_leaves(list(optimizer.state.values()))
+    fixed = _storages([*step.parameters, *step.buffers, *tree_leaves(batch), *state])
+    with _Saved() as by_trunk:
+        z = trunk(batch)
+    kept = _without(by_trunk.storages, fixed)
+    representation = _without(_storages(tree_leaves(z)), {**fixed, **kept})
+    cut = tree_map(_leaf, z)
+    known = {**fixed, **kept, **_storages(tree_leaves(z))}
+    heads = {}
+    for name, task in tasks.items():
+        with _Saved() as by_head:
+            loss = task(cut, batch)
+        heads[name] = sum(_without(by_head.storages, known).values())
+        del loss
+    largest = max(heads, key=heads.__getitem__)
+    of_heads = {id(parameter) for task in tasks.values() for parameter in task.parameters()}  # type: ignore[attr-defined]
+    gradients = [
+        (id(parameter) in of_heads, parameter.nbytes) for parameter in step.parameters if parameter.requires_grad
+    ]
+    return Limit(
+        fixed=sum(fixed.values()),
+        trunk_gradients=sum(size for head, size in gradients if not head),
+        head_gradients=sum(size for head, size in gradients if head),
+        trunk=sum(kept.values()),
+        representation=sum(representation.values()),
+        gradient=sum(leaf.nbytes for leaf in tree_leaves(cut) if isinstance(leaf, Tensor) and leaf.requires_grad),
+        head=heads[largest],
+        heads=sum(heads.values()),
+        name=largest,
+    )
+
+
+class _Saved:
+    """The storages that autograd saves inside the block, kept alive: an address is not given away twice."""
+
+    def __init__(self) -> None:
+        self.storages: dict[int, int] = {}
+        self._alive: list[Tensor] = []
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        self.storages |= _storages([tensor])
+        self._alive.append(tensor.detach())
+        return tensor
+
+    def __enter__(self) -> _Saved:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.__exit__(*error)
+
+
+def _storages(tensors: Iterable[Any]) -> dict[int, int]:
+    """Bytes by address."""
+    found = [tensor.untyped_storage() for tensor in tensors if isinstance(tensor, Tensor)]
+    return {storage.data_ptr(): storage.nbytes() for storage in found if storage.nbytes()}
+
+
+def _without(storages: dict[int, int], known: dict[int, int]) -> dict[int, int]:
+    return {address: size for address, size in storages.items() if address not in known}
+
+
+def _leaf(value: Any) -> Any:
+    return value.detach().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
