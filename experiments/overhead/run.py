@@ -136,9 +136,9 @@ def write(found: dict[str, dict[str, dict[str, Any]]], folder: Path) -> None:
         f"loop, {copying['ratio']['median']:.3f} against one that copies its losses as `Split` does (the 0-dim result "
         f"of `mse_loss` keeps its element-wise map alive, here {SAMPLES * WIDTH * 4 // 1024} KiB a task, until it is "
         f"copied). With `Task` modules it is {found['MultiTaskModel']['Split']['ratio']['median']:.3f}: each is "
-        "asked whether its target is in the batch. What an edition adds is a fixed number of microseconds a head, by `Split` "
-        f"{1e6 * bare['a_head_seconds']:.1f} beside {1e6 * bare['by_hand_seconds'] / HEADS:.0f} of them; `PerTask` also "
-        "saves and restores the random state for every task."
+        "asked whether its target is in the batch. What an edition adds is a fixed number of microseconds a head, by "
+        f"`Split` {1e6 * bare['a_head_seconds']:.1f} beside {1e6 * bare['by_hand_seconds'] / HEADS:.0f} of them; "
+        "`PerTask` also saves and restores the random state for every task."
     )
     page.write({"heads": HEADS, "editions": found}, torch.device("cpu"))
 
