@@ -20,7 +20,7 @@ import torch
 from experiments.study import Report
 from mtl_accum.report import editions_table
 
-HERE, ROUNDS = Path(__file__).parent, 2
+HERE, ROUNDS = Path(__file__).parent, 3
 FIRST = "+experiment=two_task"
 
 
