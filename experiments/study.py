@@ -32,6 +32,7 @@ class Report:
         self._folder = folder
         self._lines = [f"# {title}", "", f"**Question.** {question}", "", f"    {command}", ""]
         self._content: dict[str, Any] = {"title": title, "command": command, "created": timestamp()}
+        self._tables: dict[str, list[list[str]]] = {}
 
     def text(self, *paragraphs: str) -> None:
         """Add paragraphs."""
@@ -47,8 +48,10 @@ class Report:
         """Add a list."""
         self._lines += [*(f"- {item}" for item in items), *([""] if items else [])]
 
-    def table(self, rows: Sequence[Sequence[str]]) -> None:
-        """Add a table, its heading first."""
+    def table(self, rows: Sequence[Sequence[str]], name: str = "") -> None:
+        """Add a table, its heading first; under a name `tables` of `results.json` has it too, for the README."""
+        if name:
+            self._tables[name] = [list(row) for row in rows]
         self._lines += [*markdown_table([list(row) for row in rows]), ""]
 
     def picture(self, name: str, alt: str) -> None:
@@ -63,6 +66,8 @@ class Report:
             device: that was measured on.
         """
         content = {**self._content, "device": describe(device), "versions": environment(), **results}
+        if self._tables:
+            content["tables"] = self._tables
         self._folder.mkdir(parents=True, exist_ok=True)
         page = "\n".join(self._lines).rstrip() + "\n"
         (self._folder / "README.md").write_text(page, encoding="utf-8")

@@ -1,27 +1,29 @@
 """What an edition costs over the loop that a person would write by hand, where the network costs next to nothing.
 
-python experiments/overhead/run.py        # writes experiments/overhead/README.md
+python -m experiments.overhead.run      # from the repository's root; writes README.md and results.json beside this
 """
 
 from __future__ import annotations
 
 import gc
-import platform
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.study import Report
 from mtl_accum import MultiTaskModel, PerTask, Split, SummedLoss, Task
-from mtl_accum.editions import Tasks, Trunk
+from mtl_accum.editions import Edition, Tasks, Trunk
 
 HEADS, WIDTH, SAMPLES, ROUNDS, STEPS = 8, 64, 32, 25, 100
+COPYING = "Split, against a loop that copies its losses"
 
 batch = {"x": torch.randn(SAMPLES, WIDTH), "y": torch.randn(SAMPLES, WIDTH)}
 trunk = nn.Linear(WIDTH, WIDTH)
@@ -34,7 +36,7 @@ def run_trunk(b: dict[str, Tensor]) -> Tensor:
     return trunk(b["x"])
 
 
-NETWORKS = {"plain functions": (run_trunk, functions), "`MultiTaskModel`": (model.trunk, model.tasks)}
+NETWORKS = {"plain functions": (run_trunk, functions), "MultiTaskModel": (model.trunk, model.tasks)}
 
 
 def summed_by_hand(run_trunk: Trunk, tasks: Tasks) -> dict[str, Tensor]:
@@ -77,7 +79,7 @@ PAIRS = {
     "SummedLoss": (SummedLoss(), summed_by_hand),
     "PerTask": (PerTask(), per_task_by_hand),
     "Split": (Split(), split_by_hand),
-    "Split, against a loop that copies its losses": (Split(), partial(split_by_hand, value=copied)),
+    COPYING: (Split(), partial(split_by_hand, value=copied)),
 }
 
 
@@ -88,45 +90,73 @@ def seconds(step: Callable[[], object]) -> float:
     return (time.perf_counter() - start) / STEPS
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    lines = []
-    for (kind, network), (name, (edition, by_hand)) in product(NETWORKS.items(), PAIRS.items()):
-        ours = partial(edition.forward_backward, *network, batch)
-        theirs = partial(by_hand, *network)
-        for step in (ours, theirs):
-            seconds(step)
-        gc.disable()  # a collection would fall into one of the two
-        rounds = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]
-        gc.enable()
-        gc.collect()
-        ratios = sorted(a / b for a, b in rounds)
-        us = [1e6 * median(column) for column in zip(*rounds, strict=True)]
-        spread = f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
-        lines.append(f"| {name} | {kind} | {us[0]:.0f} | {us[1]:.0f} | {median(ratios):.3f} | {spread} |")
-        print(lines[-1], flush=True)
-    (Path(__file__).parent / "README.md").write_text(
-        f"""# What does an edition cost over the loop written by hand?
+def measure(network: tuple[Trunk, Tasks], edition: Edition, by_hand: Callable[..., object]) -> dict[str, Any]:
+    """Both loops in turns: seconds of a step, the ratio round by round, what a head costs more."""
+    ours, theirs = partial(edition.forward_backward, *network, batch), partial(by_hand, *network)
+    for step in (ours, theirs):
+        seconds(step)
+    gc.disable()  # a collection would fall into one of the two
+    rounds = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]
+    gc.enable()
+    gc.collect()
+    step_seconds, by_hand_seconds = (median(column) for column in zip(*rounds, strict=True))
+    ratios = sorted(a / b for a, b in rounds)
+    return figures(step_seconds, by_hand_seconds, median(ratios), ratios[0], ratios[-1])
 
-    python experiments/overhead/run.py
 
-A trunk and {HEADS} heads of one Linear {WIDTH}x{WIDTH} each, batch {SAMPLES}, CPU, one thread, no
-garbage collection: so little work that what an edition does around it shows. {ROUNDS} interleaved rounds of {STEPS}
-steps, torch {torch.__version__}, Python {platform.python_version()}. Ratios are taken round by round.
+def figures(step_seconds: float, by_hand_seconds: float, ratio: float, low: float, high: float) -> dict[str, Any]:
+    """What the report has of an edition."""
+    return {
+        "step_seconds": step_seconds,
+        "by_hand_seconds": by_hand_seconds,
+        "ratio": {"median": ratio, "low": low, "high": high},
+        "a_head_seconds": (step_seconds - by_hand_seconds) / HEADS,
+    }
 
-| edition | trunk and tasks | its step, µs | by hand, µs | ratio, median | ratio, smallest to largest |
-| --- | --- | ---: | ---: | ---: | ---: |
-"""
-        + "\n".join(lines)
-        + """
 
-The target for `Split` is 1.10 with plain functions as tasks: three runs of this command gave medians from 1.10 to 1.11
-against the bare loop, and 1.08 against one that copies its losses as `Split` does (the 0-dim result of `mse_loss` keeps
-its element-wise map alive, here 8 KiB a task, until it is copied). With `Task` modules it is missed by four per cent:
-each is asked whether its target is in the batch. What an edition adds is a fixed number of microseconds a head, here
-beside 50 of them; `PerTask` also saves and restores the random state for every task.
-"""
+def write(found: dict[str, dict[str, dict[str, Any]]], folder: Path) -> None:
+    """Write page and JSON; figures by kind of network, then by edition."""
+    page = Report(
+        folder,
+        "What does an edition cost over the loop written by hand?",
+        "Where the network costs next to nothing, what does an edition add to the loop that one would write?",
+        "python -m experiments.overhead.run",
     )
+    page.text(
+        f"A trunk and {HEADS} heads of one Linear {WIDTH}x{WIDTH} each, batch {SAMPLES}, CPU, one thread, no garbage "
+        f"collection: so little work that what an edition does around it shows. {ROUNDS} interleaved rounds of {STEPS} "
+        "steps. Ratios are taken round by round."
+    )
+    head = ["edition", "trunk and tasks", "its step, µs", "by hand, µs", "ratio, median", "ratio, smallest to largest"]
+    rows = [_row(name, kind, of) for kind, editions in found.items() for name, of in editions.items()]
+    page.table([head, *rows])
+    bare, copying = (found["plain functions"][name] for name in ("Split", COPYING))
+    page.text(
+        f"The target for `Split` is 1.10 with plain functions as tasks: {bare['ratio']['median']:.3f} against the bare "
+        f"loop, {copying['ratio']['median']:.3f} against one that copies its losses as `Split` does (the 0-dim result "
+        f"of `mse_loss` keeps its element-wise map alive, here {SAMPLES * WIDTH * 4 // 1024} KiB a task, until it is "
+        f"copied). With `Task` modules it is {found['MultiTaskModel']['Split']['ratio']['median']:.3f}: each is "
+        "asked whether its target is in the batch. What an edition adds is a fixed number of microseconds a head, by "
+        f"`Split` {1e6 * bare['a_head_seconds']:.1f} beside {1e6 * bare['by_hand_seconds'] / HEADS:.0f} of them; "
+        "`PerTask` also saves and restores the random state for every task."
+    )
+    page.write({"heads": HEADS, "editions": found}, torch.device("cpu"))
+
+
+def _row(name: str, kind: str, of: dict[str, Any]) -> list[str]:
+    ratio = of["ratio"]
+    steps = [f"{1e6 * of[key]:.0f}" for key in ("step_seconds", "by_hand_seconds")]
+    return [name, kind, *steps, f"{ratio['median']:.3f}", f"{ratio['low']:.3f} to {ratio['high']:.3f}"]
+
+
+def main() -> None:
+    """Time every pair and write the report."""
+    torch.set_num_threads(1)
+    found: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in NETWORKS}
+    for (kind, network), (name, (edition, by_hand)) in product(NETWORKS.items(), PAIRS.items()):
+        found[kind][name] = measure(network, edition, by_hand)
+        print(*_row(name, kind, found[kind][name]), sep=" | ", flush=True)
+    write(found, Path(__file__).parent)
 
 
 if __name__ == "__main__":
