@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["fraction", "natural", "not_negative", "positive_int"]
+__all__ = ["fraction", "natural", "not_negative", "positive", "positive_int"]
 
 
 def positive_int(name: str, value: Any) -> None:
@@ -21,6 +21,11 @@ def natural(name: str, value: Any) -> None:
 def not_negative(name: str, value: Any) -> None:
     """Raise ValueError unless value is a finite number of at least 0."""
     _check(name, value, "a number of at least 0", isinstance(value, int | float) and 0 <= value < math.inf)
+
+
+def positive(name: str, value: Any) -> None:
+    """Raise ValueError unless value is a finite number above 0."""
+    _check(name, value, "a number above 0", isinstance(value, int | float) and 0 < value < math.inf)
 
 
 def fraction(name: str, value: Any) -> None:

@@ -101,14 +101,15 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
         ([], "nothing to train: expected model and data, found none; add +experiment=two_task"),
         (
             ["+experiment=nope"],
-            "experiment=nope: expected one of accumulation, many_tasks, two_task; found no experiment of that name",
+            "experiment=nope: expected one of accumulation, dense3, lm_heads, many_tasks, text8, two_task; found no "
+            "experiment of that name",
         ),
         (
             [*TWO_TASK, "edition=nope"],
             "edition=nope: expected one of accumulated, auto, cached, checkpointed, offloaded, per_task, split, "
             "summed; found no edition",
         ),
-        ([*TWO_TASK, "data=nope"], "data=nope: expected one of digits; found no data of that name"),
+        ([*TWO_TASK, "data=nope"], "data=nope: expected one of digits, scenes, sentences, texts; found no data"),
         ([*TWO_TASK, "data.batch_size=0"], "data: batch_size must be a positive integer, found 0"),
         ([*TWO_TASK, "data.batch_size=abc"], "data: batch_size must be a positive integer, found 'abc'"),
         ([*TWO_TASK, "epochs=-1"], "epochs must be an integer from 0 to 2**63 - 1, found -1"),

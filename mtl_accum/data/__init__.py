@@ -1,7 +1,10 @@
 """Data sets and loaders. A data set has `train()` and `test()`, each an iterable of batches; perhaps `validation()`."""
 
 from mtl_accum.data._digits import Digits
+from mtl_accum.data._generated import Generated
 from mtl_accum.data._loader import Loader, SampleError, WorkerError
 from mtl_accum.data._mixed import MixedLoader
+from mtl_accum.data._scenes import Scenes
+from mtl_accum.data._texts import Sentences, Texts
 
-__all__ = ["Digits", "Loader", "MixedLoader", "SampleError", "WorkerError"]
+__all__ = ["Digits", "Generated", "Loader", "MixedLoader", "SampleError", "Scenes", "Sentences", "Texts", "WorkerError"]

@@ -209,6 +209,6 @@ class _Deaf:
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if self._over.value else None)
 
 
-def _mix(*numbers: int) -> int:
+def _mix(*numbers: int | str) -> int:
     """A seed from several numbers; neighbours have nothing in common."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1

@@ -2,20 +2,74 @@
 
 from mtl_accum.models._convolutional import ConvBlock, ConvClassifier, ConvTrunk, DenseHead
 from mtl_accum.models._counts import count_labels, count_mask, count_present
+from mtl_accum.models._dense import ASPP, DeepLabHead, dense3
 from mtl_accum.models._group_norm import to_group_norm
+from mtl_accum.models._language import Ahead, LanguageHead, LanguageTask, lm_heads
 from mtl_accum.models._many_tasks import many_tasks
+from mtl_accum.models._masked import (
+    Error,
+    MaskedLoss,
+    TokenCrossEntropy,
+    Valid,
+    absolute_error,
+    angle,
+    cosine_distance,
+    count_valid,
+    has_direction,
+    hit,
+    is_labelled,
+    is_positive,
+    is_present,
+    masked_sum,
+    squared_error,
+)
 from mtl_accum.models._multi_task import MultiTaskModel, Task
+from mtl_accum.models._norm import FrozenBatchNorm2d
+from mtl_accum.models._resnet import Bottleneck, ResNetTrunk
+from mtl_accum.models._text8 import MaskedWordHead, SentenceHead, TokenHead, text8
+from mtl_accum.models._transformer import TransformerBlock, TransformerTrunk
 
 __all__ = [
+    "ASPP",
+    "Ahead",
+    "Bottleneck",
     "ConvBlock",
     "ConvClassifier",
     "ConvTrunk",
+    "DeepLabHead",
     "DenseHead",
+    "Error",
+    "FrozenBatchNorm2d",
+    "LanguageHead",
+    "LanguageTask",
+    "MaskedLoss",
+    "MaskedWordHead",
     "MultiTaskModel",
+    "ResNetTrunk",
+    "SentenceHead",
     "Task",
+    "TokenCrossEntropy",
+    "TokenHead",
+    "TransformerBlock",
+    "TransformerTrunk",
+    "Valid",
+    "absolute_error",
+    "angle",
+    "cosine_distance",
     "count_labels",
     "count_mask",
     "count_present",
+    "count_valid",
+    "dense3",
+    "has_direction",
+    "hit",
+    "is_labelled",
+    "is_positive",
+    "is_present",
+    "lm_heads",
     "many_tasks",
+    "masked_sum",
+    "squared_error",
+    "text8",
     "to_group_norm",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -25,13 +26,7 @@ def count_labels(
     Returns:
         A function of the batch for `Task(count=...)`, which returns a 0-dim tensor.
     """
-
-    def count(batch: Any) -> Tensor:
-        labels: Tensor = select(target, batch)
-        valid = labels != ignore_index
-        return valid.sum() if weight is None else weight.to(labels.device, non_blocking=True)[labels[valid]].sum()
-
-    return count
+    return partial(_labels, target, ignore_index, weight)
 
 
 def count_mask(mask: Selector) -> Callable[[Any], Tensor]:
@@ -40,7 +35,7 @@ def count_mask(mask: Selector) -> Callable[[Any], Tensor]:
     Args:
         mask: key of the batch, or callable of it, that gives a tensor of bool, int or float, of any shape.
     """
-    return lambda batch: select(mask, batch).sum()
+    return partial(_mask, mask)
 
 
 def count_present(target: Selector) -> Callable[[Any], Tensor]:
@@ -49,4 +44,23 @@ def count_present(target: Selector) -> Callable[[Any], Tensor]:
     Args:
         target: key of the batch, or callable of it, that gives a floating-point tensor of any shape.
     """
-    return lambda batch: (~select(target, batch).isnan()).sum()
+    return partial(_present, target)
+
+
+# Functions at the top of a file, for fresh processes: closures do not pickle.
+
+
+def _labels(target: Selector, ignore_index: int, weight: Tensor | None, batch: Any) -> Tensor:
+    labels: Tensor = select(target, batch)
+    valid = labels != ignore_index
+    return valid.sum() if weight is None else weight.to(labels.device, non_blocking=True)[labels[valid]].sum()
+
+
+def _mask(mask: Selector, batch: Any) -> Tensor:
+    found: Tensor = select(mask, batch)
+    return found.sum()
+
+
+def _present(target: Selector, batch: Any) -> Tensor:
+    found: Tensor = select(target, batch)
+    return (~found.isnan()).sum()

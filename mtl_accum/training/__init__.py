@@ -11,6 +11,7 @@ from mtl_accum.training._in_backward import InBackward
 from mtl_accum.training._keep import Keep
 from mtl_accum.training._loggers import Logger, MLflow, TensorBoard, WeightsAndBiases, no_logger
 from mtl_accum.training._loop import Loop
+from mtl_accum.training._masked_mean import MaskedMean
 from mtl_accum.training._plan import Auto, plan
 from mtl_accum.training._predict import predict
 from mtl_accum.training._stop import StoppedError
@@ -27,6 +28,7 @@ __all__ = [
     "Logger",
     "Loop",
     "MLflow",
+    "MaskedMean",
     "Measure",
     "NoMemoryLeftError",
     "Run",

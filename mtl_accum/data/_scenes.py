@@ -1,0 +1,92 @@
+"""Drawn rooms: an image with its segmentation, depth and surface normals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from mtl_accum._validate import positive_int
+from mtl_accum.models._scaled import scaled
+
+__all__ = ["Scenes"]
+
+_NEAREST, _FARTHEST = 0.7, 10.0  # metres, the range of the camera behind NYUv2
+_LIGHTS = np.array([[0.8, 0.0, 0.6], [-0.4, 0.7, 0.6], [-0.4, -0.7, 0.6]])  # one a colour: shading shows the normal
+_FOG = 10.0  # metres in which an image loses two thirds of its light: brightness shows the depth
+_NOISE = 0.02
+
+
+@final
+@dataclass(frozen=True)
+class Scenes:
+    """Draws planes in front of each other, in the shapes and types of NYUv2 (Silberman et al., 2012).
+
+    A sample: `image` (3, H, W), float32 from -1 to 1; `segmentation` (H, W), int64, -1 where unlabelled; `depth`
+    (1, H, W), float32 in metres, 0 where the sensor saw nothing; `normals` (3, H, W), float32 unit vectors towards the
+    camera, 0 where there is no depth. The image is the class's colour, shaded by the normal and dimmed by the depth.
+
+    Args:
+        scale: of height and width.
+        size: height and width at scale 1, in pixels.
+        classes: of the segmentation.
+        planes: in a scene.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    scale: float = 1.0
+    size: Sequence[int] = (288, 384)
+    classes: int = 13
+    planes: int = 12
+
+    def __post_init__(self) -> None:
+        positive_int("classes", self.classes)
+        positive_int("planes", self.planes)
+        for side in self.size:
+            scaled(side, self.scale)
+
+    def __call__(self, draw: np.random.Generator) -> dict[str, np.ndarray]:
+        """One sample."""
+        height, width = (scaled(side, self.scale) for side in self.size)
+        rows, columns = np.meshgrid(np.linspace(-0.5, 0.5, height), np.linspace(-0.5, 0.5, width), indexing="ij")
+        labels = np.zeros((height, width), np.int64)
+        depth = np.zeros((height, width))
+        normals = np.zeros((3, height, width))
+        everywhere = (slice(None), slice(None))
+        for plane in range(self.planes):
+            here = everywhere if plane == 0 else _rectangle(draw, height, width)
+            down, right = draw.uniform(-2, 2, 2)  # metres across the image
+            far = draw.uniform(2, 8)
+            normal = np.array([right, down, 1.0]) / np.sqrt(1 + down**2 + right**2)
+            labels[here] = draw.integers(self.classes)
+            depth[here] = (far + down * rows + right * columns)[here]
+            normals[:, here[0], here[1]] = normal[:, None, None]
+        depth = depth.clip(_NEAREST, _FARTHEST)
+        colours = np.random.default_rng(self.classes).uniform(0.3, 1, (self.classes, 3))
+        light = (
+            colours[labels].transpose(2, 0, 1) * (0.5 + 0.5 * np.tensordot(_LIGHTS, normals, 1)) * np.exp(-depth / _FOG)
+        )
+        image = 2 * light - 1 + draw.normal(0, _NOISE, light.shape)
+        labels[_rectangle(draw, height, width)] = -1
+        depth[_rectangle(draw, height, width)] = 0
+        depth[draw.random((height, width)) < 0.05] = 0  # shiny and far surfaces
+        return {
+            "image": image.astype(np.float32),
+            "segmentation": labels,
+            "depth": depth[None].astype(np.float32),
+            "normals": (normals * (depth > 0)).astype(np.float32),
+        }
+
+
+def _rectangle(draw: np.random.Generator, height: int, width: int) -> tuple[slice, slice]:
+    """A part of an image, of a sixteenth to a half of each side."""
+    found = []
+    for side in (height, width):
+        extent = max(1, int(side * draw.uniform(1 / 16, 1 / 2)))
+        start = int(draw.integers(side - extent + 1))
+        found.append(slice(start, start + extent))
+    return found[0], found[1]

@@ -1,0 +1,147 @@
+"""Several language-model heads on one decoder: head k predicts the token k steps ahead."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from mtl_accum._validate import positive_int
+from mtl_accum.models._counts import count_labels
+from mtl_accum.models._masked import TokenCrossEntropy
+from mtl_accum.models._multi_task import MultiTaskModel, Selector, Task
+from mtl_accum.models._scaled import scaled
+from mtl_accum.models._transformer import TransformerBlock, TransformerTrunk
+
+__all__ = ["Ahead", "LanguageHead", "LanguageTask", "lm_heads"]
+
+_HEAD_WIDTH = 64  # of an attention head, at every scale
+
+
+class Ahead:
+    """A target: the tokens so many steps ahead, (N, L) -> (N, L), -100 where the text has ended.
+
+    Args:
+        key: of the batch, where the tokens are.
+        steps: how far ahead.
+    """
+
+    def __init__(self, key: str, steps: int) -> None:
+        positive_int("steps", steps)
+        self._key, self._steps = key, steps
+
+    def __call__(self, batch: Any) -> Tensor:
+        """The target of a batch."""
+        return F.pad(batch[self._key][:, self._steps :], (0, self._steps), value=-100)
+
+
+class LanguageHead(nn.Module):
+    """A block, normalisation and a linear layer to the vocabulary: (N, L, width) -> (N, L, vocabulary).
+
+    Args:
+        block: (N, L, width) -> (N, L, width).
+        width: of the representation.
+        words: the linear layer; heads may share it.
+    """
+
+    def __init__(self, block: nn.Module, width: int, words: nn.Linear) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(block, nn.LayerNorm(width))
+        self.words = words
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(N, L, width) -> (N, L, vocabulary)."""
+        logits: Tensor = self.words(self.hidden(tokens))
+        return logits
+
+
+class LanguageTask(Task):
+    """A language model's loss, in chunks of the sequence: the logits of all tokens never exist at once.
+
+    `weight * cross_entropy(head(representation), target)`, a mean over the labels that are not -100. Under
+    `torch.utils.checkpoint` each chunk makes its logits anew in the backward: one more pass of the last layer, and
+    logits, their log-softmax and their gradient for 1 / chunks of the tokens in place of all.
+
+    Args:
+        head: whose `words` run chunk by chunk.
+        target: key of the batch, or callable of it: labels (N, L), int64, -100 where there is none.
+        weight: factor of the loss.
+        chunks: pieces of the sequence; 1 makes all logits at once, without checkpointing.
+
+    Raises:
+        ValueError: chunks is less than 1.
+    """
+
+    def __init__(self, head: LanguageHead, target: Selector, weight: float = 1.0, *, chunks: int = 1) -> None:
+        positive_int("chunks", chunks)
+        super().__init__(head, TokenCrossEntropy(), target, weight, count_labels(target))
+        self._chunks = chunks
+
+    def forward(self, representation: Any, batch: Any) -> Tensor:
+        """The weighted loss, a 0-dim tensor."""
+        if self._chunks == 1:
+            return super().forward(representation, batch)
+        labels: Tensor = self.target(batch)
+        hidden: Tensor = self.head.hidden(representation)  # type: ignore[attr-defined]
+        total = hidden.new_zeros(())
+        pieces = zip(hidden.chunk(self._chunks, 1), labels.chunk(self._chunks, 1), strict=True)
+        for features, theirs in pieces:
+            part = partial(self._sum, watched=[])
+            total = total + checkpoint(part, features, theirs, use_reentrant=False, preserve_rng_state=False)
+        return self.weight * total / (labels != -100).sum()
+
+    def _sum(self, features: Tensor, labels: Tensor, watched: list[bool]) -> Tensor:
+        logits: Tensor = self.head.words(features)  # type: ignore[attr-defined]
+        if not watched:  # else it runs again, for the backward
+            watched.append(True)
+            for watch in self.watchers:
+                watch(logits, labels)
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+
+
+def lm_heads(
+    scale: float = 1.0,
+    *,
+    vocabulary: int = 32000,
+    length: int = 2048,
+    layers: int = 24,
+    heads: int = 16,
+    ahead: int = 4,
+    chunks: int = 1,
+    dropout: float = 0.1,
+) -> MultiTaskModel:
+    """A GPT-like decoder that predicts several tokens ahead; each head is a block, and all share the last layer.
+
+    The batch has `tokens` (N, L), int64. Task `ahead k` predicts the token k steps ahead. The paper runs the heads one
+    after the other on the detached representation to save memory: that is `Split`.
+
+    Reference: Gloeckle, Youbi Idrissi, Rozière, Lopez-Paz and Synnaeve (2024), Better & Faster Large Language Models
+    via Multi-token Prediction.
+
+    Args:
+        scale: of vocabulary, length, layers and attention heads, of 64 channels each.
+        vocabulary: number of different tokens at scale 1.
+        length: the most tokens of a sample at scale 1.
+        layers: blocks of the trunk at scale 1.
+        heads: of the attention at scale 1.
+        ahead: number of language-model heads.
+        chunks: pieces of the sequence that each loss is computed in; see `LanguageTask`.
+        dropout: probability to drop an entry, in trunk and heads.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    positive_int("ahead", ahead)
+    words, several = scaled(vocabulary, scale), scaled(heads, scale)
+    width = _HEAD_WIDTH * several
+    most, depth = scaled(length, scale), scaled(layers, scale)
+    trunk = TransformerTrunk(words, most, width, depth, several, dropout=dropout, causal=True)
+    last = nn.Linear(width, words, bias=False)
+    tasks = {}
+    for steps in range(1, ahead + 1):
+        head = LanguageHead(TransformerBlock(width, several, dropout, causal=True), width, last)
+        tasks[f"ahead {steps}"] = LanguageTask(head, Ahead("tokens", steps), chunks=chunks)
+    return MultiTaskModel(trunk, tasks, "tokens")

@@ -1,0 +1,116 @@
+"""Eight tasks on one text encoder: tags of tokens, properties of sentences, masked words."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mtl_accum.models._counts import count_labels, count_present
+from mtl_accum.models._masked import MaskedLoss, TokenCrossEntropy, is_present, squared_error
+from mtl_accum.models._multi_task import MultiTaskModel, Task
+from mtl_accum.models._scaled import scaled
+from mtl_accum.models._transformer import TransformerTrunk
+
+__all__ = ["MaskedWordHead", "SentenceHead", "TokenHead", "text8"]
+
+_HEAD_WIDTH = 64  # of an attention head, at every scale
+_TAGS = {"pos": 17, "ner": 9, "chunks": 23}  # universal parts of speech; CoNLL-2003's and CoNLL-2000's labels
+_SENTENCES = {"sentiment": 2, "entailment": 3}
+
+
+class TokenHead(nn.Sequential):
+    """Dropout and a linear layer on every token: (N, L, width) -> (N, L, classes).
+
+    Args:
+        width: of the representation.
+        classes: number of labels.
+        dropout: probability to drop an entry.
+    """
+
+    def __init__(self, width: int, classes: int, dropout: float = 0.1) -> None:
+        super().__init__(nn.Dropout(dropout), nn.Linear(width, classes))
+
+
+class SentenceHead(nn.Module):
+    """BERT's pooler on the first token, dropout, linear: (N, L, width) -> (N, outputs).
+
+    Args:
+        width: of the representation.
+        outputs: classes, or numbers to predict.
+        dropout: probability to drop an entry.
+    """
+
+    def __init__(self, width: int, outputs: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Dropout(dropout), nn.Linear(width, outputs))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(N, L, width) -> (N, outputs)."""
+        found: Tensor = self.layers(tokens[:, 0])
+        return found
+
+
+class MaskedWordHead(nn.Sequential):
+    """BERT's masked-word head: (N, L, width) -> (N, L, vocabulary).
+
+    Args:
+        width: of the representation.
+        vocabulary: number of different tokens.
+    """
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width), nn.Linear(width, vocabulary))
+
+
+def text8(
+    scale: float = 1.0,
+    *,
+    vocabulary: int = 30522,
+    length: int = 512,
+    layers: int = 12,
+    heads: int = 12,
+    dropout: float = 0.1,
+) -> MultiTaskModel:
+    """BERT-base with eight heads: three tag tokens, three judge a pair of sentences, two restore masked words.
+
+    The batch has `tokens` (N, L), int64, 0 being padding; `pos` (17 tags), `ner` (9), `chunks` (23), `general` and
+    `medical` (masked words of two domains), all (N, L), int64, -100 where there is no label; `sentiment` (2 classes)
+    and `entailment` (3), (N,), int64; `similarity` (N, 1), from 0 to 5, NaN where it is missing.
+
+    References: Devlin et al. (2019), BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding;
+    Liu et al. (2019), Multi-Task Deep Neural Networks for Natural Language Understanding.
+
+    Args:
+        scale: of vocabulary, length, layers and attention heads, of 64 channels each.
+        vocabulary: number of different tokens at scale 1.
+        length: the most tokens of a sample at scale 1.
+        layers: blocks of the trunk at scale 1.
+        heads: of the attention at scale 1.
+        dropout: probability to drop an entry, in trunk and heads.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    words, several = scaled(vocabulary, scale), scaled(heads, scale)
+    width = _HEAD_WIDTH * several
+    trunk = TransformerTrunk(
+        words, scaled(length, scale), width, scaled(layers, scale), several, dropout=dropout, padding=0
+    )
+    tasks = {
+        name: Task(TokenHead(width, classes, dropout), TokenCrossEntropy(), name, count=count_labels(name))
+        for name, classes in _TAGS.items()
+    }
+    tasks |= {
+        name: Task(SentenceHead(width, classes, dropout), nn.CrossEntropyLoss(), name)
+        for name, classes in _SENTENCES.items()
+    }
+    tasks["similarity"] = Task(
+        SentenceHead(width, 1, dropout),
+        MaskedLoss(squared_error, is_present),
+        "similarity",
+        count=count_present("similarity"),
+    )
+    tasks |= {
+        domain: Task(MaskedWordHead(width, words), TokenCrossEntropy(), domain, count=count_labels(domain))
+        for domain in ("general", "medical")
+    }
+    return MultiTaskModel(trunk, tasks, "tokens")

@@ -1,0 +1,115 @@
+"""A transformer on tokens: BERT's encoder and GPT's decoder are its two forms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtl_accum._validate import positive_int
+
+__all__ = ["TransformerBlock", "TransformerTrunk"]
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention and two linear layers, each with dropout and a shortcut: (N, L, width) -> (N, L, width).
+
+    Reference: Vaswani et al. (2017), Attention Is All You Need.
+
+    Args:
+        width: of the representation of a token, a multiple of heads.
+        heads: of the attention.
+        dropout: probability to drop an entry, of the attention's weights too.
+        causal: a token sees itself and those before it, and normalisation comes first (GPT-2); else a token sees all,
+            and normalisation comes last (BERT).
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.1, *, causal: bool = False) -> None:
+        super().__init__()
+        positive_int("width", width)
+        positive_int("heads", heads)
+        if width % heads:
+            raise ValueError(f"width must be a multiple of heads; found {width} and {heads}")
+        self._heads, self._dropout, self._causal = heads, dropout, causal
+        self.attention_norm, self.layers_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.layers = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, seen: Tensor | None = None) -> Tensor:
+        """(N, L, width) -> (N, L, width); `seen` (N, 1, 1, L) says which tokens may be looked at."""
+        if self._causal:
+            tokens = tokens + self.dropout(self._attention(self.attention_norm(tokens), seen))
+            tokens = tokens + self.dropout(self.layers(self.layers_norm(tokens)))
+        else:
+            tokens = self.attention_norm(tokens + self.dropout(self._attention(tokens, seen)))
+            tokens = self.layers_norm(tokens + self.dropout(self.layers(tokens)))
+        return tokens
+
+    def _attention(self, tokens: Tensor, seen: Tensor | None) -> Tensor:
+        samples, length, width = tokens.shape
+        query, key, value = self.qkv(tokens).view(samples, length, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, seen, self._dropout if self.training else 0.0, is_causal=self._causal
+        )
+        found: Tensor = self.out(mixed.transpose(1, 2).reshape(samples, length, width))
+        return found
+
+
+class TransformerTrunk(nn.Module):
+    """Embeddings of tokens and positions, and blocks: (N, L) int64 -> (N, L, width).
+
+    References: Devlin et al. (2019), BERT; Radford et al. (2019), Language Models are Unsupervised Multitask Learners.
+
+    Args:
+        vocabulary: number of different tokens.
+        length: the most tokens of a sample.
+        width: of the representation of a token.
+        layers: number of blocks.
+        heads: of each block's attention.
+        dropout: probability to drop an entry.
+        causal: a decoder in place of an encoder; see `TransformerBlock`.
+        padding: the token that no other one sees; None where every token counts.
+
+    Raises:
+        ValueError: a number is out of range, or padding is asked of a decoder.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        length: int,
+        width: int,
+        layers: int,
+        heads: int,
+        *,
+        dropout: float = 0.1,
+        causal: bool = False,
+        padding: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, number in {"vocabulary": vocabulary, "length": length, "layers": layers}.items():
+            positive_int(name, number)
+        if causal and padding is not None:
+            raise ValueError(f"padding must be None where causal is true; found {padding}")
+        self._padding = padding
+        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout, causal=causal) for _ in range(layers))
+        self._norm_last = causal
+        for embedding in (self.tokens, self.positions):
+            nn.init.normal_(embedding.weight, std=0.02)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(N, L) int64 -> (N, L, width)."""
+        seen = None if self._padding is None else (ids != self._padding)[:, None, None, :]
+        places = torch.arange(ids.shape[1], device=ids.device)
+        tokens = self.tokens(ids) + self.positions(places)
+        tokens = self.dropout(tokens if self._norm_last else self.norm(tokens))
+        for block in self.blocks:
+            tokens = block(tokens, seen)
+        found: Tensor = self.norm(tokens) if self._norm_last else tokens
+        return found

@@ -1,0 +1,39 @@
+"""A measure over what a target really has."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from mtl_accum.models import Error, Valid, masked_sum
+
+__all__ = ["MaskedMean"]
+
+
+class MaskedMean(Metric):
+    """The mean of an error over the valid entries of all targets; see `MaskedLoss`.
+
+    Args:
+        error: maps prediction and target to values.
+        valid: maps the target to a mask of their shape.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, error: Error, valid: Valid) -> None:
+        super().__init__()
+        self._error, self._valid = error, valid
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """One batch."""
+        total, count = masked_sum(self._error, self._valid, prediction, target)
+        self.total += total
+        self.count += count
+
+    def compute(self) -> Tensor:
+        """The mean; NaN where nothing was valid."""
+        return self.total / self.count
