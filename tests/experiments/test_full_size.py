@@ -10,8 +10,8 @@ def test_peaks_and_refusals():
         "dense3": predicted("dense3", (), 0.05),
         "lm_heads": predicted("lm_heads", ("model.chunks=2",), 0.03),
     }
-    for peaks in (each["peak"] for each in found.values()):
-        assert peaks["split"] < peaks["summed"]
+    assert found["dense3"]["peak"]["split"] <= found["dense3"]["peak"]["summed"], "its peak is the optimizer's here"
+    assert found["lm_heads"]["peak"]["split"] < found["lm_heads"]["peak"]["summed"]
     assert "batch statistics" in found["dense3"]["peak"]["cached"]
     assert found["lm_heads"]["peak"]["cached"] < found["lm_heads"]["peak"]["split"]
     heading, *rows = table(found)
