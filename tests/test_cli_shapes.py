@@ -10,7 +10,7 @@ import pytest
 from tests.cli import mtl_accum
 
 TINY = ["epochs=1", "data.batch_size=4", "data.samples=8", "data.test_samples=4", "compare.steps=1"]
-TINY.append("edition@compare.editions.per_task=null")  # two fresh processes fewer
+TWO = "~edition@compare.editions.per_task"  # two fresh processes fewer
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ TINY.append("edition@compare.editions.per_task=null")  # two fresh processes few
     ],
 )
 def test_experiment(tmp_path, name, scale, measures, tasks):
-    arguments = [f"+experiment={name}", f"scale={scale}", *TINY, "hydra.run.dir=out"]
+    arguments = [f"+experiment={name}", f"scale={scale}", *TINY, TWO, "hydra.run.dir=out"]
     done = mtl_accum(*arguments, *(["model.chunks=3"] if name == "lm_heads" else []), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
