@@ -15,12 +15,13 @@ from experiments.peers.picture import draw
 from experiments.peers.rows import HAND, OURS, PEER
 from experiments.study import MIB, Report
 
-__all__ = ["write"]
+__all__ = ["ROUNDS", "write"]
 
 QUESTION = (
     "The same network, weights, data order and optimizer through this project, by hand, and through the libraries "
     "that people would take instead: how much memory, how much time, how much code, and is it the same gradient?"
 )
+ROUNDS = 7  # timed steps of every row, by default
 COMMAND = "python -m experiments.peers.run"
 INSTALL = (
     "The libraries live in an environment of their own:",
@@ -34,8 +35,9 @@ INSTALL = (
 def write(found: Sequence[Found], arguments: argparse.Namespace) -> None:
     """README.md, results.json and peers.png."""
     groups = {name: [item for item in found if item.row.situation == name] for name in arguments.situations}
-    default = arguments.device == "cpu"
-    command = COMMAND if default else f"{COMMAND} --device {arguments.device}"
+    given = {"device": "cpu", "rounds": ROUNDS, "threads": 1}
+    chosen = [f"--{key} {getattr(arguments, key)}" for key, usual in given.items() if getattr(arguments, key) != usual]
+    command = " ".join([COMMAND, *chosen])
     report = Report(arguments.folder, "Beside other libraries", QUESTION, command)
     report.text(*INSTALL)
     draw(groups, arguments.folder / "peers.png")

@@ -21,7 +21,7 @@ import torch
 from experiments.peers.bench import Bench
 from experiments.peers.found import Found
 from experiments.peers.networks import SITUATIONS
-from experiments.peers.page import write
+from experiments.peers.page import ROUNDS, write
 from experiments.peers.rows import ROWS, Row
 from mtl_accum.memory._fresh import FreshProcess, MeasurementError
 
@@ -32,7 +32,7 @@ def measure(rows: Iterable[Row], device: str, scale: float, rounds: int) -> list
     """Rows of one situation: timed in turns on the CPU, one after the other on a GPU; then weighed."""
     found = [Found(row, failure=row.missing(device)) for row in rows]
     present = [item for item in found if item.failure is None]
-    groups = [present] if device == "cpu" else [[item] for item in present]
+    groups = [present] * bool(present) if device == "cpu" else [[item] for item in present]
     for group in groups:
         with ExitStack() as stack:
             benches = {
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--scale", type=float, help="of the batch; 1 on a CPU, 64 on a GPU")
-    parser.add_argument("--rounds", type=int, default=7, help="timed steps of every row")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed steps of every row")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU, in every process")
     parser.add_argument("--situations", nargs="+", choices=list(SITUATIONS), default=list(SITUATIONS))
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the report goes")
