@@ -98,7 +98,10 @@ class Vocabulary(nn.Module):
     def __init__(self, dropout: float) -> None:
         super().__init__()
         width, words, self.chunks = 128, 8192, 8
-        self.trunk = nn.Sequential(nn.Linear(64, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width))
+        self.trunk = nn.Sequential(
+            *(nn.Linear(64, width), nn.GELU(), nn.Dropout(dropout)),
+            *(nn.Linear(width, width), nn.Dropout(dropout)),
+        )
         self.head = nn.Linear(width, words)
 
     @staticmethod
