@@ -40,6 +40,7 @@ def write(found: Sequence[Found], arguments: argparse.Namespace) -> None:
     command = " ".join([COMMAND, *chosen])
     report = Report(arguments.folder, "Beside other libraries", QUESTION, command)
     report.text(*INSTALL)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     draw(groups, arguments.folder / "peers.png")
     report.picture("peers.png", "Peak of live tensors and time of a step for every row, in three situations")
     report.section("Conclusions")
@@ -63,6 +64,8 @@ REMARKS = (
     "wanted, not that it "
     "does its own work badly. LibMTL is made for comparing weightings; Accelerate and Lightning for devices, precision "
     "and loops.",
+    "Cutting the batch, as Cached and Accumulated do, is open to the loops of the other rows too; it is shown for this "
+    "project only.",
     "One machine, networks chosen so that the heads (or the batch, or the logits) need most of the "
     "memory. Where the trunk "
     "needs most of it, all rows of the first table come close together.",
@@ -137,11 +140,8 @@ def _conclusions(group: Sequence[Found]) -> Iterator[str]:
         exact = [item for item in measured if item.row.kind == kind and item.exact()]
         if exact:
             best[kind] = min(exact, key=lambda item: item.peak() or 0)
-    leanest = "; ".join(f"{kind} {_said(item, reference)}" for kind, item in best.items())
-    yield (
-        f"**{title}**: the first row, {_said(reference, reference)}. The least memory with the same "
-        f"gradient: {leanest}."
-    )
+    leanest = "; ".join(f"{kind}: {_said(item, reference)}" for kind, item in best.items())
+    yield f"**{title}**: {_said(reference, reference)}. The least memory with the same gradient, {leanest}."
     leaner = [i for i in measured if i.exact() and (i.peak() or 0) < 0.95 * (reference.peak() or 0)]
     if leaner:
         fastest = min(leaner, key=lambda item: item.time(reference) or 0.0)
@@ -158,12 +158,13 @@ def _conclusions(group: Sequence[Found]) -> Iterator[str]:
         mine, hand = names["Split"], names["cut by hand"]
         yield (
             f"Split and the same cut by hand are one algorithm: {_said(mine, reference)} against "
-            f"{_said(hand, reference)}. What the library adds to those three lines is not speed but "
+            f"{_said(hand, reference)}. What the library adds to these lines is not speed but "
             "what they do not do: "
             "any container, absent tasks, counts, 16-bit sums, refusals, check."
         )
     low, _, high = quantiles(_noise(measured), n=4) if len(measured) > 1 else (0.0, 0.0, 0.0)
-    yield f"Noise: a row's rounds span {low:.0%} to {high:.0%} of its median time (half of the rows)."
+    spans = f"{low:.0%} to {high:.0%} of its median (half of the rows)"
+    yield f"Noise: from its fastest to its slowest round a row's time spans {spans}."
 
 
 def _noise(measured: Sequence[Found]) -> list[float]:

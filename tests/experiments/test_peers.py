@@ -29,6 +29,7 @@ def test_the_gradient_is_the_sums(row):
     assert (with_ > EXACT) == (row.name in OTHER_MASKS), "with dropout, other masks where the remark says so"
 
 
+@pytest.mark.filterwarnings("ignore")  # of others
 @pytest.mark.parametrize("row", [row for row in ROWS if row.package is not None], ids=lambda row: row.name)
 def test_a_library_that_is_there_works(row):
     if row.missing("cpu"):
