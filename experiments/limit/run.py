@@ -96,7 +96,8 @@ def ratio(rows: dict[str, Measurement], name: str, other: str) -> list[float]:
 
 def passes(memory: PeakMemory) -> int:
     """The highest point of forward and backward passes: the optimizer's own temporaries are no edition's."""
-    return max(part.peak_bytes for part in memory.timeline if part.kind in ("forward", "backward"))
+    phases = [part.peak_bytes for part in memory.timeline if part.kind in ("forward", "backward")]
+    return max(phases, default=memory.peak_bytes or 0)  # a loop by hand announces none
 
 
 def measure(subject: Subject, rounds: int = ROUNDS) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def measure(subject: Subject, rounds: int = ROUNDS) -> dict[str, Any]:
         figures[name] = {
             "peak": tensors.peak_bytes,
             "peak_phase": tensors.peak_phase,
-            "passes": passes(tensors) if tensors.timeline else tensors.peak_bytes,
+            "passes": passes(tensors),
             "seconds": median(row.step_seconds),
             "time_over_summed": ratio(rows, name, "summed"),
             "time_over_pieces": ratio(rows, name, "bare pieces"),

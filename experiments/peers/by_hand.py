@@ -1,0 +1,64 @@
+"""Without any library: what most people write, and what they could write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+
+from experiments.peers.networks import LR, Batch, Contrastive, MultiTask, Vocabulary
+
+__all__ = ["cut", "logits", "per_task", "summed", "whole"]
+
+
+def summed(network: MultiTask, batches: Iterable[Batch]) -> None:
+    """All heads, the sum of the losses, one backward."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=LR)
+    for batch in batches:
+        optimizer.zero_grad()
+        z = network.trunk(batch["x"])
+        loss = sum(network.losses[name](head(z), batch[name]) for name, head in network.heads.items())
+        loss.backward()
+        optimizer.step()
+
+
+def per_task(network: MultiTask, batches: Iterable[Batch]) -> None:
+    """A forward and a backward for each task, trunk included."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=LR)
+    for batch in batches:
+        optimizer.zero_grad()
+        for name, head in network.heads.items():
+            network.losses[name](head(network.trunk(batch["x"])), batch[name]).backward()
+        optimizer.step()
+
+
+def cut(network: MultiTask, batches: Iterable[Batch]) -> None:
+    """The trunk once; each head on the detached representation; the trunk's backward once."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=LR)
+    for batch in batches:
+        optimizer.zero_grad()
+        z = network.trunk(batch["x"])
+        leaf = z.detach().requires_grad_()
+        for name, head in network.heads.items():
+            network.losses[name](head(leaf), batch[name]).backward()
+        z.backward(leaf.grad)
+        optimizer.step()
+
+
+def whole(network: Contrastive, batches: Iterable[Batch]) -> None:
+    """The contrastive loss in one piece."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=LR)
+    for batch in batches:
+        optimizer.zero_grad()
+        network.loss(network.encoder(batch["queries"]), network.encoder(batch["documents"])).backward()
+        optimizer.step()
+
+
+def logits(network: Vocabulary, batches: Iterable[Batch]) -> None:
+    """All logits at once."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=LR)
+    for batch in batches:
+        optimizer.zero_grad()
+        F.cross_entropy(network.head(network.trunk(batch["x"])), batch["word"]).backward()
+        optimizer.step()
