@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # every optimizer loads it  # noqa: F401
+import torch._dynamo  # every optimizer loads it
 
 from mtl_accum.memory._fresh import FreshProcess, _serve, _Settings
 
