@@ -21,7 +21,7 @@ def context() -> Any:
     They begin without tensors, without an allocator's pool, without threads and without a CUDA context.
     """
     forking = multiprocessing.get_context("forkserver")
-    forking.set_forkserver_preload([__name__, "experiments.tasks.networks", "mtl_accum._bench"])
+    forking.set_forkserver_preload([__name__, "experiments.study", "experiments.batch.trial", "mtl_accum._bench"])
     return forking
 
 

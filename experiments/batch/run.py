@@ -18,17 +18,18 @@ import torch
 from experiments.batch.measure import Row, Scales, search, time_rows
 from experiments.batch.picture import draw
 from experiments.batch.trial import EDITIONS, HEADS, NETWORKS, PIECES, Trial, weigh
+from experiments.load import loads, noise
 from experiments.study import MIB, Report
 from mtl_accum.training._device import resolve
 
 HERE = Path(__file__).parent
 COMMAND = "python -m experiments.batch.run"
-BUDGET = 24 * MIB  # at scale 1
-FULL_SIZE = 256.0  # 6 GiB
+BUDGET = 12 * MIB  # at scale 1
+FULL_SIZE = 512.0  # 6 GiB
 STEP = 16 * MIB  # to whose multiples the memory of a process with one sample is rounded up
-ROUNDS, CAP, START, RESOLUTION = 5, 4096, 8, 1 / 32
+ROUNDS, CAP, START, RESOLUTION = 5, 4096, 16, 1 / 32
 SIZES: dict[str, dict[str, dict[str, int]]] = {
-    "cpu": {"dense heads": {"width": 8, "size": 32}, "transformer": {"width": 32, "length": 64}},
+    "cpu": {"dense heads": {"width": 8, "size": 16}, "transformer": {"width": 32, "length": 32}},
     "cuda": {"dense heads": {"width": 32, "size": 64}, "transformer": {"width": 512, "length": 256}},
 }
 
@@ -120,7 +121,28 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     device = resolve(asked.device)
     scale = asked.scale or (FULL_SIZE if device.type == "cuda" else 1.0)
     budget = round(scale * BUDGET)
+    before = loads()
     found = measure(device, budget, sizes=SIZES[device.type])
+    write(found, scale, device, folder, (before, loads()))
+
+
+def write(
+    found: Sequence[Row],
+    scale: float,
+    device: torch.device,
+    folder: Path,
+    load: tuple[float | None, float | None],
+) -> None:
+    """The report and its picture.
+
+    Args:
+        found: the rows.
+        scale: times the budget.
+        device: that was measured on.
+        folder: for the files.
+        load: of the machine, before and after.
+    """
+    budget = found[0].limit
     kinds = list(dict.fromkeys(row.of for row in found))
     rows = {of: [row for row in found if row.of == of] for of in kinds}
     first = rows[kinds[0]]
@@ -132,13 +154,18 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     report = Report(folder, "The largest batch within a budget", QUESTION, COMMAND)
     report.picture("batch.png", "The largest batch of every edition within the budget")
     report.section("Conclusion")
-    report.items(*conclusions(first))
+    report.items(*conclusions(first), noise(*load))
     report.text(*HOW)
     for of in kinds:
         report.section(f"Within {_shown(rows[of][0].limit)} of {WORDS[of]}")
         report.table(table(rows[of]))
         report.items(*(f"{row.network}, {row.edition}: {row.failure}" for row in rows[of] if row.failure))
-    content: dict[str, Any] = {"scale": scale, "resolution": RESOLUTION, "rows": [asdict(row) for row in found]}
+    content: dict[str, Any] = {
+        "scale": scale,
+        "load": load,
+        "resolution": RESOLUTION,
+        "rows": [asdict(row) for row in found],
+    }
     report.write(content, device)
 
 

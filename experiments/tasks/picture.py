@@ -19,8 +19,8 @@ _LOOKS: dict[str, tuple[str, Any, str]] = {  # Okabe and Ito's colours, dashes a
     "cached": ("#009E73", (0, (6, 2)), "^"),
     "offloaded": ("#000000", (0, (3, 1, 1, 1)), "*"),
 }
-_NAMES = {"summed": "summed loss", "torchjd": "TorchJD", "checkpointed": "split, checkpointed trunk"}
-_NAMES |= {"offloaded": "split, offloaded trunk"}
+_NAMES = {"summed": "summed loss", "torchjd": "TorchJD", "checkpointed": "split + checkpoints"}
+_NAMES |= {"offloaded": "split + offloading"}
 
 
 def draw(

@@ -7,12 +7,15 @@ python -m experiments.tasks.run --device cuda --scale 32      # the same at full
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
+from experiments.load import loads, noise
 from experiments.study import MIB, Report
 from experiments.tasks.fit import Line, fit
 from experiments.tasks.measure import Cell, measure
@@ -136,27 +139,45 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     asked = parser.parse_args(arguments)
     device = resolve(asked.device)
     scale = asked.scale or (FULL_SIZE if device.type == "cuda" else 1.0)
+    before = loads()
     found: dict[str, list[Cell]] = {}
     for name, family in FAMILIES.items():
         counts = [count for count in family.counts if asked.tasks is None or count <= asked.tasks]
         found[name] = measure(family, counts, _samples(name, scale), rounds, device)
+    write(found, scale, device, folder, (before, loads()))
+
+
+def write(
+    found: Mapping[str, Sequence[Cell]],
+    scale: float,
+    device: torch.device,
+    folder: Path,
+    load: tuple[float | None, float | None],
+) -> None:
+    """The report and its pictures.
+
+    Args:
+        found: the cells of every family.
+        scale: times the samples.
+        device: that was measured on.
+        folder: for the files.
+        load: of the machine, before and after.
+    """
     every = [cell for cells in found.values() for cell in cells]
     pictures(every, folder)
     report = Report(folder, "Memory and time against the number of tasks", QUESTION, COMMAND)
     report.picture("dense_memory.png", "Peak memory against the number of tasks, all editions and TorchJD")
-    dense = by_way(found["dense"])
-    verdicts = [
-        target_of_split(dense["split"]),
-        target_of_summed(dense["summed"], line_of(dense["summed"], "above")),
-    ]
     report.section("Conclusion")
-    report.items(*verdicts, *why(found))
+    dense = by_way(found["dense"])
+    verdicts = [target_of_split(dense["split"]), target_of_summed(dense["summed"], line_of(dense["summed"], "above"))]
+    report.items(*verdicts, *why(found), noise(*load))
     report.text(HOW)
     lines = {name: family_report(report, name, cells, _samples(name, scale)) for name, cells in found.items()}
     for name in found:
         report.picture(f"{name}_time.png", f"Time of a step against the number of tasks, {name} heads")
     report.picture("tiny_memory.png", "Peak memory against the number of tiny heads")
-    report.write({"scale": scale, "cells": [asdict(cell) for cell in every], "lines": lines}, device)
+    results = {"scale": scale, "load": load, "cells": [asdict(cell) for cell in every], "lines": lines}
+    report.write(results, device)
 
 
 def _samples(family: str, scale: float) -> int:
