@@ -73,13 +73,14 @@ FAMILIES = {
 def ways(family: str, samples: int, device: torch.device) -> Mapping[str, Any]:
     """The editions that make sense on a family, and TorchJD, by name; the first one is the summed loss."""
     chosen: dict[str, Any] = {"summed": SummedLoss(), "per_task": PerTask(), "split": Split()}
+    peers = {"torchjd": TorchJD(), "torchjd by 1": TorchJD(chunk=1)}
     chosen["cached"] = Cached(max(1, samples // CHUNKS))
     if family == "tiny":
-        return {**chosen, "split by 16": Split(heads_per_graph=16), "torchjd": TorchJD()}
+        return {**chosen, "split by 16": Split(heads_per_graph=16), **peers}
     chosen["checkpointed"] = Checkpointed(Split())
     if device.type == "cuda":  # on a CPU it makes copies and saves nothing
         chosen["offloaded"] = Offloaded(Split())
-    return {**chosen, "torchjd": TorchJD()}
+    return {**chosen, **peers}
 
 
 def parts(make: Callable[[int, int], tuple[Any, Any]], tasks: int, samples: int, device: torch.device) -> Parts:

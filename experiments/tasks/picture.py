@@ -77,6 +77,7 @@ def draw(
         text = f"{_NAMES.get(way, way)}, {shown(value)}"
         look = {"color": _LOOKS[way][0], "fontsize": 12, "fontweight": "bold", "va": "center", "annotation_clip": False}
         arrow = {"arrowstyle": "-", "color": _LOOKS[way][0], "linewidth": 0.8, "shrinkA": 0, "shrinkB": 5}
+        arrow["relpos"] = (0, 0.5)  # from where the text begins
         axes.annotate(text, (tasks, value), (last * 1.35, 2.0**height), arrowprops=arrow, **look)
     figure.savefig(path, dpi=200, format="png")
 

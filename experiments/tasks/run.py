@@ -27,6 +27,7 @@ from mtl_accum.training._device import resolve
 HERE = Path(__file__).parent
 COMMAND = "python -m experiments.tasks.run"
 FULL_SIZE = 32.0  # times the samples of the CPU's batches, on a GPU
+NOT_DRAWN = ("torchjd by 1",)  # it would lie on the summed loss, or on the other one
 MANY = 16  # tasks, from which on fewer rounds are timed
 MILLISECONDS = 1000.0
 
@@ -115,7 +116,7 @@ def family_report(report: Report, name: str, cells: Sequence[Cell], samples: int
 def pictures(found: Sequence[Cell], folder: Path) -> None:
     """Memory and time of both families."""
     for family in dict.fromkeys(cell.family for cell in found):
-        ways = by_way([cell for cell in found if cell.family == family])
+        ways = by_way([cell for cell in found if cell.family == family and cell.way not in NOT_DRAWN])
         peaks = {way: [(c.tasks, c.peak / MIB) for c in row if c.peak] for way, row in ways.items()}
         times = {
             way: [(c.tasks, MILLISECONDS * median(c.seconds)) for c in row if c.seconds] for way, row in ways.items()
@@ -214,7 +215,8 @@ HOW = (
     "process that is weighed and one that is timed, for all numbers of tasks in ascending order; on the CPU the timed "
     "processes take turns with their steps, and a ratio is the median over the rounds. *Split by 16* is "
     "`Split(heads_per_graph=16)`, *cached* cuts the batch into four chunks, *checkpointed* and *offloaded* are around "
-    "`Split()`. *torchjd* is `mtl_backward(losses, features=z)` and `jac_to_grad(shared, Sum())`, as documented; it is "
+    "`Split()`. *torchjd* is `mtl_backward(losses, features=z)` and `jac_to_grad(shared, Sum())`, as documented, *torchjd "
+    "by 1* the same with `parallel_chunk_size=1`, a trunk backward a task and no vmap; both are "
     "made for aggregators that need a gradient of each task, which the sum does not."
 )
 

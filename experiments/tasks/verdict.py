@@ -58,22 +58,28 @@ def why(found: Mapping[str, Sequence[Cell]]) -> list[str]:
         sentences.append(
             f"{most} {family} heads, against the summed loss ({summed.peak / MIB:.1f} MiB): {'; '.join(parts)}."
         )
-        sentences += _torchjd(summed, last.get("torchjd"))
+        sentences += _torchjd(summed, last.get("torchjd"), last.get("torchjd by 1"))
         sentences += _batched(last["split"], last.get("split by 16"))
     return sentences
 
 
-def _torchjd(summed: Cell, peer: Cell | None) -> list[str]:
-    """Why TorchJD needs more than the summed loss, where it does."""
+def _torchjd(summed: Cell, peer: Cell | None, one_by_one: Cell | None) -> list[str]:
+    """Where TorchJD needs more than the summed loss, and how much of that is its vmapped backward."""
     if peer is None or not peer.peak or not summed.peak or peer.peak <= summed.peak:
         return []
-    return [
+    text = (
         f"TorchJD's peak with {peer.tasks} {peer.family} heads is {(peer.peak - summed.peak) / MIB:.1f} MiB above the "
-        f"summed loss's. It is in `{peer.phase}`, with {(peer.activations or 0) / MIB:.1f} MiB of activations and "
-        f"{(peer.temporaries or 0) / MIB:.1f} of temporaries (the summed loss: {(summed.activations or 0) / MIB:.1f} "
-        f"and {(summed.temporaries or 0) / MIB:.1f}): all heads' graphs are alive when it begins, and the trunk's "
-        "backward then carries every task at once."
-    ]
+        f"summed loss's. It is in `{peer.phase}`, at `{peer.operator}`, with {(peer.activations or 0) / MIB:.1f} MiB "
+        f"of activations and {(peer.temporaries or 0) / MIB:.1f} of temporaries (the summed loss: "
+        f"{(summed.activations or 0) / MIB:.1f} and {(summed.temporaries or 0) / MIB:.1f})."
+    )
+    if one_by_one is not None and one_by_one.peak:
+        text += (
+            f" {(peer.peak - one_by_one.peak) / MIB:.1f} MiB of it are the trunk's backward for all tasks at once: with "
+            f"one backward a task (`parallel_chunk_size=1`) it is {(one_by_one.peak - summed.peak) / MIB:.1f} MiB above "
+            f"the summed loss, and peaks at `{one_by_one.operator}`."
+        )
+    return [text]
 
 
 def _batched(plain: Cell, batched: Cell | None) -> list[str]:

@@ -85,9 +85,9 @@ def test_a_family_is_measured(in_this_process, monkeypatch):
     family = few(monkeypatch)["dense"]
     cells = measure(family, (1, 2, 4), 8, lambda _: 2, CPU)
     ways = run.by_way(cells)
-    assert list(ways) == ["summed", "per_task", "split", "cached", "checkpointed", "torchjd"]
+    assert list(ways) == ["summed", "per_task", "split", "cached", "checkpointed", "torchjd", "torchjd by 1"]
     for way, row in ways.items():
-        if way == "torchjd" and row[0].failure:
+        if way.startswith("torchjd") and row[0].failure:
             assert "torchjd is not installed" in row[0].failure
             continue
         assert [cell.tasks for cell in row] == [1, 2, 4]
@@ -116,7 +116,7 @@ def test_the_report(in_this_process, monkeypatch, tmp_path, capsys):
     assert "the summed loss's grows linearly" in page
     assert run.COMMAND in page
     found = json.loads((tmp_path / "results.json").read_text())
-    assert len(found["cells"]) == 2 * 6 * 3
+    assert len(found["cells"]) == 2 * 7 * 3
     assert found["lines"]["dense"]["summed"]["above"]["slope"] > found["lines"]["dense"]["split"]["above"]["slope"]
     assert {p.name for p in tmp_path.glob("*.png")} == {
         f"{family}_{what}.png" for family in ("dense", "tiny") for what in ("memory", "time")
