@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -104,7 +105,7 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
         ]
         sentences.append(f"{network}, against the summed loss's batch of {summed.batch}: {'; '.join(parts)}.")
         largest = max(mine, key=lambda row: row.batch)
-        fastest = max((row for row in mine if row.speed), key=lambda row: row.speed or 0, default=None)
+        fastest = max((row for row in mine if row.ratio), key=lambda row: row.ratio or 0, default=None)
         text = f"{network}: the largest batch is {largest.edition}'s"
         sentences.append(text + (f", the most samples a second {fastest.edition}'s." if fastest else "."))
     over = [row for row in rows if row.used is not None and row.used > row.limit]
@@ -159,7 +160,8 @@ def write(
     for of in kinds:
         report.section(f"Within {_shown(rows[of][0].limit)} of {WORDS[of]}")
         report.table(table(rows[of]))
-        report.items(*(f"{row.network}, {row.edition}: {row.failure}" for row in rows[of] if row.failure))
+        failures = [f"{row.network}, {row.edition}: {row.failure}" for row in rows[of] if row.failure]
+        report.items(*jumps(rows[of]), *failures)
     content: dict[str, Any] = {
         "scale": scale,
         "load": load,
@@ -167,6 +169,21 @@ def write(
         "rows": [asdict(row) for row in found],
     }
     report.write(content, device)
+
+
+def jumps(rows: Sequence[Row]) -> list[str]:
+    """A caveat where a larger batch measured less than a smaller one: there an answer may be too small."""
+    found = []
+    for row in rows:
+        sizes = [size for _, size in sorted(row.tries.items()) if size is not None]
+        falls = [before - after for before, after in pairwise(sizes) if after < before]
+        if falls:
+            found.append(f"{row.network}, {row.edition} (down by {max(falls) / MIB:.2f} MiB)")
+    if not found:
+        return []
+    return [
+        f"A larger batch measured less than a smaller one, so that the answer may be too small: {'; '.join(found)}."
+    ]
 
 
 def _times(row: Row, rows: Sequence[Row]) -> str:

@@ -215,9 +215,9 @@ HOW = (
     "process that is weighed and one that is timed, for all numbers of tasks in ascending order; on the CPU the timed "
     "processes take turns with their steps, and a ratio is the median over the rounds. *Split by 16* is "
     "`Split(heads_per_graph=16)`, *cached* cuts the batch into four chunks, *checkpointed* and *offloaded* are around "
-    "`Split()`. *torchjd* is `mtl_backward(losses, features=z)` and `jac_to_grad(shared, Sum())`, as documented, *torchjd "
-    "by 1* the same with `parallel_chunk_size=1`, a trunk backward a task and no vmap; both are "
-    "made for aggregators that need a gradient of each task, which the sum does not."
+    "`Split()`. *torchjd* is `mtl_backward(losses, features=z)` and `jac_to_grad(shared, Sum())`, as documented, "
+    "*torchjd by 1* the same with `parallel_chunk_size=1`, a trunk backward a task and no vmap; both are made for "
+    "aggregators that need a gradient of each task, which the sum does not."
 )
 
 if __name__ == "__main__":

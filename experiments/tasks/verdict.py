@@ -75,9 +75,9 @@ def _torchjd(summed: Cell, peer: Cell | None, one_by_one: Cell | None) -> list[s
     )
     if one_by_one is not None and one_by_one.peak:
         text += (
-            f" {(peer.peak - one_by_one.peak) / MIB:.1f} MiB of it are the trunk's backward for all tasks at once: with "
-            f"one backward a task (`parallel_chunk_size=1`) it is {(one_by_one.peak - summed.peak) / MIB:.1f} MiB above "
-            f"the summed loss, and peaks at `{one_by_one.operator}`."
+            f" {(peer.peak - one_by_one.peak) / MIB:.1f} MiB of it are the trunk's backward for all tasks at once: "
+            f"with one backward a task (`parallel_chunk_size=1`) it is {(one_by_one.peak - summed.peak) / MIB:.1f} MiB "
+            f"above the summed loss, and peaks at `{one_by_one.operator}`."
         )
     return [text]
 

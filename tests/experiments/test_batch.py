@@ -145,3 +145,10 @@ def test_conclusions_where_nothing_fits():
     rows = [Row("n", edition, 10, "tensors") for edition in EDITIONS]
     assert "not even a batch of 1" in run.conclusions(rows)[0]
     assert run.table(rows)[1] == ["n", "summed", "0", "–", "–", "0"]
+
+
+def test_what_does_not_grow_with_the_batch_is_told():
+    steady = Row("n", "split", 10, "process", tries={4: 4, 2: 2, 8: None})
+    falling = Row("n", "cached", 10, "process", tries={2: 3 * 2**20, 4: 2**20})
+    assert run.jumps([steady]) == []
+    assert run.jumps([steady, falling])[0].endswith("n, cached (down by 2.00 MiB).")
