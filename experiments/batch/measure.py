@@ -1,0 +1,138 @@
+"""The largest batch of every edition within a budget, and how fast it trains at that batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from statistics import median
+
+import torch
+
+from experiments.batch.search import largest
+from experiments.batch.trial import Trial, Weight, weigh
+from experiments.forked import Forked
+from mtl_accum._bench import Bench
+from mtl_accum.memory._fresh import FreshProcess, MeasurementError
+
+__all__ = ["Row", "Timed", "search", "time_rows"]
+
+Sizes = Mapping[str, int]
+
+
+@dataclass
+class Row:
+    """What was found for one edition on one network within one limit; bytes and seconds.
+
+    Attributes:
+        network: its name.
+        edition: its name.
+        limit: what the peak must not exceed.
+        of: what was limited: "tensors", "process" or "allocator".
+        batch: the largest that fits, 0 if none does.
+        used: the peak at that batch.
+        driver: the process's memory there as NVML sees it.
+        tries: by batch, the peak that was measured; None where memory ran out.
+        seconds: of every timed step at that batch.
+        speed: samples a second.
+        ratio: to the summed loss's speed at its own largest batch.
+        failure: why there is no time.
+    """
+
+    network: str
+    edition: str
+    limit: int
+    of: str
+    batch: int = 0
+    used: int | None = None
+    driver: int | None = None
+    tries: dict[int, int | None] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    speed: float | None = None
+    ratio: float | None = None
+    failure: str | None = None
+
+
+class Scales:
+    """Weighs trials of one network and edition, each batch once, for however many searches."""
+
+    def __init__(self, trial: Callable[[int], Trial], run: Callable[[Trial], Weight | None] = weigh) -> None:
+        self._trial, self._run = trial, run
+        self.known: dict[int, Weight | None] = {}
+
+    def __call__(self, batch: int) -> Weight | None:
+        """What that batch needs."""
+        if batch not in self.known:
+            self.known[batch] = self._run(self._trial(batch))
+        return self.known[batch]
+
+
+def search(scales: Scales, row: Row, *, cap: int, start: int, resolution: float) -> None:
+    """Find the largest batch of a row by trials."""
+
+    def fits(batch: int) -> bool:
+        weight = scales(batch)
+        size = _size(weight, row.of)
+        row.tries[batch] = size
+        return size is not None and (row.of == "allocator" or size <= row.limit)
+
+    row.batch = largest(fits, cap=cap, start=start, resolution=resolution)
+    weight = scales.known.get(row.batch)
+    row.used = _size(weight, row.of)
+    row.driver = None if weight is None or row.of != "allocator" else weight.process
+
+
+def _size(weight: Weight | None, of: str) -> int | None:
+    if weight is None:
+        return None
+    return {"tensors": weight.tensors, "process": weight.process, "allocator": weight.reserved}[of]
+
+
+class Timed:
+    """A trial whose steps are timed, within the limit that its batch was found for."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+
+    def prepare(self) -> None:
+        """Two steps to warm up."""
+        trial = self._trial
+        self._bench: Bench = trial.bench()
+        self._bench.to_be_timed()
+        if trial.limit is not None:
+            total = torch.cuda.get_device_properties(trial.device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, trial.limit / total), trial.device)
+        self._bench.prepare()
+
+    def timed_step(self) -> float:
+        """Seconds of one step."""
+        return self._bench.timed_step()
+
+
+def time_rows(rows: Sequence[Row], trial: Callable[[Row], Trial], rounds: int, *, in_turns: bool) -> None:
+    """Time the rows of one network, each at its batch, in turns with their steps or one after the other."""
+    timed = [row for row in rows if row.batch]
+    for group in [timed] if in_turns else [[row] for row in timed]:
+        with ExitStack() as stack:
+            processes = [(row, stack.enter_context(Forked(Timed(trial(row))))) for row in group]
+            for method in ("prepare", *["timed_step"] * rounds):
+                for row, process in processes:
+                    if row.failure is None:
+                        _ask(row, process, method)
+    for row in timed:
+        row.speed = row.batch / median(row.seconds) if row.seconds else None
+    first = rows[0] if rows else None
+    for row in timed:
+        if first is not None and first.seconds and len(first.seconds) == len(row.seconds):
+            pairs = zip(row.seconds, first.seconds, strict=True)
+            row.ratio = median(row.batch / mine / (first.batch / theirs) for mine, theirs in pairs)
+
+
+def _ask(row: Row, process: FreshProcess, method: str) -> None:
+    try:
+        seconds = process.call(method)
+    except MeasurementError as error:
+        row.failure = str(error)
+        return
+    if seconds is not None:
+        row.seconds.append(seconds)

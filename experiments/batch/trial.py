@@ -1,0 +1,118 @@
+"""One trial: a network with a batch of some size, a few steps, in a process that exists for nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from experiments.forked import context
+from experiments.tasks.networks import dense, parts
+from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss
+from mtl_accum._bench import Bench
+from mtl_accum.memory._out_of_memory import is_out_of_memory
+from tests.memory.networks import transformer
+
+__all__ = ["NETWORKS", "PIECES", "Trial", "Weight", "edition_of", "weigh"]
+
+HEADS, PIECES = 16, 4
+EDITIONS = ("summed", "per_task", "split", "cached", "accumulated")
+
+
+def _dense(tasks: int, samples: int, width: int = 8, size: int = 32) -> tuple[Any, Any]:
+    return dense(tasks, samples, width, size)
+
+
+def _transformer(_: int, samples: int, width: int = 64, length: int = 64) -> tuple[Any, Any]:
+    return transformer(width=width, length=length, samples=samples)
+
+
+NETWORKS: Mapping[str, Callable[..., tuple[Any, Any]]] = {"dense heads": _dense, "transformer": _transformer}
+
+
+def edition_of(name: str, batch: int) -> Any:
+    """The edition of that name for a batch of that size, with at most four pieces."""
+    pieces = min(PIECES, batch)
+    return {
+        "summed": SummedLoss(),
+        "per_task": PerTask(),
+        "split": Split(),
+        "cached": Cached(-(-batch // pieces)),
+        "accumulated": Accumulated(SummedLoss(), pieces),
+    }[name]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is tried.
+
+    Attributes:
+        network: of `NETWORKS`.
+        edition: of `edition_of`.
+        batch: samples.
+        sizes: of the network, as its function names them.
+        device: to run on.
+        limit: bytes that CUDA's allocator may have; None sets no limit.
+    """
+
+    network: str
+    edition: str
+    batch: int
+    sizes: tuple[tuple[str, int], ...]
+    device: torch.device
+    limit: int | None = None
+
+    def bench(self) -> Bench:
+        """To be timed or weighed."""
+        make = partial(NETWORKS[self.network], **dict(self.sizes))
+        return Bench(partial(parts, make, HEADS, self.batch, self.device), edition_of(self.edition, self.batch))
+
+
+@dataclass(frozen=True)
+class Weight:
+    """What a trial needed at the most, in bytes.
+
+    Attributes:
+        tensors: live tensors, or what CUDA's allocator handed out.
+        process: resident memory, or the process's memory as NVML sees it.
+        reserved: CUDA's allocator's pool.
+    """
+
+    tensors: int
+    process: int | None = None
+    reserved: int | None = None
+
+
+def weigh(trial: Trial) -> Weight | None:
+    """Run a trial in a fresh process; None if memory ran out there, or the process was killed for it."""
+    with ProcessPoolExecutor(1, mp_context=context()) as pool:
+        try:
+            return pool.submit(_weigh, trial, torch.get_num_threads()).result()
+        except BrokenProcessPool:  # killed for want of memory
+            return None
+
+
+def _weigh(trial: Trial, threads: int) -> Weight | None:
+    torch.set_num_threads(threads)
+    bench = trial.bench()
+    bench.to_be_weighed()
+    if trial.limit is not None:
+        total = torch.cuda.get_device_properties(trial.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, trial.limit / total), trial.device)
+    try:
+        bench.prepare()
+        found = {record.source: record for record in bench.memory()}
+    except Exception as error:
+        if is_out_of_memory(error):
+            return None
+        raise
+    if "cuda" in found:
+        cuda = found["cuda"]
+        return Weight(cuda.peak_bytes or 0, cuda.process_bytes, cuda.reserved_bytes)
+    process = found["process"].peak_bytes if "process" in found else None
+    return Weight(found["tensors"].peak_bytes or 0, process)

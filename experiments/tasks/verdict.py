@@ -1,0 +1,92 @@
+"""What the figures say, in sentences that are computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from experiments.study import MIB
+from experiments.tasks.fit import Line
+from experiments.tasks.measure import Cell
+
+__all__ = ["target_of_split", "target_of_summed", "why"]
+
+GROWTH, STRAIGHT = 0.01, 0.999  # how much Split may grow, and the least R² of a straight line
+FEW = 64  # bytes a task that no graph hides in: the losses that are returned
+
+
+def target_of_split(cells: Sequence[Cell]) -> str:
+    """Whether its peak above the resting bytes stays where it was with two tasks."""
+    known = {cell.tasks: cell.above for cell in cells if cell.tasks > 1 and cell.above is not None}
+    if len(known) < 2:
+        return "Split's growth: not measured."
+    first, last = min(known), max(known)
+    added, growth = known[last] - known[first], known[last] / known[first] - 1
+    verdict = "met" if growth < GROWTH else "MISSED"
+    text = f"**Target {verdict}**: Split's peak above the resting bytes grows by {growth:+.4%} from {first} to {last} "
+    text += f"tasks (less than {GROWTH:.0%} was wanted): {added:,} bytes, {added / (last - first):.1f} a task"
+    if 0 < added <= FEW * (last - first):
+        text += ", which is about what the 0-dim losses that it returns take"
+    return text + "."
+
+
+def target_of_summed(cells: Sequence[Cell], line: Line | None) -> str:
+    """Whether the summed loss grows in a straight line."""
+    if line is None:
+        return "The summed loss's growth: not measured."
+    straight = line.slope > 0 and line.r2 is not None and line.r2 >= STRAIGHT
+    fitted = f"{line.slope / MIB:.3f} MiB a task, R² {0.0 if line.r2 is None else line.r2:.5f}"
+    verdict = "met" if straight else "MISSED"
+    known = [cell.above for cell in cells if cell.tasks > 1 and cell.above]
+    times = f"; with the most tasks it is {known[-1] / known[0]:.1f} times what it is with two" if known else ""
+    return f"**Target {verdict}**: the summed loss's grows linearly: {fitted}{times}."
+
+
+def why(found: Mapping[str, Sequence[Cell]]) -> list[str]:
+    """For each family how the ways compare with the most tasks."""
+    sentences = []
+    for family, cells in found.items():
+        most = max(cell.tasks for cell in cells)
+        last = {cell.way: cell for cell in cells if cell.tasks == most}
+        summed = last["summed"]
+        if not summed.peak:
+            continue
+        parts = []
+        for way, cell in last.items():
+            if cell.peak and way != "summed":
+                time = "" if cell.ratio is None else f", {cell.ratio:.2f} of the time"
+                parts.append(f"{way} {cell.peak / summed.peak:.3f} of the memory{time}")
+        sentences.append(
+            f"{most} {family} heads, against the summed loss ({summed.peak / MIB:.1f} MiB): {'; '.join(parts)}."
+        )
+        sentences += _torchjd(summed, last.get("torchjd"), last.get("torchjd by 1"))
+        sentences += _batched(last["split"], last.get("split by 16"))
+    return sentences
+
+
+def _torchjd(summed: Cell, peer: Cell | None, one_by_one: Cell | None) -> list[str]:
+    """Where TorchJD needs more than the summed loss, and how much of that is its vmapped backward."""
+    if peer is None or not peer.peak or not summed.peak or peer.peak <= summed.peak:
+        return []
+    text = (
+        f"TorchJD's peak with {peer.tasks} {peer.family} heads is {(peer.peak - summed.peak) / MIB:.1f} MiB above the "
+        f"summed loss's. It is in `{peer.phase}`, at `{peer.operator}`, with {(peer.activations or 0) / MIB:.1f} MiB "
+        f"of activations and {(peer.temporaries or 0) / MIB:.1f} of temporaries (the summed loss: "
+        f"{(summed.activations or 0) / MIB:.1f} and {(summed.temporaries or 0) / MIB:.1f})."
+    )
+    if one_by_one is not None and one_by_one.peak:
+        text += (
+            f" {(peer.peak - one_by_one.peak) / MIB:.1f} MiB of it are the trunk's backward for all tasks at once: "
+            f"with one backward a task (`parallel_chunk_size=1`) it is {(one_by_one.peak - summed.peak) / MIB:.1f} MiB "
+            f"above the summed loss, and peaks at `{one_by_one.operator}`."
+        )
+    return [text]
+
+
+def _batched(plain: Cell, batched: Cell | None) -> list[str]:
+    """What several heads in one graph gain."""
+    if batched is None or not (batched.ratio and plain.ratio and batched.above and plain.above):
+        return []
+    return [
+        f"{plain.tasks} {plain.family} heads, 16 in a graph, take {batched.ratio:.2f} of the summed loss's time where "
+        f"one in a graph takes {plain.ratio:.2f}, for {(batched.above - plain.above) / MIB:.2f} MiB more."
+    ]

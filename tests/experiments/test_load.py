@@ -1,0 +1,36 @@
+"""What the studies say of the machine, and the processes that they start."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from experiments import load
+from experiments.forked import Forked
+from mtl_accum.memory._fresh import MeasurementError
+
+
+def test_a_busy_machine_is_told_of(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert load.noise(0.5, 2.0).startswith("The machine was quiet")
+    assert load.noise(0.5, 9.0).startswith("**The machine was busy**")
+    assert load.noise(None, 1.0) == "How busy the machine was is not known."
+    assert load.loads() is None or load.loads() >= 0
+
+
+class Subject:
+    def process(self):
+        return os.getpid()
+
+    def broken(self):
+        raise ValueError("it broke")
+
+
+def test_a_process_of_its_own():
+    with Forked(Subject()) as first, Forked(Subject()) as second:
+        numbers = {os.getpid(), first.call("process"), second.call("process")}
+        assert len(numbers) == 3
+        assert first.call("process") in numbers, "the same one until the end"
+        with pytest.raises(MeasurementError, match="ValueError: it broke"):
+            first.call("broken")
