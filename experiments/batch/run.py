@@ -118,13 +118,14 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto")
     parser.add_argument("--scale", type=float, help=f"times {BUDGET // MIB} MiB; 1 on the CPU, {FULL_SIZE:g} on CUDA")
+    parser.add_argument("--folder", type=Path, default=folder, help="where the report goes")
     asked = parser.parse_args(arguments)
     device = resolve(asked.device)
     scale = asked.scale or (FULL_SIZE if device.type == "cuda" else 1.0)
     budget = round(scale * BUDGET)
     before = loads()
     found = measure(device, budget, sizes=SIZES[device.type])
-    write(found, scale, device, folder, (before, loads()))
+    write(found, scale, device, asked.folder, (before, loads()))
 
 
 def write(

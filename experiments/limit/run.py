@@ -117,6 +117,7 @@ def measure(subject: Subject, rounds: int = ROUNDS) -> dict[str, Any]:
             "peak": tensors.peak_bytes,
             "peak_phase": tensors.peak_phase,
             "passes": passes(tensors),
+            "device": [asdict(memory) for memory in row.memory if memory.source == "cuda"],
             "seconds": median(row.step_seconds),
             "time_over_summed": ratio(rows, name, "summed"),
             "time_over_pieces": ratio(rows, name, "bare pieces"),
@@ -172,6 +173,18 @@ def time_table(results: dict[str, Any]) -> list[list[str]]:
     return table
 
 
+def device_table(results: dict[str, Any]) -> list[list[str]]:
+    """What the allocator and NVML say on CUDA."""
+    keys = {"peak_bytes": "allocated", "reserved_bytes": "reserved", "process_bytes": "NVML, process"}
+    table = [["network", "edition", *keys.values()]]
+    for name, found in results.items():
+        for edition, figures in found["editions"].items():
+            for memory in figures.get("device", []):
+                sizes = [memory[key] for key in keys]
+                table.append([name, edition, *("–" if size is None else f"{size / MIB:.0f} MiB" for size in sizes)])
+    return table
+
+
 def conclusions(results: dict[str, Any]) -> list[str]:
     """Whether Split has met its targets, and by how much it has not."""
     found = []
@@ -191,15 +204,16 @@ def _verdict(value: float) -> str:
     return "met." if value <= TARGET else f"**missed** by {value - TARGET:.3f}."
 
 
-def write(results: dict[str, Any], device: str, scales: dict[str, float], rounds: int) -> None:
+def write(results: dict[str, Any], device: str, scales: dict[str, float], rounds: int, folder: Path = HERE) -> None:
     """The report."""
+    folder.mkdir(parents=True, exist_ok=True)
     report = Report(
-        HERE,
+        folder,
         "How close to the limit?",
         "How far above what an exact gradient needs at least are the editions, in memory and in time?",
         "python -m experiments.limit.run",
     )
-    draw(results, HERE / "limit.png")
+    draw(results, folder / "limit.png")
     report.picture("limit.png", "What one graph at a time keeps, and where the editions' peaks are")
     report.section("Split's targets", f"At most {TARGET} of the limit, and of the summed loss's time.")
     report.items(*conclusions(results))
@@ -221,6 +235,11 @@ def write(results: dict[str, Any], device: str, scales: dict[str, float], rounds
         "its own; a ratio is the median of the rounds'.",
     )
     report.table(time_table(results))
+    if any(f.get("device") for found in results.values() for f in found["editions"].values()):
+        report.section(
+            "The device's own figures", "Of the whole step: the caching allocator's, and the driver's by NVML."
+        )
+        report.table(device_table(results))
     said = ", ".join(f"{name} {scale}" for name, scale in scales.items())
     report.text(f"Shapes of `experiments/shapes.py` at the scales {said} (1 is full size), device {device}.")
     report.write({"scales": scales, "rounds": rounds, "results": results}, torch.device(device))
@@ -232,14 +251,17 @@ def main() -> None:
     parser.add_argument("--scale", type=float, help="of all networks; by default what a CPU does in minutes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--folder", type=Path, default=HERE, help="where the report goes")
     arguments = parser.parse_args()
+    if arguments.device != "cpu":
+        arguments.scale = arguments.scale or 1.0
     scales = {name: arguments.scale or scale for name, scale in SCALES.items()}
     results = {}
     for name, scale in scales.items():
         samples = SAMPLES[name] if arguments.scale is None else None
         results[name] = measure(Subject(name, scale, samples, arguments.device), arguments.rounds)
         print(name, results[name], flush=True)
-    write(results, arguments.device, scales, arguments.rounds)
+    write(results, arguments.device, scales, arguments.rounds, arguments.folder)
 
 
 if __name__ == "__main__":

@@ -115,12 +115,22 @@ def main() -> None:
             found = results[f"{size}, {name}"] = measure(width, depth, name)
             low, middle, high, fastest = ratios(found)
             by_hand, ours_ = (1000 * median(found[side]) for side in ("by hand", "loop"))
-            cells = [f"{by_hand:.2f} ms", f"{ours_:.2f} ms", f"{middle:.3f}", f"{low:.3f} to {high:.3f}", f"{fastest:.3f}"]
+            cells = [
+                f"{by_hand:.2f} ms",
+                f"{ours_:.2f} ms",
+                f"{middle:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                f"{fastest:.3f}",
+            ]
             rows.append([size, name, *cells])
             print(*rows[-1], flush=True)
             if by_hand > 8:
-                verdict = "met" if middle <= TARGET else "met by the fastest rounds" if fastest <= TARGET else "**missed**"
-                verdicts.append(f"{name}, steps of {by_hand:.1f} ms: {middle:.3f}, of the fastest rounds {fastest:.3f}: {verdict}.")
+                verdict = (
+                    "met" if middle <= TARGET else "met by the fastest rounds" if fastest <= TARGET else "**missed**"
+                )
+                verdicts.append(
+                    f"{name}, steps of {by_hand:.1f} ms: {middle:.3f}, of the fastest rounds {fastest:.3f}: {verdict}."
+                )
     report = Report(
         Path(__file__).parent,
         "What the training loop costs",
@@ -136,11 +146,11 @@ def main() -> None:
 
 HEADING = ["network", "edition", "by hand", "the loop", "ratio", "of half of the rounds", "of the fastest rounds"]
 HOW = (
-    f"Four heads, AdamW, dropout; the two loops in turns, {ROUNDS} rounds of {STEPS} steps after one that does not count, in "
-    "one thread; no logger, no checkpoint. Seconds are those of the processor, not of the clock on the wall: other processes "
-    "disturb them less. A round's figure is the median of its steps, so what happens once a run does not count; the ratio is "
-    "the median of the rounds' ratios, beside the middle half of them. The loop by hand does not read its losses; ours does, "
-    "every ten steps."
+    f"Four heads, AdamW, dropout; the two loops in turns, {ROUNDS} rounds of {STEPS} steps after one that does not "
+    "count, in one thread; no logger, no checkpoint. Seconds are those of the processor, not of the clock on the wall: other "
+    "processes disturb them less. A round's figure is the median of its steps, so what happens once a run does not "
+    "count; the ratio is the median of the rounds' ratios, beside the middle half of them. The loop by hand does not "
+    "read its losses; ours does, every ten steps."
 )
 
 if __name__ == "__main__":

@@ -137,6 +137,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
         "--scale", type=float, help=f"times the samples of a batch; 1 on the CPU, {FULL_SIZE:g} on CUDA"
     )
     parser.add_argument("--tasks", type=int, help="the most tasks")
+    parser.add_argument("--folder", type=Path, default=folder, help="where the report goes")
     asked = parser.parse_args(arguments)
     device = resolve(asked.device)
     scale = asked.scale or (FULL_SIZE if device.type == "cuda" else 1.0)
@@ -145,7 +146,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     for name, family in FAMILIES.items():
         counts = [count for count in family.counts if asked.tasks is None or count <= asked.tasks]
         found[name] = measure(family, counts, _samples(name, scale), rounds, device)
-    write(found, scale, device, folder, (before, loads()))
+    write(found, scale, device, asked.folder, (before, loads()))
 
 
 def write(
