@@ -1,4 +1,4 @@
-"""The README's pictures: screenshots of the pages that two commands write.
+"""The README's picture of one step: a screenshot of the page that a command writes.
 
 python -m experiments.pictures.run      # from the repository's root; needs chromium and chromedriver
 """
@@ -16,8 +16,6 @@ from selenium.webdriver.common.by import By
 
 HERE = Path(__file__).parent
 ONE_STEP = ["+experiment=two_task", "+edition@compare.editions.cached=cached", "hydra.run.dir=run"]
-SWEEP = ["-m", "+experiment=many_tasks", "train=false", "num_tasks=2,4,8,16,32", "compare.steps=3"]
-SWEEP += ["edition=summed,per_task,split,cached", "hydra.sweep.dir=sweep"]
 
 
 def take(page: Path, title: str, picture: Path) -> None:
@@ -35,12 +33,10 @@ def take(page: Path, title: str, picture: Path) -> None:
 
 
 def main() -> None:
-    """Run both commands and take the pictures."""
+    """Run the command and take the picture."""
     with tempfile.TemporaryDirectory() as folder:
-        for arguments in (ONE_STEP, SWEEP):
-            subprocess.run([sys.executable, "-m", "mtl_accum", *arguments], cwd=folder, check=True)
+        subprocess.run([sys.executable, "-m", "mtl_accum", *ONE_STEP], cwd=folder, check=True)
         take(Path(folder) / "run" / "report.html", "One step", HERE / "one_step.png")
-        take(Path(folder) / "sweep" / "sweep.html", "Memory against num_tasks", HERE / "num_tasks.png")
 
 
 if __name__ == "__main__":
