@@ -149,8 +149,8 @@ HOW = (
     f"Four heads, AdamW, dropout; the two loops in turns, {ROUNDS} rounds of {STEPS} steps after one that does not "
     "count, in one thread; no logger, no checkpoint. Seconds are those of the processor, not of the clock on the wall: "
     "other processes disturb them less. A round's figure is the median of its steps, so what happens once a run does "
-    "not count; the ratio is the median of the rounds' ratios, beside the middle half of them. The loop by hand does not "
-    "read its losses; ours does, every ten steps."
+    "not count; the ratio is the median of the rounds' ratios, beside the middle half of them. The loop by hand does "
+    "not read its losses; ours does, every ten steps."
 )
 
 if __name__ == "__main__":
