@@ -129,7 +129,7 @@ def test_the_study(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(measuring, "Forked", Here)
     monkeypatch.setattr(run, "weigh", pretend)
     monkeypatch.setattr(run, "Scales", lambda of: Scales(of, pretend))
-    run.main([], tmp_path)
+    run.main(["--scale", str(24 * 2**20 / run.BUDGET)], tmp_path)
     found = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert len(found) == len(NETWORKS) * len(EDITIONS) * 2
     batches = {row["edition"]: row["batch"] for row in found if row["of"] == "tensors"}
