@@ -40,15 +40,17 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
             size = sum(limit[key] for key in keys) / limit["budget"]
             axes.barh(row, size, 0.5, left, color=colour, hatch=hatch, edgecolor="white", label="" if row else label)
             left += size
-        for edition, marker in _MARKERS.items():
-            found = results[name]["editions"].get(edition, {}).get("passes")
-            if found:
-                x = found / limit["budget"]
-                axes.plot(x, row, marker, color="black", markersize=8, fillstyle="none", label="" if row else edition)
-                axes.annotate(f"{x:.2f}", (x, row + 0.3), ha="center", va="bottom", fontsize=8)
+        peaks = {edition: results[name]["editions"].get(edition, {}).get("passes") for edition in _MARKERS}
+        places = {edition: peak / limit["budget"] for edition, peak in peaks.items() if peak}
+        for number, (edition, x) in enumerate(sorted(places.items(), key=lambda place: place[1])):
+            axes.plot(x, row, _MARKERS[edition], color="black", markersize=8, fillstyle="none")
+            above = 0.27 + 0.15 * (number % 2)  # neighbours are close to each other
+            axes.annotate(f"{edition} {x:.2f}", (x, row + above), ha="center", va="bottom", fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), [f"{name}\n{results[name]['limit']['budget'] / MIB:.0f} MiB" for name in names])
     axes.set_ylim(-0.5, len(names) - 0.2)
+    for edition, marker in _MARKERS.items():
+        axes.plot([], [], marker, color="black", markersize=8, fillstyle="none", label=edition)
     axes.set_xlabel("peak of forward and backward passes over what one graph at a time has to keep")
     figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     figure.savefig(path, dpi=110)

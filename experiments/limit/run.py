@@ -195,7 +195,7 @@ def conclusions(results: dict[str, Any]) -> list[str]:
             continue
         memory, (low, time, high) = split["passes"] / limit["budget"], split["time_over_summed"]
         by_hand = split["peak"] / figures["editions"]["bare pieces"]["peak"]
-        why = f"it peaks in {split['peak_phase']}; the bare pieces by hand peak as high: split's is {by_hand:.3f} of theirs"
+        why = f"it peaks in {split['peak_phase']}, at {by_hand:.3f} of what the bare pieces by hand need"
         verdict = _verdict(memory) if memory <= TARGET else f"{_verdict(memory)[:-1]}: {why}."
         found.append(f"{name}, memory: {memory:.3f} of one graph at a time: {verdict}")
         noise = f"the middle half of its rounds is {low:.3f} to {high:.3f}"
