@@ -30,7 +30,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         results: by network, what `measure` has found.
         path: of the PNG.
     """
-    figure = Figure(figsize=(9, 1.2 + 1.3 * len(results)), layout="constrained")
+    figure = Figure(figsize=(9, 1.2 + 1.5 * len(results)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     names = list(results)
@@ -44,11 +44,11 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         places = {edition: peak / limit["budget"] for edition, peak in peaks.items() if peak}
         for number, (edition, x) in enumerate(sorted(places.items(), key=lambda place: place[1])):
             axes.plot(x, row, _MARKERS[edition], color="black", markersize=8, fillstyle="none")
-            above = 0.27 + 0.15 * (number % 2)  # neighbours are close to each other
+            above = 0.26 + 0.13 * (number % 3)  # neighbours are close to each other
             axes.annotate(f"{edition} {x:.2f}", (x, row + above), ha="center", va="bottom", fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), [f"{name}\n{results[name]['limit']['budget'] / MIB:.0f} MiB" for name in names])
-    axes.set_ylim(-0.5, len(names) - 0.2)
+    axes.set_ylim(-0.5, len(names) - 0.1)
     for edition, marker in _MARKERS.items():
         axes.plot([], [], marker, color="black", markersize=8, fillstyle="none", label=edition)
     axes.set_xlabel("peak of forward and backward passes over what one graph at a time has to keep")
