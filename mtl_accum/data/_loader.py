@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import RawValue
 from typing import Any, cast
@@ -113,7 +114,9 @@ class Loader:
         ][batch:]
         self._reading = reading = object()
         try:
-            for loaded in self._loader:
+            with _held_back():
+                batches = iter(self._loader)  # starts the workers, the first time
+            for loaded in batches:
                 if self._reading is not reading:
                     raise RuntimeError("this iterator of a Loader is over: another one has begun; make a second Loader")
                 if isinstance(loaded, _Failed):
@@ -190,8 +193,24 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+_TO_THE_GROUP = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C and pre-emption reach all processes of a group
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Workers that are started here get such a signal only when they have decided what to do with it."""
+    if sys.platform == "win32":  # where a signal reaches one process
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_THE_GROUP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Deaf:
-    """Workers that leave SIGTERM and Ctrl-C, which reach all processes of a group, to the one that trains.
+    """Workers that leave SIGTERM and Ctrl-C to the process that trains.
 
     That one finishes its step, for which it may need them. At its exit multiprocessing ends them with SIGTERM and waits
     for them, so from then on they hear it.
@@ -207,6 +226,8 @@ class _Deaf:
     def __call__(self, worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if self._over.value else None)
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _TO_THE_GROUP)
 
 
 def _mix(*numbers: int | str) -> int:

@@ -8,13 +8,14 @@ import random
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from mtl_accum.data import Loader, MixedLoader, SampleError, WorkerError
+from mtl_accum.data import Loader, MixedLoader, SampleError, WorkerError, _loader
 
 
 class Noisy(Dataset):
@@ -119,6 +120,28 @@ def test_workers_leave_signals_to_the_process_that_trains(number):
     for process in multiprocessing.active_children():
         os.kill(process.pid, number)
     assert len(list(loader)) == 39
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_is_still_starting_survives_them_too(monkeypatch, number):
+    ready = _loader._Deaf.__call__
+
+    def late(deaf, worker):
+        time.sleep(worker)
+        ready(deaf, worker)
+
+    monkeypatch.setattr(_loader._Deaf, "__call__", late)
+    loader = iter(Loader(Noisy(200), 5, num_workers=2))
+    next(loader)
+    for process in multiprocessing.active_children():
+        os.kill(process.pid, number)
+    assert len(list(loader)) == 39
+
+
+def test_the_process_that_trains_hears_signals_itself():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    next(iter(Loader(Noisy(), 5, num_workers=1)))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 def test_workers_end_with_their_process(tmp_path):
