@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import torch
-import torch._dynamo  # every optimizer loads it
+import torch._dynamo  # noqa: F401  # every optimizer loads it
 
-from mtl_accum.memory._fresh import FreshProcess, _serve, _Settings
+from mtl_accum.memory._fresh import FreshProcess
 
-__all__ = ["Forked", "context"]
+__all__ = ["context", "forked"]
 
 
 def context() -> Any:
@@ -25,19 +22,10 @@ def context() -> Any:
     return forking
 
 
-class Forked(FreshProcess):
-    """As `FreshProcess`, from that context.
+def forked(subject: Any) -> FreshProcess:
+    """A fresh process from that context.
 
     Args:
         subject: any object that pickles.
     """
-
-    def __init__(self, subject: Any) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="mtl_accum-")
-        path = Path(self._folder.name) / "subject.pt"
-        torch.save(subject, path)
-        forking = context()
-        self._connection, theirs = forking.Pipe()
-        self._process = forking.Process(target=_serve, args=(theirs, path, _Settings()), daemon=True)
-        self._process.start()
-        theirs.close()
+    return FreshProcess(subject, context())

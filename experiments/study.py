@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import torch
 from mtl_accum.report import markdown_table, timestamp
 from mtl_accum.training._device import describe
 
-__all__ = ["MIB", "Report", "environment"]
+__all__ = ["MIB", "Report", "environment", "parser"]
 
 MIB = 2**20
 
@@ -72,6 +73,21 @@ class Report:
         page = "\n".join(self._lines).rstrip() + "\n"
         (self._folder / "README.md").write_text(page, encoding="utf-8")
         (self._folder / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def parser(description: str | None, folder: Path, scale: str) -> argparse.ArgumentParser:
+    """The arguments that every study of any device has: `--device`, `--scale`, `--folder`.
+
+    Args:
+        description: the study's docstring.
+        folder: where the report goes if nobody says otherwise.
+        scale: what `--scale` means.
+    """
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto")
+    found.add_argument("--scale", type=float, help=scale)
+    found.add_argument("--folder", type=Path, default=folder, help="where the report goes")
+    return found
 
 
 def environment() -> dict[str, str]:

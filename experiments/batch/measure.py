@@ -11,7 +11,7 @@ import torch
 
 from experiments.batch.search import largest
 from experiments.batch.trial import Trial, Weight, weigh
-from experiments.forked import Forked
+from experiments.forked import forked
 from mtl_accum._bench import Bench
 from mtl_accum.memory._fresh import FreshProcess, MeasurementError
 
@@ -114,7 +114,7 @@ def time_rows(rows: Sequence[Row], trial: Callable[[Row], Trial], rounds: int, *
     timed = [row for row in rows if row.batch]
     for group in [timed] if in_turns else [[row] for row in timed]:
         with ExitStack() as stack:
-            processes = [(row, stack.enter_context(Forked(Timed(trial(row))))) for row in group]
+            processes = [(row, stack.enter_context(forked(Timed(trial(row))))) for row in group]
             for method in ("prepare", *["timed_step"] * rounds):
                 for row, process in processes:
                     if row.failure is None:

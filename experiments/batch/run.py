@@ -6,7 +6,6 @@ python -m experiments.batch.run --device cuda         # within 6 GiB of a GPU, o
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -20,7 +19,7 @@ from experiments.batch.measure import Row, Scales, search, time_rows
 from experiments.batch.picture import draw
 from experiments.batch.trial import EDITIONS, HEADS, NETWORKS, PIECES, Trial, weigh
 from experiments.load import loads, noise
-from experiments.study import MIB, Report
+from experiments.study import MIB, Report, parser
 from mtl_accum.training._device import resolve
 
 HERE = Path(__file__).parent
@@ -115,11 +114,8 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     """Measure and write the report."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto")
-    parser.add_argument("--scale", type=float, help=f"times {BUDGET // MIB} MiB; 1 on the CPU, {FULL_SIZE:g} on CUDA")
-    parser.add_argument("--folder", type=Path, default=folder, help="where the report goes")
-    asked = parser.parse_args(arguments)
+    scales = f"times {BUDGET // MIB} MiB; 1 on the CPU, {FULL_SIZE:g} on CUDA"
+    asked = parser(__doc__, folder, scales).parse_args(arguments)
     device = resolve(asked.device)
     scale = asked.scale or (FULL_SIZE if device.type == "cuda" else 1.0)
     budget = round(scale * BUDGET)

@@ -13,7 +13,8 @@ import torch
 
 from experiments.shapes import SHAPES
 from experiments.study import Report
-from mtl_accum import Cached, Edition, PerTask, Split, SummedLoss, predict
+from mtl_accum import predict
+from tests.memory.networks import editions
 
 HERE = Path(__file__).parent
 GIB = 2**30
@@ -25,11 +26,6 @@ CASES = {
     "lm_heads": ("lm_heads", ()),
     "lm_heads, 8 chunks": ("lm_heads", ("model.chunks=8",)),
 }
-
-
-def editions(samples: int) -> dict[str, Edition]:
-    """The four, the trunk's chunks being a quarter of the batch."""
-    return {"summed": SummedLoss(), "per_task": PerTask(), "split": Split(), "cached": Cached(max(1, samples // 4))}
 
 
 def predicted(experiment: str, overrides: tuple[str, ...], scale: float = 1.0) -> dict[str, Any]:

@@ -5,7 +5,6 @@ python -m experiments.limit.run [--scale S] [--device cuda]     # from the repos
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median, quantiles
@@ -18,13 +17,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 from experiments.limit.picture import draw
 from experiments.limit.saved import Limit, limit_of
 from experiments.shapes import SHAPES
-from experiments.study import MIB, Report
-from mtl_accum import Cached, Edition, PerTask, Split, SummedLoss
+from experiments.study import MIB, Report, parser
 from mtl_accum._compare import Measurement, compare
 from mtl_accum.memory import PeakMemory
 from mtl_accum.memory._fresh import FreshProcess
 from mtl_accum.memory._training_step import Parts
 from mtl_accum.training._device import to_device
+from tests.memory.networks import editions
 
 HERE = Path(__file__).parent
 SCALES = {"dense3": 0.25, "text8": 0.25, "lm_heads": 0.125}  # a few seconds a step on two cores
@@ -76,17 +75,6 @@ class Subject:
         return limit_of(self())
 
 
-def editions(samples: int) -> dict[str, Edition]:
-    """What is measured; the bare pieces are what time is held against."""
-    return {
-        "summed": SummedLoss(),
-        "per_task": PerTask(),
-        "split": Split(),
-        "cached": Cached(max(1, samples // 4)),
-        "bare pieces": Pieces(),
-    }
-
-
 def ratio(rows: dict[str, Measurement], name: str, other: str) -> list[float]:
     """Step by step, in the turns in which they ran: lower quartile, median, upper quartile."""
     pairs = zip(rows[name].step_seconds, rows[other].step_seconds, strict=True)
@@ -105,7 +93,7 @@ def measure(subject: Subject, rounds: int = ROUNDS) -> dict[str, Any]:
     with FreshProcess(subject) as process:
         limit: Limit = process.call("limit")
     samples = subject.samples or 8
-    found = compare(*_NOTHING, build=subject, editions=editions(samples), steps=rounds)
+    found = compare(*_NOTHING, build=subject, editions={**editions(samples), "bare pieces": Pieces()}, steps=rounds)
     rows = {row.edition: row for row in found}
     figures: dict[str, Any] = {}
     for name, row in rows.items():
@@ -253,12 +241,9 @@ def write(results: dict[str, Any], device: str, scales: dict[str, float], rounds
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--scale", type=float, help="of all networks; by default what a CPU does in minutes")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--folder", type=Path, default=HERE, help="where the report goes")
-    arguments = parser.parse_args()
+    options = parser(__doc__, HERE, "of all networks; by default what a CPU does in minutes")
+    options.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments = options.parse_args()
     if arguments.device != "cpu":
         arguments.scale = arguments.scale or 1.0
     scales = {name: arguments.scale or scale for name, scale in SCALES.items()}

@@ -23,6 +23,7 @@ from experiments.peers.found import Found
 from experiments.peers.networks import SITUATIONS
 from experiments.peers.page import ROUNDS, write
 from experiments.peers.rows import ROWS, Row
+from experiments.study import parser
 from mtl_accum.memory._fresh import FreshProcess, MeasurementError
 
 __all__ = ["main", "measure"]
@@ -77,16 +78,13 @@ def _all(arguments: argparse.Namespace) -> Iterator[Found]:
 
 def main() -> None:
     """Run all of it and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--scale", type=float, help="of the batch; 1 on a CPU, 64 on a GPU")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed steps of every row")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU, in every process")
-    parser.add_argument("--situations", nargs="+", choices=list(SITUATIONS), default=list(SITUATIONS))
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the report goes")
-    arguments = parser.parse_args()
+    options = parser(__doc__, Path(__file__).parent, "of the batch; 1 on a CPU, 64 on a GPU")
+    options.add_argument("--rounds", type=int, default=ROUNDS, help="timed steps of every row")
+    options.add_argument("--threads", type=int, default=1, help="of the CPU, in every process")
+    options.add_argument("--situations", nargs="+", choices=list(SITUATIONS), default=list(SITUATIONS))
+    arguments = options.parse_args()
     if arguments.device != "cpu" and not torch.cuda.is_available():
-        parser.error(f"--device {arguments.device}: there is no CUDA device here")
+        options.error(f"--device {arguments.device}: there is no CUDA device here")
     arguments.scale = arguments.scale or (1.0 if arguments.device == "cpu" else 64.0)
     torch.set_num_threads(arguments.threads)  # fresh processes take it over
     write(list(_all(arguments)), arguments)

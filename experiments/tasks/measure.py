@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from experiments.forked import Forked
+from experiments.forked import forked
 from experiments.tasks.networks import Family, parts, ways
 from mtl_accum._bench import Bench
 from mtl_accum.memory import PeakMemory
@@ -170,7 +170,7 @@ def _in_turns(
 ) -> Iterator[tuple[int, Callable[[str, str], Any]]]:
     """For every number of tasks its place, and a way to ask the processes, which answers None where one failed."""
     with ExitStack() as stack:
-        processes = {way: stack.enter_context(Forked(one)) for way, one in series.items()}
+        processes = {way: stack.enter_context(forked(one)) for way, one in series.items()}
         for process in processes.values():
             process.call(kind)
         for row in range(len(next(iter(cells.values())))):

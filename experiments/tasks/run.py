@@ -6,7 +6,6 @@ python -m experiments.tasks.run --device cuda --scale 32      # the same at full
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from experiments.load import loads, noise
-from experiments.study import MIB, Report
+from experiments.study import MIB, Report, parser
 from experiments.tasks.fit import Line, fit
 from experiments.tasks.measure import Cell, measure
 from experiments.tasks.networks import FAMILIES
@@ -131,14 +130,9 @@ def pictures(found: Sequence[Cell], folder: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     """Measure and write the report."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto")
-    parser.add_argument(
-        "--scale", type=float, help=f"times the samples of a batch; 1 on the CPU, {FULL_SIZE:g} on CUDA"
-    )
-    parser.add_argument("--tasks", type=int, help="the most tasks")
-    parser.add_argument("--folder", type=Path, default=folder, help="where the report goes")
-    asked = parser.parse_args(arguments)
+    options = parser(__doc__, folder, f"times the samples of a batch; 1 on the CPU, {FULL_SIZE:g} on CUDA")
+    options.add_argument("--tasks", type=int, help="the most tasks")
+    asked = options.parse_args(arguments)
     device = resolve(asked.device)
     scale = asked.scale or (FULL_SIZE if device.type == "cuda" else 1.0)
     before = loads()

@@ -27,12 +27,13 @@ class FreshProcess:
 
     Args:
         subject: any object that pickles; its classes must be importable.
+        context: of multiprocessing, that starts the process; None spawns it.
 
     Raises:
         TypeError: the subject does not pickle; names the fix.
     """
 
-    def __init__(self, subject: Any) -> None:
+    def __init__(self, subject: Any, context: Any = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="mtl_accum-")
         path = Path(self._folder.name) / "subject.pt"
         try:
@@ -43,7 +44,7 @@ class FreshProcess:
                 f"cannot be sent to a fresh process ({error}); pass modules, or functions defined at the top of a "
                 "file, or build=: an importable function that returns (trunk, tasks, batch, optimizer)"
             ) from error
-        context = multiprocessing.get_context("spawn")
+        context = context or multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, path, _Settings()), daemon=True)
         with _known_start_method():

@@ -13,12 +13,9 @@ from mtl_accum._validate import positive_int
 from mtl_accum.models._counts import count_labels
 from mtl_accum.models._masked import TokenCrossEntropy
 from mtl_accum.models._multi_task import MultiTaskModel, Selector, Task
-from mtl_accum.models._scaled import scaled
-from mtl_accum.models._transformer import TransformerBlock, TransformerTrunk
+from mtl_accum.models._transformer import TransformerBlock, scaled_trunk
 
 __all__ = ["Ahead", "LanguageHead", "LanguageTask", "lm_heads"]
-
-_HEAD_WIDTH = 64  # of an attention head, at every scale
 
 
 class Ahead:
@@ -135,13 +132,12 @@ def lm_heads(
         ValueError: a number is out of range.
     """
     positive_int("ahead", ahead)
-    words, several = scaled(vocabulary, scale), scaled(heads, scale)
-    width = _HEAD_WIDTH * several
-    most, depth = scaled(length, scale), scaled(layers, scale)
-    trunk = TransformerTrunk(words, most, width, depth, several, dropout=dropout, causal=True)
-    last = nn.Linear(width, words, bias=False)
+    trunk = scaled_trunk(
+        scale, vocabulary=vocabulary, length=length, layers=layers, heads=heads, dropout=dropout, causal=True
+    )
+    last = nn.Linear(trunk.width, trunk.vocabulary, bias=False)
     tasks = {}
     for steps in range(1, ahead + 1):
-        head = LanguageHead(TransformerBlock(width, several, dropout, causal=True), width, last)
+        head = LanguageHead(TransformerBlock(trunk.width, trunk.heads, dropout, causal=True), trunk.width, last)
         tasks[f"ahead {steps}"] = LanguageTask(head, Ahead("tokens", steps), chunks=chunks)
     return MultiTaskModel(trunk, tasks, "tokens")

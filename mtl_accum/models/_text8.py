@@ -7,12 +7,10 @@ from torch import Tensor, nn
 from mtl_accum.models._counts import count_labels, count_present
 from mtl_accum.models._masked import MaskedLoss, TokenCrossEntropy, is_present, squared_error
 from mtl_accum.models._multi_task import MultiTaskModel, Task
-from mtl_accum.models._scaled import scaled
-from mtl_accum.models._transformer import TransformerTrunk
+from mtl_accum.models._transformer import scaled_trunk
 
 __all__ = ["MaskedWordHead", "SentenceHead", "TokenHead", "text8"]
 
-_HEAD_WIDTH = 64  # of an attention head, at every scale
 _TAGS = {"pos": 17, "ner": 9, "chunks": 23}  # universal parts of speech; CoNLL-2003's and CoNLL-2000's labels
 _SENTENCES = {"sentiment": 2, "entailment": 3}
 
@@ -90,11 +88,10 @@ def text8(
     Raises:
         ValueError: a number is out of range.
     """
-    words, several = scaled(vocabulary, scale), scaled(heads, scale)
-    width = _HEAD_WIDTH * several
-    trunk = TransformerTrunk(
-        words, scaled(length, scale), width, scaled(layers, scale), several, dropout=dropout, padding=0
+    trunk = scaled_trunk(
+        scale, vocabulary=vocabulary, length=length, layers=layers, heads=heads, dropout=dropout, padding=0
     )
+    width = trunk.width
     tasks = {
         name: Task(TokenHead(width, classes, dropout), TokenCrossEntropy(), name, count=count_labels(name))
         for name, classes in _TAGS.items()
@@ -110,7 +107,7 @@ def text8(
         count=count_present("similarity"),
     )
     tasks |= {
-        domain: Task(MaskedWordHead(width, words), TokenCrossEntropy(), domain, count=count_labels(domain))
+        domain: Task(MaskedWordHead(width, trunk.vocabulary), TokenCrossEntropy(), domain, count=count_labels(domain))
         for domain in ("general", "medical")
     }
     return MultiTaskModel(trunk, tasks, "tokens")

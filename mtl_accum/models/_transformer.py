@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtl_accum._validate import positive_int
+from mtl_accum.models._scaled import scaled
 
-__all__ = ["TransformerBlock", "TransformerTrunk"]
+__all__ = ["TransformerBlock", "TransformerTrunk", "scaled_trunk"]
+
+_HEAD_WIDTH = 64  # of an attention head, at every scale
 
 
 class TransformerBlock(nn.Module):
@@ -74,6 +79,11 @@ class TransformerTrunk(nn.Module):
         causal: a decoder in place of an encoder; see `TransformerBlock`.
         padding: the token that no other one sees; None where every token counts.
 
+    Attributes:
+        vocabulary: number of different tokens.
+        width: of the representation of a token.
+        heads: of each block's attention.
+
     Raises:
         ValueError: a number is out of range, or padding is asked of a decoder.
     """
@@ -95,6 +105,7 @@ class TransformerTrunk(nn.Module):
             positive_int(name, number)
         if causal and padding is not None:
             raise ValueError(f"padding must be None where causal is true; found {padding}")
+        self.vocabulary, self.width, self.heads = vocabulary, width, heads
         self._padding = padding
         self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
@@ -113,3 +124,25 @@ class TransformerTrunk(nn.Module):
             tokens = block(tokens, seen)
         found: Tensor = self.norm(tokens) if self._norm_last else tokens
         return found
+
+
+def scaled_trunk(
+    scale: float, *, vocabulary: int, length: int, layers: int, heads: int, dropout: float, **form: Any
+) -> TransformerTrunk:
+    """A trunk at another scale, with attention heads of 64 channels each.
+
+    Args:
+        scale: of vocabulary, length, layers and attention heads.
+        vocabulary: number of different tokens at scale 1.
+        length: the most tokens of a sample at scale 1.
+        layers: blocks at scale 1.
+        heads: of the attention at scale 1.
+        dropout: probability to drop an entry.
+        form: `causal` or `padding`; see `TransformerTrunk`.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    words, several = scaled(vocabulary, scale), scaled(heads, scale)
+    most, depth = scaled(length, scale), scaled(layers, scale)
+    return TransformerTrunk(words, most, _HEAD_WIDTH * several, depth, several, dropout=dropout, **form)

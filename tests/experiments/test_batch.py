@@ -126,7 +126,7 @@ def test_the_study(monkeypatch, tmp_path, capsys):
         def call(self, method):
             return 0.001 * self._batch if method == "timed_step" else None
 
-    monkeypatch.setattr(measuring, "Forked", Here)
+    monkeypatch.setattr(measuring, "forked", Here)
     monkeypatch.setattr(run, "weigh", pretend)
     monkeypatch.setattr(run, "Scales", lambda of: Scales(of, pretend))
     run.main(["--scale", str(24 * 2**20 / run.BUDGET)], tmp_path)

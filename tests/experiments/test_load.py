@@ -7,7 +7,7 @@ import os
 import pytest
 
 from experiments import load
-from experiments.forked import Forked
+from experiments.forked import forked
 from mtl_accum.memory._fresh import MeasurementError
 
 
@@ -28,7 +28,7 @@ class Subject:
 
 
 def test_a_process_of_its_own():
-    with Forked(Subject()) as first, Forked(Subject()) as second:
+    with forked(Subject()) as first, forked(Subject()) as second:
         numbers = {os.getpid(), first.call("process"), second.call("process")}
         assert len(numbers) == 3
         assert first.call("process") in numbers, "the same one until the end"

@@ -68,7 +68,7 @@ def in_this_process(monkeypatch):
             except Exception as error:
                 raise measuring.MeasurementError(f"{type(error).__name__}: {error}") from error
 
-    monkeypatch.setattr(measuring, "Forked", Here)
+    monkeypatch.setattr(measuring, "forked", Here)
 
 
 def few(monkeypatch):
