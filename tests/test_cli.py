@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,14 +12,21 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.cli import SMALL, mtl_accum
+from tests.cli import SMALL, SUMMED_ONLY, mtl_accum, started
 
 ROOT = Path(__file__).resolve().parent.parent
 TWO_TASK = ["+experiment=two_task", *SMALL]
 
 
 def test_a_run_leaves_a_report(tmp_path):
-    done = mtl_accum(*TWO_TASK, "edition=split", "model.tasks.digit.weight=0.5", "hydra.run.dir=out", cwd=tmp_path)
+    done = mtl_accum(
+        *TWO_TASK,
+        "edition=split",
+        "model.tasks.digit.weight=0.5",
+        "hydra.run.dir=out",
+        cwd=tmp_path,
+        python=sys.executable,
+    )
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} >= {
@@ -73,7 +79,9 @@ def test_own_experiment_from_a_folder_of_ones_own(tmp_path):
     (mine / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - two_task\n  - override /edition: split\n  - override /optimizer: sgd\n"
     )
-    done = mtl_accum("--config-dir", "my_conf", "+experiment=mine", *SMALL, "hydra.run.dir=out", cwd=tmp_path)
+    done = mtl_accum(
+        "--config-dir", "my_conf", "+experiment=mine", *SMALL, *SUMMED_ONLY, "hydra.run.dir=out", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "out" / "report.json").read_text())["config"]
     assert (config["edition"]["_target_"], config["optimizer"]["_target_"]) == (
@@ -173,13 +181,7 @@ def test_full_error_on_request(tmp_path):
 
 def test_an_interrupted_run_leaves_no_report(tmp_path):
     much = ["epochs=10000", "checkpoint.every_steps=5", "hydra.run.dir=out"]
-    command = [sys.executable, "-m", "mtl_accum", *TWO_TASK, *much]
-
-    def listen() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job inherits a deaf ear
-
-    how = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True, "preexec_fn": listen}  # no thread runs here
-    with subprocess.Popen(command, **how) as process:
+    with started(*TWO_TASK, *much, cwd=tmp_path) as process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("out/checkpoints/step-*")) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -221,9 +223,8 @@ def test_check_job_fails_where_an_edition_differs(tmp_path):
 
 @pytest.mark.parametrize("edition", ["cached", "accumulated", "checkpointed", "offloaded"])
 def test_every_edition_trains(tmp_path, edition):
-    done = mtl_accum(
-        *TWO_TASK, f"edition={edition}", f"+edition@compare.editions.mine={edition}", "hydra.run.dir=out", cwd=tmp_path
-    )
+    mine = [f"edition={edition}", f"+edition@compare.editions.mine={edition}", *SUMMED_ONLY]
+    done = mtl_accum(*TWO_TASK, *mine, "hydra.run.dir=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     row = json.loads((tmp_path / "out" / "report.json").read_text())["editions"][-1]
     assert (row["edition"], row["failure"]) == ("mine", None)

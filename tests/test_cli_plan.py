@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from tests.cli import SMALL, mtl_accum
+from tests.cli import SMALL, SUMMED_ONLY, mtl_accum
 
-TWO_TASK = ["+experiment=two_task", *SMALL]
+TWO_TASK = ["+experiment=two_task", *SMALL, *SUMMED_ONLY]
 
 
 def test_a_plan_and_what_it_prints_reproduces_it(tmp_path):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
-from tests.cli import SMALL, mtl_accum
+from tests.cli import SMALL, mtl_accum, started
 
 TWO_TASK = ["+experiment=two_task", *SMALL]
 
@@ -79,8 +77,7 @@ def test_a_sweep_as_slurm_runs_it(tmp_path):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_sweep_has_what_was_done(tmp_path, how):
     sweep = ["train=false", "num_tasks=2,3,4,5,6", "model.width=8", "compare.steps=1", "data.batch_size=64"]
-    command = [sys.executable, "-m", "mtl_accum", "-m", "+experiment=many_tasks", *sweep, "hydra.sweep.dir=sweep"]
-    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    running = started("-m", "+experiment=many_tasks", *sweep, "hydra.sweep.dir=sweep", cwd=tmp_path)
     try:
         page = tmp_path / "sweep" / "sweep.json"
         deadline = time.monotonic() + 120

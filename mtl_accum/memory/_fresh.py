@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 
@@ -111,7 +113,14 @@ class _Settings:
         torch.backends.cudnn.benchmark = self.benchmark
 
 
-def _serve(connection: Connection, path: Path, settings: _Settings) -> None:
+def _serve(connection: Connection, path: Path, settings: _Settings) -> NoReturn:
+    _answer(connection, path, settings)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # the interpreter would take a second to free what the system frees at once
+
+
+def _answer(connection: Connection, path: Path, settings: _Settings) -> None:
     settings.apply()
     subject: Any = None
     while True:

@@ -1,0 +1,41 @@
+"""A process that has imported all packages, and forks for every command line; see `tests.cli`.
+
+Reads requests as lines of JSON and answers each with the exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+IMPORTS = ("torch._dynamo", "torchmetrics", "matplotlib.pyplot", "sklearn.datasets", "hydra", "mtl_accum.training")
+
+
+def main() -> None:
+    """Serve until the end of the input."""
+    for name in IMPORTS:
+        import_module(name)
+    for request in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            run(**json.loads(request))
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def run(arguments: list[str], cwd: str, out: str, err: str) -> NoReturn:
+    """`python -m mtl_accum ...` in that folder, with its output in files."""
+    for path, number in ((os.devnull, 0), (out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
+    os.chdir(cwd)
+    sys.argv = ["mtl_accum", *arguments]
+    runpy.run_module("mtl_accum", run_name="__main__", alter_sys=True)
+    sys.exit()
+
+
+if __name__ == "__main__":
+    main()
