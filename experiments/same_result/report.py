@@ -119,11 +119,18 @@ def _batches(page: Report, plan: Plan, found: dict[str, Seeds]) -> None:
         _restores(larger, base),
     )
     page.text(
-        f"What this does not say: {plan.epochs} epochs are not the end of this training (the experiment itself runs "
-        f"{usual_epochs()}), and fewer steps cost most at its beginning; it is one small network and one "
-        f"optimizer (AdamW); the larger batch takes about {LARGER} times fewer steps in the same epochs; the learning "
+        f"What this does not say: {_unfinished(plan)}it is one small network and one optimizer (AdamW); the larger batch takes about {LARGER} times fewer steps in the same epochs; the learning "
         "rate was tuned for neither. Accumulation gives the larger batch's gradient; whether a larger batch is wanted "
         "is another question."
+    )
+
+
+def _unfinished(plan: Plan) -> str:
+    if plan.epochs >= usual_epochs():
+        return ""
+    return (
+        f"{plan.epochs} epochs are not the end of this training (the experiment itself runs {usual_epochs()}), and "
+        "fewer steps cost most at its beginning; "
     )
 
 

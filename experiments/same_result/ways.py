@@ -54,7 +54,7 @@ class Plan:
     """
 
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
-    epochs: int = 10
+    epochs: int = 40
     batch: int = 64
     base_batch: int = 32
     warmup_epochs: int = 1

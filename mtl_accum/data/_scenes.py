@@ -16,6 +16,7 @@ __all__ = ["Scenes"]
 _NEAREST, _FARTHEST = 0.7, 10.0  # metres, the range of the camera behind NYUv2
 _LIGHTS = np.array([[0.8, 0.0, 0.6], [-0.4, 0.7, 0.6], [-0.4, -0.7, 0.6]])  # one a colour: shading shows the normal
 _FOG = 10.0  # metres in which an image loses two thirds of its light: brightness shows the depth
+_SHADING = 0.2  # share of the light that depends on the direction
 _NOISE = 0.02
 
 
@@ -66,10 +67,8 @@ class Scenes:
             depth[here] = (far + down * rows + right * columns)[here]
             normals[:, here[0], here[1]] = normal[:, None, None]
         depth = depth.clip(_NEAREST, _FARTHEST)
-        colours = np.random.default_rng(self.classes).uniform(0.3, 1, (self.classes, 3))
-        light = (
-            colours[labels].transpose(2, 0, 1) * (0.5 + 0.5 * np.tensordot(_LIGHTS, normals, 1)) * np.exp(-depth / _FOG)
-        )
+        shading = 1 - _SHADING + _SHADING * np.tensordot(_LIGHTS, normals, 1)
+        light = _colours(self.classes)[:, labels] * shading * np.exp(-depth / _FOG)
         image = 2 * light - 1 + draw.normal(0, _NOISE, light.shape)
         labels[_rectangle(draw, height, width)] = -1
         depth[_rectangle(draw, height, width)] = 0
@@ -80,6 +79,12 @@ class Scenes:
             "depth": depth[None].astype(np.float32),
             "normals": (normals * (depth > 0)).astype(np.float32),
         }
+
+
+def _colours(classes: int) -> np.ndarray:
+    """One hue a class, (3, classes): shading and depth change a colour less than the next class does."""
+    hues = 2 * np.pi * (np.arange(classes) / classes - np.arange(3)[:, None] / 3)
+    return np.asarray(0.6 + 0.4 * np.cos(hues))
 
 
 def _rectangle(draw: np.random.Generator, height: int, width: int) -> tuple[slice, slice]:
