@@ -32,7 +32,8 @@ NETWORKS = {
     "dense3": ("dense3", (), 0.25, 4),
     "text8": ("text8", (), 0.25, 8),
     "lm_heads": ("lm_heads", (), 0.125, 4),
-    "lm_heads in 8 chunks": ("lm_heads", ("model.chunks=8",), 0.125, 4),
+    "lm_heads, 8 chunks": ("lm_heads", ("model.chunks=8",), 0.125, 4),
+    "lm_heads, 32 chunks": ("lm_heads", ("model.chunks=32",), 0.125, 4),
 }
 ROUNDS, TARGET = 15, 1.02
 MEASURED = ("summed", "per_task", "split", "cached")

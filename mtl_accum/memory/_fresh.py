@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import sys
@@ -115,6 +116,7 @@ class _Settings:
 
 def _serve(connection: Connection, path: Path, settings: _Settings) -> NoReturn:
     _answer(connection, path, settings)
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # the interpreter would take a second to free what the system frees at once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 
 import pytest
@@ -61,6 +62,20 @@ def test_what_goes_wrong_there_is_told_here():
         if sys.platform == "linux":
             with pytest.raises(MeasurementError, match="killed .signal 9., most likely by the system for want of"):
                 process.call("die")
+
+
+class SaysGoodbye:
+    def __init__(self, path):
+        self.path = path
+
+    def register(self):
+        atexit.register(self.path.write_text, "goodbye")
+
+
+def test_exit_functions_run_there(tmp_path):
+    with FreshProcess(SaysGoodbye(tmp_path / "said")) as process:
+        process.call("register")
+    assert (tmp_path / "said").read_text() == "goodbye"
 
 
 def test_what_cannot_be_sent_names_the_fix():
