@@ -119,9 +119,9 @@ def _batches(page: Report, plan: Plan, found: dict[str, Seeds]) -> None:
         _restores(larger, base),
     )
     page.text(
-        f"What this does not say: {_unfinished(plan)}it is one small network and one optimizer (AdamW); the larger batch takes about {LARGER} times fewer steps in the same epochs; the learning "
-        "rate was tuned for neither. Accumulation gives the larger batch's gradient; whether a larger batch is wanted "
-        "is another question."
+        f"What this does not say: {_unfinished(plan)}it is one small network and one optimizer (AdamW); the larger "
+        f"batch takes about {LARGER} times fewer steps in the same epochs; the learning rate was tuned for neither. "
+        "Accumulation gives the larger batch's gradient; whether a larger batch is wanted is another question."
     )
 
 

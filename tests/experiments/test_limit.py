@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.limit.run import Subject, write
 from experiments.limit.saved import limit_of
 from mtl_accum import MultiTaskModel, Split, SummedLoss, Task
 from mtl_accum.memory._training_step import TrainingStep
@@ -38,6 +39,38 @@ def test_every_storage_is_counted_once():
     assert found.head == 4 * (SAMPLES * 100 + SAMPLES), "tanh's result and the loss's input"
     assert found.heads == found.head + 4 * SAMPLES
     assert found.bound <= found.budget
+
+
+def test_a_loss_in_chunks_saves_no_logits():
+    whole, chunks = (Subject("lm_heads", overrides, 0.03, 2, "cpu").limit() for overrides in ((), ("model.chunks=4",)))
+    assert whole[1] == chunks[1] == 2
+    assert (whole[0].fixed, whole[0].trunk) == (chunks[0].fixed, chunks[0].trunk)
+    assert chunks[0].head < whole[0].head
+
+
+def row(passes, seconds=0.1, **more):
+    ratios = {"time_over_summed": [0.9, seconds / 0.1, 1.2], "time_over_pieces": [0.9, 1.0, 1.2]}
+    return {"passes": passes, "peak": passes, "peak_phase": "head large backward", "seconds": seconds, **ratios, **more}
+
+
+def test_the_report_says_what_is_missed_and_why(tmp_path):
+    limit, _ = Subject("lm_heads", (), 0.03, 2, "cpu").limit()
+    figures = {**vars(limit), "budget": limit.budget, "bound": limit.bound}
+    device = [{"peak_bytes": 2**20, "reserved_bytes": 2**21, "process_bytes": None}]
+    rows = {name: row(2 * limit.budget, device=device) for name in ("summed", "per_task", "bare pieces")}
+    met = {**rows, "split": row(limit.budget), "cached": {"failure": "it is refused"}}
+    missed = {**rows, "split": row(1.5 * limit.budget, 0.11), "cached": row(limit.budget)}
+    results = {name: {"limit": figures, "editions": found} for name, found in {"met": met, "missed": missed}.items()}
+    write(results, "cpu", {"met": 0.5, "missed": 1.0}, 3, tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert "- met, memory: 1.000 of one graph at a time: met." in page
+    assert "1.500 of one graph at a time: **missed** by 0.480: it peaks in head large backward, at 0.750 of" in page
+    assert (
+        "- missed, time: 1.100 of the summed loss (the middle half of its rounds is 0.900 to 1.200): **missed**" in page
+    )
+    assert "| met | cached | it is refused |" in page
+    assert "| met | summed | 1 MiB | 2 MiB | – |" in page
+    assert (tmp_path / "limit.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("mode", ["fp32", "autocast"])
