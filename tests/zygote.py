@@ -32,6 +32,7 @@ def run(arguments: list[str], cwd: str, out: str, err: str) -> NoReturn:
     for path, number in ((os.devnull, 0), (out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
     os.chdir(cwd)
+    sys.path[0] = cwd  # as `python -m` does
     sys.argv = ["mtl_accum", *arguments]
     runpy.run_module("mtl_accum", run_name="__main__", alter_sys=True)
     sys.exit()

@@ -68,6 +68,7 @@ def test_the_report_says_what_is_missed_and_why(tmp_path):
     assert (
         "- missed, time: 1.100 of the summed loss (the middle half of its rounds is 0.900 to 1.200): **missed**" in page
     )
+    assert "by 0.080, by less than the rounds differ." in page
     assert "| met | cached | it is refused |" in page
     assert "| met | summed | 1 MiB | 2 MiB | – |" in page
     assert (tmp_path / "limit.png").stat().st_size > 10_000
