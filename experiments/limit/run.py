@@ -192,18 +192,15 @@ def conclusions(results: dict[str, Any]) -> list[str]:
         memory, (low, time, high) = split["passes"] / limit["budget"], split["time_over_summed"]
         by_hand = split["peak"] / figures["editions"]["bare pieces"]["peak"]
         why = f"it peaks in {split['peak_phase']}, at {by_hand:.3f} of what the bare pieces by hand need"
-        verdict = _verdict(memory) if memory <= TARGET else f"{_verdict(memory)[:-1]}: {why}."
-        found.append(f"{name}, memory: {memory:.3f} of one graph at a time: {verdict}")
+        found.append(f"{name}, memory: {memory:.3f} of one graph at a time: {_verdict(memory, f': {why}')}")
         noise = f"the middle half of its rounds is {low:.3f} to {high:.3f}"
-        verdict = _verdict(time)
-        if time > TARGET >= low:
-            verdict = f"{verdict[:-1]}, by less than the rounds differ."
-        found.append(f"{name}, time: {time:.3f} of the summed loss ({noise}): {verdict}")
+        why = ", by less than the rounds differ" if low <= TARGET else ""
+        found.append(f"{name}, time: {time:.3f} of the summed loss ({noise}): {_verdict(time, why)}")
     return found
 
 
-def _verdict(value: float) -> str:
-    return "met." if value <= TARGET else f"**missed** by {value - TARGET:.3f}."
+def _verdict(value: float, why: str) -> str:
+    return "met." if value <= TARGET else f"**missed** by {value - TARGET:.3f}{why}."
 
 
 def write(results: dict[str, Any], device: str, scales: dict[str, float], rounds: int, folder: Path = HERE) -> None:
