@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from mtl_accum._compare import compare
     from mtl_accum.editions import (
         Accumulated,
+        Batched,
         Cached,
         Checkpointed,
         Edition,
         Offloaded,
+        OverBatches,
+        PerSample,
         PerTask,
         Split,
         SummedLoss,
@@ -38,11 +41,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accumulated",
+    "Batched",
     "Cached",
     "Checkpointed",
     "Edition",
     "MultiTaskModel",
     "Offloaded",
+    "OverBatches",
+    "PerSample",
     "PerTask",
     "Split",
     "SummedLoss",
@@ -63,11 +69,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Accumulated": "editions",
+    "Batched": "editions",
     "Cached": "editions",
     "Checkpointed": "editions",
     "Edition": "editions",
     "MultiTaskModel": "models",
     "Offloaded": "editions",
+    "OverBatches": "editions",
+    "PerSample": "editions",
     "PerTask": "editions",
     "Split": "editions",
     "SummedLoss": "editions",

@@ -4,9 +4,14 @@ from mtl_accum.editions._accumulated import Accumulated
 from mtl_accum.editions._cached import Cached
 from mtl_accum.editions._checkpointed import Checkpointed
 from mtl_accum.editions._cut import cut
+from mtl_accum.editions._cutting import samples_of
+from mtl_accum.editions._modules import modules_of
 from mtl_accum.editions._offloaded import Offloaded
+from mtl_accum.editions._over_batches import OverBatches
 from mtl_accum.editions._per_task import PerTask
 from mtl_accum.editions._phase import phase
+from mtl_accum.editions._pytree import Batched, PerSample
+from mtl_accum.editions._pytree import leaves as tree_leaves
 from mtl_accum.editions._scale import backward_scale
 from mtl_accum.editions._split import Split
 from mtl_accum.editions._summed import SummedLoss
@@ -14,10 +19,13 @@ from mtl_accum.editions._types import Edition, Tasks, Trunk
 
 __all__ = [
     "Accumulated",
+    "Batched",
     "Cached",
     "Checkpointed",
     "Edition",
     "Offloaded",
+    "OverBatches",
+    "PerSample",
     "PerTask",
     "Split",
     "SummedLoss",
@@ -25,5 +33,8 @@ __all__ = [
     "Trunk",
     "backward_scale",
     "cut",
+    "modules_of",
     "phase",
+    "samples_of",
+    "tree_leaves",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from mtl_accum.editions._pieces import Piece, Range
 from mtl_accum.editions._types import Tasks
 
-__all__ = ["Counts", "Share", "read_counts", "whole_task"]
+__all__ = ["Counts", "Share", "read_counts", "reduction_of", "require_sums", "whole_task"]
 
 Counts = dict[Range | None, float]  # by the samples that were counted; None is a batch that is not cut
 
 
 class Share:
-    """A task on one piece of a batch: its loss times the piece's share of the whole mean.
+    """A task on one piece of a batch: its loss times the piece's share of the whole mean, or times 1 for a sum.
 
     Composition in place of a flag: the edition that runs the piece sees a task like any other.
 
@@ -31,7 +31,9 @@ class Share:
     """
 
     def __init__(self, task: Any, samples: Range, whole: Range, counts: Counts) -> None:
-        self._task, self._share = task, counts[samples] / counts[whole]
+        self.reduction = reduction_of(task)
+        self._task = task
+        self._share = 1.0 if self.reduction == "sum" else counts[samples] / counts[whole]
         self._known: Counts = {None: counts[samples]}
         first, last = samples
         for cut, count in counts.items():
@@ -57,8 +59,16 @@ def whole_task(task: Any) -> Any:
     return task
 
 
+def reduction_of(task: Any) -> str:
+    """Return "sum" for a task that declares its loss a sum, so that every piece weighs 1; else "mean"."""
+    return "sum" if getattr(task, "reduction", None) == "sum" else "mean"
+
+
 def read_counts(tasks: Tasks, pieces: Sequence[Piece]) -> dict[str, Counts]:
-    """Ask tasks for their counts on pieces; tensors are read in one transfer a device, all that an edition waits for.
+    """Evaluate every task's count on pieces of a batch.
+
+    Tensors are copied to the host in one transfer a device: the only synchronisation that an edition causes. On a
+    batch that is not cut, a task whose `presence` tells that it is there counts 1, and nothing is read.
 
     Returns:
         By task and piece the mean's denominator, 0 where the task is absent. A task without a `count` counts the
@@ -66,35 +76,100 @@ def read_counts(tasks: Tasks, pieces: Sequence[Piece]) -> dict[str, Counts]:
 
     Raises:
         TypeError: a count is neither a number nor a tensor with one element.
-        ValueError: a count is negative, infinite or NaN.
+        ValueError: a count is negative, infinite or NaN, cannot be told, or contradicts the loss's own terms.
     """
-    counts: dict[str, Counts] = {}
-    asked: list[str] = []
-    waiting: dict[torch.device, list[tuple[Counts, Range | None, Tensor]]] = {}
+    counts: dict[str, Counts] = {name: {} for name in tasks}
+    terms: dict[str, Counts] = {}
+    transfer = _Transfer()
     for name, task in tasks.items():
-        found: Counts = {}
-        counts[name] = found
-        ask: Any = getattr(task, "count", None)
+        own_terms: Any = None if isinstance(task, Share) else getattr(task, "terms", None)
         for piece in pieces:
-            count: Any = task.known(piece.samples) if isinstance(task, Share) else None
-            if count is None and ask is None:
-                count = 1 if piece.samples is None else piece.samples[1] - piece.samples[0]
-            elif count is None:
-                asked.append(name)
-                count = _checked(name, ask(piece.batch))
-                if isinstance(count, Tensor):
-                    waiting.setdefault(count.device, []).append((found, piece.samples, count))
-            found[piece.samples] = count
-    for device, group in waiting.items():
-        exact = torch.float32 if device.type == "mps" else torch.float64  # integers up to 2**53
-        together = torch.stack([count.reshape(()).to(exact) for _, _, count in group])
-        for (found, samples, _), value in zip(group, together.tolist(), strict=True):
-            found[samples] = value
-    for name in asked:
+            count = _count(name, task, piece)
+            transfer.put(counts[name], piece.samples, count)
+            if own_terms is not None and piece.samples is not None:
+                transfer.put(terms.setdefault(name, {}), piece.samples, own_terms(piece.batch))
+    transfer.run()
+    for name in tasks:
         for count in counts[name].values():
             if not 0 <= count < math.inf:
                 raise ValueError(f"task '{name}': count must be a finite number of at least 0, found {count}")
+        if name in terms:
+            _compare(name, counts[name], terms[name])
     return counts
+
+
+def require_sums(tasks: Tasks, counts: dict[str, Counts], whole: Range, pieces: Sequence[Piece]) -> None:
+    """Raise ValueError unless the counts of the pieces add up to the count of the whole batch.
+
+    Counts of at most 1 may exceed: a masked mean over `mask.sum().clamp(min=1)` counts 1 where a piece has nothing,
+    and its loss there is 0.
+    """
+    for name, known in counts.items():
+        if reduction_of(tasks[name]) == "sum" or not known[whole]:
+            continue
+        parts = [known[piece.samples] for piece in pieces]
+        total, large = sum(parts), sum(part for part in parts if part > 1)
+        slack = _ROUNDING * known[whole]
+        if total < known[whole] - slack or large > known[whole] + slack:
+            raise ValueError(
+                f"task '{name}': the counts of the pieces must add up to that of the batch, {known[whole]:g}; found "
+                f"{' + '.join(f'{part:g}' for part in parts[:8])}{' + ...' * (len(parts) > 8)} = {total:g}. Compute "
+                "count, and target, from the batch that they are given"
+            )
+
+
+_ROUNDING = 1e-6  # relative; sums of weights in float32 differ by as much
+
+
+def _count(name: str, task: Any, piece: Piece) -> Any:
+    """Evaluate the count of a task on a piece: a number, or a tensor that waits for its transfer."""
+    if isinstance(task, Share) and (known := task.known(piece.samples)) is not None:
+        return known
+    presence: Any = getattr(task, "presence", None)
+    if piece.samples is None and presence is not None and (there := presence(piece.batch)) is not None:
+        return int(there)
+    count: Any = getattr(task, "count", None)
+    if count is None:
+        return 1 if piece.samples is None else piece.samples[1] - piece.samples[0]
+    try:
+        return _checked(name, count(piece.batch))
+    except ValueError as error:
+        raise ValueError(f"task '{name}': {error}") from error
+
+
+class _Transfer:
+    """Numbers that are written to their place at once, and tensors that are copied there together."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[torch.device, list[tuple[Counts, Range | None, Tensor]]] = {}
+
+    def put(self, place: Counts, key: Range | None, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self._waiting.setdefault(value.device, []).append((place, key, value.detach()))
+        place[key] = value
+
+    def run(self) -> None:
+        for device, group in self._waiting.items():
+            exact = torch.float32 if device.type == "mps" else torch.float64  # integers up to 2**53
+            together = torch.stack([value.reshape(()).to(exact) for _, _, value in group])
+            for (place, key, _), number in zip(group, together.tolist(), strict=True):
+                place[key] = number
+
+
+def _compare(name: str, counts: Counts, terms: Mapping[Range | None, Any]) -> None:
+    """Raise ValueError where pieces would weigh other shares than the terms of the loss's own mean."""
+    if any(value is None for value in terms.values()):
+        return
+    whole = max(counts, key=lambda samples: counts[samples])
+    for samples, own in terms.items():
+        mine, its = counts[samples] * terms[whole], own * counts[whole]
+        if mine and abs(mine - its) > _ROUNDING * max(mine, its):
+            raise ValueError(
+                f"task '{name}': count gives samples {samples} {counts[samples]:g} of {counts[whole]:g} terms, but "
+                f"the loss's mean has {own:g} of {terms[whole]:g} there (labels that it leaves out, classes that it "
+                "weighs, or a mean over all entries); leave count out for one of torch's losses, else give that "
+                "denominator, e.g. count=count_labels(target, ignore_index=-100)"
+            )
 
 
 def _checked(name: str, count: Any) -> Any:
@@ -106,7 +181,7 @@ def _checked(name: str, count: Any) -> Any:
                 f"task '{name}': count(batch) must be one real number, found a {count.dtype} tensor of shape "
                 f"{tuple(count.shape)}; sum it"
             )
-        return count.detach()
+        return count
     if not isinstance(count, Real):
         raise TypeError(f"task '{name}': count(batch) must be a number or a 0-dim tensor, found {type(count).__name__}")
     return count

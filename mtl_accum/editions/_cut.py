@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from mtl_accum.editions._cutting import Range, cutter
 from mtl_accum.editions._phase import phase
-from mtl_accum.editions._pieces import Piece, Range, samples_of, take
+from mtl_accum.editions._pieces import Piece
 from mtl_accum.editions._pytree import flatten, unflatten
 
 __all__ = ["Leaves", "cut"]
@@ -73,8 +74,9 @@ class Leaves:
         """
         if pieces[0].samples is None:
             return [(pieces[0], self.tree)]
-        samples_of(self.tree, "representation")
-        self._parts = [(piece.samples, Leaves(take(self.tree, piece.samples))) for piece in pieces if piece.samples]
+        ranges = [piece.samples for piece in pieces if piece.samples is not None]
+        part = cutter(self.tree, "representation", ranges[-1][1], of_batch=False)
+        self._parts = [(samples, Leaves(part(samples))) for samples in ranges]
         return [(piece, part.tree) for piece, (_, part) in zip(pieces, self._parts, strict=True)]
 
     def land(self) -> None:

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mtl_accum.editions._pytree import TreeSpec, flatten, flatten_with_paths, unflatten
+from mtl_accum.editions._cutting import Range, cutter, samples_of, take
+from mtl_accum.editions._pytree import TreeSpec, flatten, unflatten
 
 __all__ = ["Assembly", "Piece", "Range", "cut_batch", "equal_ranges", "ranges", "samples_of", "take"]
-
-Range = tuple[int, int]  # the samples from the first number to the second, which is excluded
 
 
 class Piece(NamedTuple):
@@ -32,37 +31,16 @@ def equal_ranges(samples: int, pieces: int) -> list[Range]:
 
 
 def cut_batch(batch: Any, cuts: list[Range]) -> list[Piece]:
-    """Views of a batch's slices along dimension 0; what is no tensor goes into each of them."""
-    return [Piece(samples, take(batch, samples)) for samples in cuts]
-
-
-def take(tree: Any, samples: Range) -> Any:
-    """The samples of every tensor in a container, as views."""
-    values, spec = flatten(tree, "batch")
-    return unflatten([value[slice(*samples)] if isinstance(value, Tensor) else value for value in values], spec)
-
-
-def samples_of(tree: Any, what: str) -> int:
-    """The size of dimension 0, which all tensors in a container must share.
+    """Cut a batch into pieces that cover it; tensors become views.
 
     Raises:
-        TypeError: the container is unknown.
-        ValueError: there is no tensor, or one has another size there; names it.
+        TypeError: The batch holds an unknown container, by its path.
+        ValueError: Something in it cannot be cut, by its path; see `cutter`.
     """
-    values, _ = flatten(tree, what)
-    sizes = {value.shape[:1] for value in values if isinstance(value, Tensor)}
-    if len(sizes) == 1 and (size := sizes.pop()):
-        return size[0]
-    tensors = [(path, value) for path, value in flatten_with_paths(tree, what) if isinstance(value, Tensor)]
-    if not tensors:
-        raise ValueError(f"{what}: to be cut, expected a tensor with the samples in dimension 0, found no tensor")
-    like_path, like = next(((path, value) for path, value in tensors if value.dim()), tensors[0])
-    path, odd = next((path, value) for path, value in tensors if not value.dim() or len(value) != len(like))
-    expected = f"{len(like)} samples in dimension 0, as {like_path} has" if like.dim() else "the samples in dimension 0"
-    raise ValueError(
-        f"{path}: to be cut, expected {expected}; found shape {tuple(odd.shape)}. Expand it to one entry a sample, "
-        "or hand over what all samples share by another way than the batch"
-    )
+    if not cuts:
+        raise ValueError("batch: to be cut, expected at least one sample, found none")
+    piece = cutter(batch, "batch", cuts[-1][1])
+    return [Piece(samples, piece(samples)) for samples in cuts]
 
 
 class Assembly:
@@ -84,12 +62,7 @@ class Assembly:
             ValueError: a tensor has not the piece's samples in dimension 0, or what is no tensor has changed.
         """
         start, stop = piece.samples or (0, self._samples)
-        found = samples_of(tree, "representation")
-        if found != stop - start:
-            raise ValueError(
-                f"representation: to be put together, expected the {stop - start} samples of its piece in dimension 0 "
-                f"of every tensor, found {found}"
-            )
+        cutter(tree, "representation", stop - start, of_batch=False)  # raises for other than the piece's samples
         values, spec = flatten(tree, "representation")
         if self._spec is None:
             self._values = [_room(value, self._samples) if isinstance(value, Tensor) else value for value in values]

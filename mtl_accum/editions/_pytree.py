@@ -13,11 +13,40 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["TreeSpec", "flatten", "flatten_with_paths", "leaves", "unflatten"]
+__all__ = ["Batched", "PerSample", "TreeSpec", "children", "flatten", "leaves", "unflatten"]
 
 TreeSpec = pytree.TreeSpec
 _LEAF = pytree.tree_structure(None)  # of a single leaf, whatever it is
 _OPAQUE = (Tensor, Number, str, bytes, type(None))
+
+
+class PerSample(list[Any]):
+    """A list in a batch with an entry a sample: ragged boxes, captions, sizes of images.
+
+    A plain list with as many entries as the batch has samples is read as one too, unless every tensor in it has as
+    many rows as well (4 images of 4 boxes): then only this class, or `Batched`, can tell which of the two it is.
+    """
+
+
+class Batched(list[Any]):
+    """A list in a batch of tensors that each have all samples in dimension 0: feature maps, views.
+
+    A plain list whose tensors have as many rows as the batch has samples is read as one too, unless it has as many
+    entries as well (4 maps of 4 samples): then only this class, or `PerSample`, can tell which of the two it is.
+    """
+
+
+def _register_list(kind: type[list[Any]]) -> None:
+    def with_keys(values: list[Any]) -> tuple[list[Any], Any]:
+        return [(pytree.SequenceKey(index), value) for index, value in enumerate(values)], None
+
+    pytree.register_pytree_node(
+        kind, lambda values: (list(values), None), lambda values, _: kind(values), flatten_with_keys_fn=with_keys
+    )
+
+
+_register_list(PerSample)
+_register_list(Batched)
 
 
 def flatten(tree: Any, what: str) -> tuple[list[Any], TreeSpec]:
@@ -47,10 +76,25 @@ def unflatten(found: list[Any], spec: TreeSpec) -> Any:
     return found[0] if spec is _LEAF else pytree.tree_unflatten(found, spec)
 
 
-def flatten_with_paths(tree: Any, what: str) -> list[tuple[str, Any]]:
-    """Every leaf with the expression that leads to it, such as `batch['image']`."""
-    flatten(tree, what)  # registers, or refuses, what it meets
-    return [(what + pytree.keystr(path), leaf) for path, leaf in pytree.tree_leaves_with_path(tree)]
+def children(tree: Any, what: str) -> tuple[list[tuple[str, Any]], TreeSpec]:
+    """Take a container apart by one level.
+
+    Args:
+        tree: A container, or a leaf, which is its own only child.
+        what: The expression that leads to it.
+
+    Returns:
+        Each child with the expression that leads to it, such as `batch['image']`, and the structure.
+
+    Raises:
+        TypeError: It is neither a registered container nor a tensor, number, string, bytes or None.
+    """
+    pairs, spec = pytree.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)
+    if len(pairs) == 1 and pairs[0][1] is tree and not isinstance(tree, _OPAQUE):
+        if not _register(type(tree)):
+            raise TypeError(_refusal(tree, what))
+        return children(tree, what)
+    return [(what + pytree.keystr(path), child) for path, child in pairs], spec
 
 
 def leaves(tree: Any) -> list[Any]:

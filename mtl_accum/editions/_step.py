@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtl_accum.editions._around_trunk import run_trunk
 from mtl_accum.editions._buffers import BufferLog
-from mtl_accum.editions._counts import Counts, Share, read_counts, whole_task
+from mtl_accum.editions._counts import Counts, Share, read_counts, require_sums, whole_task
 from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._modules import buffer_owners, modules_of
 from mtl_accum.editions._phase import SILENCE, heard, phase
@@ -35,6 +35,7 @@ class Step:
         tasks: by name.
         batch: all of it.
         cuts: into how many pieces of equal size to cut the batch; 1 leaves it whole, and uncuttable.
+        window: the pieces of a batch that comes in several; cuts is 1.
         inner: an edition that each piece goes through.
 
     Attributes:
@@ -42,18 +43,32 @@ class Step:
         present: the names of the tasks that have something to learn from this batch, in the tasks' order.
     """
 
-    def __init__(self, trunk: Trunk, tasks: Tasks, batch: Any, *, cuts: int = 1, inner: Edition | None = None) -> None:
+    def __init__(
+        self,
+        trunk: Trunk,
+        tasks: Tasks,
+        batch: Any,
+        *,
+        cuts: int = 1,
+        window: Sequence[Piece] = (),
+        inner: Edition | None = None,
+    ) -> None:
         if not torch.is_grad_enabled():
             raise RuntimeError("forward_backward: expected gradients to be enabled, found no_grad or inference_mode")
         self._trunk, self._tasks, self._batch = trunk, tasks, batch
         self._whole: Range | None = None
-        self.pieces = [Piece(None, batch)]
-        asked = self.pieces
+        self.pieces = list(window) or [Piece(None, batch)]
+        whole: list[Piece] = []
         if cuts > 1:
-            self._whole = (0, samples_of(batch, "batch"))
-            self.pieces = cut_batch(batch, equal_ranges(self._whole[1], cuts))
-            asked = [Piece(self._whole, batch), *self.pieces, *_inner_pieces(self.pieces, inner)]
-        self._counts: dict[str, Counts] = read_counts(tasks, asked)
+            samples = samples_of(batch, "batch")
+            self.pieces = cut_batch(batch, equal_ranges(samples, cuts))
+            whole = [Piece((0, samples), batch)]
+        self._counts: dict[str, Counts] = read_counts(tasks, [*whole, *self.pieces, *_inner_pieces(self.pieces, inner)])
+        if self.pieces[-1].samples is not None:
+            self._whole = (0, self.pieces[-1].samples[1])
+            for counts in self._counts.values():
+                counts.setdefault(self._whole, sum(counts[piece.samples] for piece in self.pieces))
+            require_sums(tasks, self._counts, self._whole, self.pieces)
         self.present = [name for name, counts in self._counts.items() if counts[self._whole]]
         owners = ((name, buffer_owners(whole_task(tasks[name]))) for name in self.present)
         self._owners = {name: found for name, found in owners if found}
@@ -181,14 +196,14 @@ def inner_ranges(edition: object, samples: int) -> list[Range]:
     return ranges(samples) if ranges is not None else []
 
 
-def _inner_pieces(pieces: list[Piece], edition: Edition | None) -> list[Piece]:
-    found = []
-    for piece in pieces:
-        assert piece.samples is not None
-        start, stop = piece.samples
-        for first, last in inner_ranges(edition, stop - start):
-            found.append(Piece((start + first, start + last), take(piece.batch, (first, last))))
-    return found
+def _inner_pieces(pieces: Sequence[Piece], edition: Edition | None) -> list[Piece]:
+    inner = []
+    for samples, batch in pieces:
+        if samples is not None:
+            start, stop = samples
+            for first, last in inner_ranges(edition, stop - start):
+                inner.append(Piece((start + first, start + last), take(batch, (first, last))))
+    return inner
 
 
 def _no_loss(name: str, found: Any) -> Exception:

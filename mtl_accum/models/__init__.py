@@ -2,6 +2,7 @@
 
 from mtl_accum.models._convolutional import ConvBlock, ConvClassifier, ConvTrunk, DenseHead
 from mtl_accum.models._counts import count_labels, count_mask, count_present
+from mtl_accum.models._default_count import default_count
 from mtl_accum.models._dense import ASPP, DeepLabHead, dense3
 from mtl_accum.models._group_norm import to_group_norm
 from mtl_accum.models._language import Ahead, LanguageHead, LanguageTask, lm_heads
@@ -60,6 +61,7 @@ __all__ = [
     "count_mask",
     "count_present",
     "count_valid",
+    "default_count",
     "dense3",
     "has_direction",
     "hit",

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from mtl_accum.models._denominators import count_terms
 from mtl_accum.models._multi_task import Selector, select
 
 __all__ = ["count_labels", "count_mask", "count_present"]
@@ -51,9 +53,7 @@ def count_present(target: Selector) -> Callable[[Any], Tensor]:
 
 
 def _labels(target: Selector, ignore_index: int, weight: Tensor | None, batch: Any) -> Tensor:
-    labels: Tensor = select(target, batch)
-    valid = labels != ignore_index
-    return valid.sum() if weight is None else weight.to(labels.device, non_blocking=True)[labels[valid]].sum()
+    return torch.as_tensor(count_terms(select(target, batch), ignore_index=ignore_index, weight=weight))
 
 
 def _mask(mask: Selector, batch: Any) -> Tensor:

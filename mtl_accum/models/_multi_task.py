@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+
+from mtl_accum.models._default_count import default_count
+from mtl_accum.models._denominators import denominator
 
 __all__ = ["MultiTaskModel", "Selector", "Task", "select"]
 
@@ -23,16 +25,21 @@ class Task(nn.Module):
         target: a key of the batch, or a callable of it. A batch without the key (or a callable that returns
             None or raises KeyError) has nothing for this task: it is absent.
         weight: factor of the loss; it is part of the loss that an edition returns.
-        count: callable of the batch, the denominator of the mean: a number or a 0-dim tensor. By default the
-            number of samples in the target; see `count_labels`, `count_mask` and `count_present`.
+        count: callable of the batch, the denominator of the mean: a number or a 0-dim tensor; 0 makes the task
+            absent. See `count_labels`, `count_mask` and `count_present`. By default it is read only where the batch
+            is cut or accumulated: for torch's cross-entropies the labels that are not ignored, with their classes'
+            weights; else the number of samples (see `default_count`).
         couples_samples: the loss of a sample depends on other samples (a contrastive loss), so that it cannot
             be computed in pieces.
+        reduction: "sum" for a loss that is a sum over the samples: every piece of the batch then weighs 1. By
+            default what the loss states itself (`nn.MSELoss(reduction="sum")`), else "mean".
 
     Attributes:
         watchers: called with every output and its target, in the head's own phase: metrics without a second forward.
 
     Raises:
         TypeError: head or loss cannot be called, or weight is not a number.
+        ValueError: reduction contradicts the loss's own, or a sum is given a count.
     """
 
     def __init__(
@@ -44,6 +51,7 @@ class Task(nn.Module):
         count: Callable[[Any], float | Tensor] | None = None,
         *,
         couples_samples: bool = False,
+        reduction: Literal["mean", "sum"] | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("head", head), ("loss", loss)):
@@ -52,7 +60,8 @@ class Task(nn.Module):
         if not isinstance(weight, int | float):
             raise TypeError(f"weight must be a number, found {weight!r}")
         self.head, self.loss, self._target, self.weight, self._count = head, loss, target, weight, count
-        self.couples_samples = couples_samples
+        self.couples_samples, self._reduction = couples_samples, reduction
+        self._check_reduction()
         self.watchers: list[Callable[[Any, Any], None]] = []
 
     def forward(self, representation: Any, batch: Any) -> Tensor:
@@ -71,12 +80,61 @@ class Task(nn.Module):
         except KeyError:
             return None
 
+    @property
+    def reduction(self) -> str:
+        """Whether pieces of a batch weigh their share of the terms ("mean"), or 1 ("sum")."""
+        return "sum" if "sum" in (self._reduction, denominator(self.loss).reduction) else "mean"
+
+    def presence(self, batch: Any) -> bool | None:
+        """Return whether the batch has something for this task, without a count; None where the count decides."""
+        return False if self.target(batch) is None else None if self._counted() else True
+
     def count(self, batch: Any) -> float | Tensor:
-        """The denominator of the loss's mean; 0 if the batch has nothing for this task."""
+        """Return the denominator of the loss's mean; 0 if the batch has nothing for this task.
+
+        Raises:
+            ValueError: No count was given, and the denominator cannot be told from the loss or the target.
+        """
         target = self.target(batch)
         if target is None:
             return 0
-        return _samples(target) if self._count is None else self._count(batch)
+        if self._count is not None:
+            return self._count(batch)
+        known = denominator(self.loss)
+        if self.reduction == "sum":
+            return 1
+        if known.obstacle and not self.couples_samples:
+            raise ValueError(known.obstacle)
+        if known.of_labels and isinstance(target, Tensor):
+            return known.terms(self.loss, target)
+        return default_count(target, batch)
+
+    def terms(self, batch: Any) -> float | Tensor | None:
+        """Return the number of terms that loss and target themselves tell of, to hold `count` against; None for none.
+
+        Counts of pieces must be in the ratio of these: a masked count on a loss that is a mean over everything, or the
+        number of samples where a cross-entropy inside of the loss leaves labels out, would weigh the pieces wrongly.
+        """
+        known, counted = denominator(self.loss), self._counted()
+        if known.of_torch != counted or self.reduction == "sum":
+            return None  # the count are those terms, or it is all that is known
+        target = self.target(batch)
+        return known.terms(self.loss, target) if isinstance(target, Tensor) and target.dim() else None
+
+    def _counted(self) -> bool:
+        """Return whether the count is the user's: given, or a subclass's own."""
+        return self._count is not None or getattr(self.count, "__func__", None) is not Task.count
+
+    def _check_reduction(self) -> None:
+        own = denominator(self.loss).reduction
+        if self._reduction not in (None, "mean", "sum"):
+            raise ValueError(f"reduction must be 'mean' or 'sum', found {self._reduction!r}")
+        if own in ("mean", "sum", "batchmean") and self._reduction not in (None, own.removeprefix("batch")):
+            raise ValueError(
+                f"reduction={self._reduction!r} contradicts the loss, {self.loss!r}, whose own is {own!r}; leave it out"
+            )
+        if self._count is not None and self.reduction == "sum":
+            raise ValueError("count is the denominator of a mean, but the loss is a sum; leave count out")
 
 
 class MultiTaskModel(nn.Module):
@@ -143,12 +201,3 @@ class _Tasks(nn.Module, Mapping[str, Any]):
 def select(selector: Selector, batch: Any) -> Any:
     """The part of a batch that a key or a callable names."""
     return selector(batch) if callable(selector) else batch[selector]
-
-
-def _samples(target: Any) -> int:
-    first = target if isinstance(target, Tensor) else _first_tensor(target)
-    return first.shape[0] if first is not None and first.dim() else 1
-
-
-def _first_tensor(tree: Any) -> Tensor | None:
-    return next((leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)), None)

@@ -6,18 +6,18 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mtl_accum.editions import Edition, phase
+from mtl_accum.editions import Edition, OverBatches, phase
 from mtl_accum.memory import PeakMemory, predict
 from mtl_accum.memory._out_of_memory import is_out_of_memory
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import spelled
 from mtl_accum.report import mib
-from mtl_accum.training._accumulate import forward_backward
 from mtl_accum.training._device import to_device
 from mtl_accum.training._in_backward import InBackward
 from mtl_accum.training._precision import Precision
@@ -143,7 +143,9 @@ class Window:
             self._optimizer.zero_grad()
         self._update.before()
         with self._precision.scaled():
-            losses = forward_backward(self.edition, self._trunk, self._tasks, batches, self._device)
+            window = OverBatches(self.edition, prepare=partial(to_device, device=self._device))
+            losses = window.forward_backward(self._trunk, self._tasks, batches)
+        losses = {name: loss.to(self._device) for name, loss in losses.items()}  # of absent tasks they may be elsewhere
         if self._steps == 0:
             self._after_first_backward(to_device(batches[0], self._device))
         self._updating = True

@@ -36,9 +36,16 @@ def grow(tree, samples):
         return torch.randn(samples, *tree[1])
     if isinstance(tree, dict):
         return {key: grow(value, samples) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(grow(value, samples) for value in tree)
+    if isinstance(tree, list | tuple):  # with tensors of two kinds in it, so that nobody takes its entries for samples
+        return type(tree)([*(grow(value, samples) for value in tree), torch.randn(samples), torch.randn(samples, 2)])
     return tree
+
+
+def plain(tree):
+    """The tree with a list for every kind of list: what is cut is told that it is `Batched`."""
+    if isinstance(tree, dict):
+        return {key: plain(value) for key, value in tree.items()}
+    return [plain(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
 @SETTINGS
@@ -50,7 +57,7 @@ def test_what_is_cut_can_be_put_together(tree, samples, size):
     assert len(pieces) == -(-samples // size)
     for piece in pieces:
         assembly.add(piece, piece.batch)
-    (found, spec), (expected, expected_spec) = flatten(assembly.whole(), ""), flatten(whole, "")
+    (found, spec), (expected, expected_spec) = flatten(plain(assembly.whole()), ""), flatten(plain(whole), "")
     assert spec == expected_spec
     for mine, theirs in zip(found, expected, strict=True):
         assert torch.equal(mine, theirs) if isinstance(theirs, torch.Tensor) else mine is theirs
@@ -150,6 +157,51 @@ def test_counts_of_nested_editions_are_read_once(monkeypatch):
     edition = Accumulated(Accumulated(Split(head_chunks=2), micro_batches=2), micro_batches=2)
     edition.forward_backward(lambda b: b["x"], {"t": task}, {"x": x, "m": torch.ones(8)})
     assert len(reads) == 1
+
+
+COUNTS = {  # of the whole batch of 8, and of its pieces of 4; whether they add up
+    "the same for every piece": (lambda b: 8, False),
+    "the same tensor for every piece": (lambda b: torch.tensor(8.0), False),
+    "the square of the samples": (lambda b: len(b["x"]) ** 2, False),
+    "a root": (lambda b: len(b["x"]) ** 0.5, False),
+    "the samples of a batch kept elsewhere": (lambda b, seen=[]: seen.append(len(b["x"])) or seen[0], False),
+    "rounded up": (lambda b: 8.1 if len(b["x"]) == 8 else 4, False),
+    "the samples": (lambda b: len(b["x"]), True),
+    "within rounding": (lambda b: len(b["x"]) * (1 + 4e-7 * (len(b["x"]) == 8)), True),
+    "a mask": (lambda b: b["m"].sum(), True),
+    "a clamped mask": (lambda b: b["m"].sum().clamp(min=1), True),
+    "a mask clamped in Python": (lambda b: max(1, int(b["m"].sum())), True),
+}
+
+
+@pytest.mark.parametrize(
+    "edition", [Split(head_chunks=2), Cached(100, head_chunks=2), Accumulated(Split(), 2)], ids=repr
+)
+@pytest.mark.parametrize("case", COUNTS)
+def test_counts_of_the_pieces_add_up(case, edition):
+    count, right = COUNTS[case]
+    lin = torch.nn.Linear(3, 1).double()
+    batch = {"x": torch.randn(8, 3, dtype=torch.float64), "m": torch.tensor([1.0, 0, 1, 1, 0, 0, 0, 0])}
+
+    def loss(out, m):
+        return (out[:, 0].square() * m).sum() / m.sum().clamp(min=1) if "mask" in case else out.square().mean()
+
+    tasks = {"t": Task(torch.nn.Identity(), loss, "m", count=count)}
+    trunk = lambda b: lin(b["x"])
+    if not right:
+        with pytest.raises(ValueError, match="task 't': the counts of the pieces must add up to that of the batch, "):
+            edition.forward_backward(trunk, tasks, batch)
+        return
+    SummedLoss().forward_backward(trunk, tasks, batch)
+    expected, lin.weight.grad = lin.weight.grad, None
+    edition.forward_backward(trunk, tasks, batch)
+    torch.testing.assert_close(lin.weight.grad, expected, rtol=1e-6 if case == "within rounding" else 1e-12, atol=0)
+
+
+def test_a_target_that_ignores_the_piece_is_an_error_too():
+    task = Task(torch.nn.Linear(3, 1), lambda out, y: out.mean(), lambda b: torch.zeros(8))
+    with pytest.raises(ValueError, match="must add up to that of the batch, 8; found 8 [+] 8 = 16"):
+        Split(head_chunks=2).forward_backward(lambda b: b["x"], {"t": task}, {"x": torch.ones(8, 3)})
 
 
 def test_counts_are_exact_integers():

@@ -27,7 +27,8 @@ def test_weight_is_part_of_the_loss():
 
 def test_count_is_the_number_of_samples_unless_told():
     batch = {"y": torch.tensor([0, -100, 2])}
-    assert task().count(batch) == 3
+    assert task(loss=nn.MSELoss()).count(batch) == 3
+    assert task().count(batch) == 2  # a cross-entropy states its own
     assert task(count=lambda b: (b["y"] != -100).sum()).count(batch) == 2
     assert task(target=lambda b: (b["y"], b["y"])).count(batch) == 3
     assert task().count({"x": batch["y"]}) == 0

@@ -8,9 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from mtl_accum import Accumulated, Cached, MultiTaskModel, PerTask, Split, SummedLoss, Task, count_labels
+from mtl_accum import (
+    Accumulated,
+    Cached,
+    MultiTaskModel,
+    OverBatches,
+    PerTask,
+    Split,
+    SummedLoss,
+    Task,
+    count_labels,
+)
 from mtl_accum.training import Loop, Training
-from mtl_accum.training._accumulate import forward_backward
 
 CPU = torch.device("cpu")
 
@@ -47,7 +56,7 @@ def test_equals_the_batch_in_one_piece(edition, sizes):
     expected, found = network(), network()
     batch = whole()
     reference = SummedLoss().forward_backward(expected.trunk, expected.tasks, batch)
-    losses = forward_backward(edition, found.trunk, found.tasks, cut(batch, sizes), CPU)
+    losses = OverBatches(edition).forward_backward(found.trunk, found.tasks, cut(batch, sizes))
     assert list(losses) == list(reference)
     for name in reference:
         torch.testing.assert_close(losses[name], reference[name], rtol=1e-12, atol=0)
@@ -63,7 +72,7 @@ def test_a_task_without_targets_in_some_batches_or_in_all():
     rare = torch.cat([batches[0]["rare"], batches[2]["rare"]])
     x = torch.cat([batches[0]["x"], batches[2]["x"]])
     (0.0 + nn.functional.mse_loss(expected.tasks["rare"].head(expected.trunk({"x": x})), rare)).backward()
-    losses = forward_backward(Split(), found.trunk, found.tasks, batches, CPU)
+    losses = OverBatches(Split()).forward_backward(found.trunk, found.tasks, batches)
     torch.testing.assert_close(
         found.tasks["rare"].head.weight.grad, expected.tasks["rare"].head.weight.grad, rtol=1e-10, atol=0
     )
@@ -71,7 +80,7 @@ def test_a_task_without_targets_in_some_batches_or_in_all():
     for one in batches:
         one.pop("rare", None)
     found = network()
-    assert forward_backward(Split(), found.trunk, found.tasks, batches, CPU)["rare"] == 0
+    assert OverBatches(Split()).forward_backward(found.trunk, found.tasks, batches)["rare"] == 0
     assert found.tasks["rare"].head.weight.grad is None
 
 
@@ -79,7 +88,9 @@ def test_functions_without_a_count_weigh_their_samples():
     weight = torch.ones(4, dtype=torch.float64, requires_grad=True)
     batch = whole()
     tasks = {"a": lambda z, batch: (z - batch["y"].squeeze(1)).square().mean()}
-    forward_backward(Split(), lambda b: b["x"] * weight @ torch.ones(4).double(), tasks, cut(batch, [6, 6, 1]), CPU)
+    OverBatches(Split()).forward_backward(
+        lambda b: b["x"] * weight @ torch.ones(4).double(), tasks, cut(batch, [6, 6, 1])
+    )
     found, weight.grad = weight.grad, None
     SummedLoss().forward_backward(lambda b: b["x"] * weight @ torch.ones(4).double(), tasks, batch)
     torch.testing.assert_close(found, weight.grad, rtol=1e-12, atol=0)
@@ -109,5 +120,5 @@ def test_the_naive_division_would_be_wrong():
     batches = cut(batch, [5, 5, 3])
     for piece in batches:
         (sum(task(naive.trunk(piece), piece) for task in naive.tasks.values()) / 3).backward()
-    forward_backward(SummedLoss(), right.trunk, right.tasks, batches, CPU)
+    OverBatches(SummedLoss()).forward_backward(right.trunk, right.tasks, batches)
     assert not torch.allclose(naive.tasks["dense"].head.weight.grad, right.tasks["dense"].head.weight.grad, rtol=1e-2)

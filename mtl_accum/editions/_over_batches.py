@@ -1,0 +1,94 @@
+"""Gradient accumulation over a loader's batches, each with its share of every task's own mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor
+
+from mtl_accum.editions._cutting import samples_of
+from mtl_accum.editions._pieces import Piece
+from mtl_accum.editions._step import Step
+from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
+
+__all__ = ["OverBatches"]
+
+
+@final
+@dataclass(frozen=True)
+class OverBatches:
+    """OverBatches: several batches, one after the other, with the gradient of the one large batch that they make up.
+
+    Equals, for batches that could be put together::
+
+        edition.forward_backward(trunk, tasks, concatenated(batches))
+
+    A batch weighs `task.count(batch) / sum of the counts` in each task's mean. Dividing the loss by the number of
+    batches would be wrong for the short last batch of an epoch, for a short last window, and for tasks whose targets
+    are spread unevenly::
+
+        window = OverBatches(Split())
+        losses = window.forward_backward(trunk, tasks, [next(loader) for _ in range(8)])
+        optimizer.step()
+
+    Memory: the edition's, for one batch; the batches themselves may wait on the host (see `prepare`). Passes: as the
+    edition, for each batch.
+
+    Steps:
+        1. All counts, of every batch and of what the edition cuts it into, are read in one transfer; a single batch
+           goes straight into the edition.
+        2. Each batch runs through the edition with its tasks weighted; one without terms for a task leaves it out.
+
+    BatchNorm: layers with batch statistics see one batch at a time. Couples samples: a contrastive loss sees one batch
+    at a time too, as it would in a loop over the batches. With 16-bit parameters `.grad` itself adds up in 16 bit.
+
+    Args:
+        edition: What each batch goes through.
+        prepare: Applied to each batch in its turn, e.g. a transfer to the device; counts see the batch before it.
+
+    Raises:
+        TypeError: edition is none, or the batch is no list or tuple of batches.
+        ValueError: There is no batch; or a count, or the number of samples for a task without one, cannot be told.
+    """
+
+    edition: Edition
+    prepare: Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        require_edition(self.edition)
+
+    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Sequence[Any]) -> dict[str, Tensor]:
+        """See `Edition.forward_backward`; the batch is a list of batches, the losses are over all of them."""
+        if not isinstance(batch, list | tuple):
+            raise TypeError(f"batch must be a list of batches for OverBatches, found {type(batch).__name__}")
+        if not batch:
+            raise ValueError("batch must hold at least one batch for OverBatches, found none")
+        prepare = self.prepare or (lambda one: one)
+        if len(batch) == 1:
+            return self.edition.forward_backward(trunk, tasks, prepare(batch[0]))
+        with Step(trunk, tasks, batch, window=_one_after_the_other(batch, tasks), inner=self.edition) as step:
+            for samples, one in step.pieces:
+                step.run_edition(self.edition, Piece(samples, prepare(one)))
+        return step.losses()
+
+
+def _one_after_the_other(batches: Sequence[Any], tasks: Tasks) -> list[Piece]:
+    """Give every batch its range in the batch that they make up together."""
+    pieces: list[Piece] = []
+    end = 0
+    for batch in batches:
+        start, end = end, end + _samples(batch, tasks)
+        pieces.append(Piece((start, end), batch))
+    return pieces
+
+
+def _samples(batch: Any, tasks: Tasks) -> int:
+    """Return the samples of a batch; any number where they cannot be told and every task has its own count."""
+    try:
+        return samples_of(batch, "batch")
+    except (TypeError, ValueError):
+        if all(getattr(task, "count", None) is not None for task in tasks.values()):
+            return 1
+        raise
