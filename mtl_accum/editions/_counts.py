@@ -94,7 +94,7 @@ def read_counts(tasks: Tasks, pieces: Sequence[Piece]) -> dict[str, Counts]:
             if not 0 <= count < math.inf:
                 raise ValueError(f"task '{name}': count must be a finite number of at least 0, found {count}")
         if name in terms:
-            _compare(name, counts[name], terms[name])
+            _reconcile(name, counts[name], terms[name])
     return counts
 
 
@@ -156,10 +156,15 @@ class _Transfer:
                 place[key] = number
 
 
-def _compare(name: str, counts: Counts, terms: Mapping[Range | None, Any]) -> None:
-    """Raise ValueError where pieces would weigh other shares than the terms of the loss's own mean."""
+def _reconcile(name: str, counts: Counts, terms: Mapping[Range | None, Any]) -> None:
+    """Hold counts against the terms of the loss's own mean, which win.
+
+    A count of at most 1 becomes 0 where the loss has no terms, as `(labels != -100).sum().clamp(min=1)` has it. Raise
+    ValueError where pieces would weigh other shares than their terms.
+    """
     if any(value is None for value in terms.values()):
         return
+    counts.update({samples: 0 for samples, own in terms.items() if not own and counts[samples] <= 1})
     whole = max(counts, key=lambda samples: counts[samples])
     for samples, own in terms.items():
         mine, its = counts[samples] * terms[whole], own * counts[whole]

@@ -173,6 +173,15 @@ def test_with_a_count_the_refused_ones_run():
         gradients(network(DiceLoss(), couples_samples=True), IN_PIECES[0], batch_of("labels"))
 
 
+def test_a_clamped_count_of_labels_is_exact():
+    """A piece without a label counts 1, where the cross-entropy of nothing is NaN."""
+    model = network(nn.CrossEntropyLoss(), count=lambda batch: (batch["y"] != -100).sum().clamp(min=1))
+    batch = batch_of("holes -100")
+    expected = gradients(model, SummedLoss(), batch)
+    for edition in (*IN_PIECES, Accumulated(SummedLoss(), micro_batches=7)):
+        assert gradient_difference(gradients(model, edition, batch), expected) <= 1e-12
+
+
 CONTRADICTIONS = {
     "a mask on a mean over everything": (nn.MSELoss(), "values", count_mask("m")),
     "another ignored label": (nn.CrossEntropyLoss(), "holes -100", count_labels("y", ignore_index=1)),
