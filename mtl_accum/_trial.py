@@ -14,7 +14,7 @@ from mtl_accum.editions import Edition, Tasks, Trunk
 from mtl_accum.editions._buffers import BufferLog
 from mtl_accum.editions._modules import named_modules_of
 from mtl_accum.editions._pieces import samples_of, take
-from mtl_accum.editions._replay import RandomState
+from mtl_accum.editions._random import RandomState
 
 __all__ = ["Network", "Outcome", "parameters_reached"]
 

@@ -12,7 +12,9 @@ from mtl_accum.editions._per_task import PerTask
 from mtl_accum.editions._phase import phase
 from mtl_accum.editions._pytree import Batched, PerSample
 from mtl_accum.editions._pytree import leaves as tree_leaves
+from mtl_accum.editions._random import RandomNumbers, same_random_numbers
 from mtl_accum.editions._scale import backward_scale
+from mtl_accum.editions._second_pass import ReplayError, always_comparing
 from mtl_accum.editions._split import Split
 from mtl_accum.editions._summed import SummedLoss
 from mtl_accum.editions._types import Edition, Tasks, Trunk
@@ -27,14 +29,18 @@ __all__ = [
     "OverBatches",
     "PerSample",
     "PerTask",
+    "RandomNumbers",
+    "ReplayError",
     "Split",
     "SummedLoss",
     "Tasks",
     "Trunk",
+    "always_comparing",
     "backward_scale",
     "cut",
     "modules_of",
     "phase",
+    "same_random_numbers",
     "samples_of",
     "tree_leaves",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, final
 
 import torch
@@ -55,6 +56,8 @@ class Cached:
     Raises:
         ValueError: an argument is out of range; the trunk uses batch statistics, or is a compiled function
             behind which no module can be found; a tensor cannot be cut; or what `Split` refuses in head chunks.
+        RuntimeError: a loss was made in the trunk, whose first pass has no graph.
+        ReplayError: the trunk's second pass is not its first one again (compared in its first three steps).
     """
 
     chunk_size: int
@@ -76,20 +79,24 @@ class Cached:
             step.refuse_in_pieces(self, allow_batch_statistics=self.allow_batch_statistics)
             if not step.present:
                 return step.losses()
-            replays = [step.replay() for _ in chunks]
+            watch, replays = step.replays(self, len(chunks))
             assembly = Assembly(samples)
-            for chunk, replay in zip(chunks, replays, strict=True):
-                with torch.no_grad(), replay.forward():
-                    assembly.add(chunk, step.run_trunk(chunk))
+            with torch.no_grad(), watch.first_passes():
+                for chunk, replay in zip(chunks, replays, strict=True):
+                    assembly.add(chunk, step.run_again(replay, chunk))
             z = Leaves(assembly.whole(), require_grad=True)
             parts = z.cut(step.pieces)
-            for name in step.present:
-                for piece, part in parts:
-                    step.backward(step.run_heads([name], part, piece))
+            without_graph = []
+            with step.behind_the_cut():
+                for name, (piece, part) in list(product(step.present, parts)):
+                    loss = step.run_heads([name], part, piece)
+                    if loss is not None and not loss.requires_grad and watch.comparing:
+                        without_graph.append(name)
+                    step.backward(loss)
             z.land()
             for chunk, replay in reversed(list(zip(chunks, replays, strict=True))):  # as autograd would go back
-                with replay.forward():
-                    representation = step.run_trunk(chunk)
+                representation = step.run_again(replay, chunk)
+                step.require_no_graph(self, without_graph, z.tree)
                 step.send_back(z, representation, chunk.samples)
                 del representation  # the next chunk must not find this one's graph alive
         return step.losses()

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from mtl_accum.editions._around_trunk import around_trunk
 from mtl_accum.editions._modules import is_compiled, modules_of
 from mtl_accum.editions._pieces import Range
 from mtl_accum.editions._refuse import refuse_hidden_modules
 from mtl_accum.editions._replay import Replay
+from mtl_accum.editions._second_pass import Watch
 from mtl_accum.editions._step import inner_ranges
 from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
 
@@ -46,6 +47,7 @@ class Checkpointed:
     Raises:
         TypeError: edition is none.
         ValueError: the trunk is a compiled function behind which no module can be found.
+        ReplayError: a block's second pass is not its first one again (compared in the trunk's first three steps).
     """
 
     edition: Edition
@@ -59,7 +61,8 @@ class Checkpointed:
         modules = modules_of(trunk)
         compiled = is_compiled(trunk) or any(hasattr(module, "_orig_mod") for module in modules)
         blocks = [] if compiled else _blocks(modules)
-        with around_trunk(partial(_in_blocks, blocks) if blocks else partial(_run, modules)):
+        watch = Watch(trunk, modules, self)
+        with around_trunk(partial(_in_blocks, blocks, watch) if blocks else partial(_whole, modules, watch)):
             return self.edition.forward_backward(trunk, tasks, batch)
 
     def _counted(self, samples: int) -> list[Range]:
@@ -79,17 +82,22 @@ def _blocks(modules: list[nn.Module]) -> list[nn.Module]:
     return list({id(block): block for block in found}.values())  # one may stand there twice
 
 
-def _in_blocks(blocks: list[nn.Module], trunk: Trunk, batch: Any) -> Any:
-    with _patched(blocks):
+def _in_blocks(blocks: list[nn.Module], watch: Watch, trunk: Trunk, batch: Any) -> Any:
+    with _patched(blocks, watch), watch.first_passes():
         return trunk(batch)
 
 
+def _whole(modules: list[nn.Module], watch: Watch, trunk: Trunk, batch: Any) -> Any:
+    with watch.first_passes():
+        return _run(modules, watch, trunk, batch)
+
+
 @contextmanager
-def _patched(blocks: list[nn.Module]) -> Iterator[None]:
+def _patched(blocks: list[nn.Module], watch: Watch) -> Iterator[None]:
     """Blocks that run under checkpointing; an instance's own `forward` comes before its class's."""
     before = [vars(block).get("forward") for block in blocks]
     for block in blocks:
-        vars(block)["forward"] = partial(_run, list(block.modules()), block.forward)
+        vars(block)["forward"] = partial(_run, list(block.modules()), watch, block.forward)
     try:
         yield
     finally:
@@ -99,15 +107,38 @@ def _patched(blocks: list[nn.Module]) -> Iterator[None]:
                 vars(block)["forward"] = own
 
 
-def _run(modules: list[nn.Module], forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+def _run(modules: list[nn.Module], watch: Watch, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     """A forward of which only the inputs are kept, where a graph is made."""
     if not torch.is_grad_enabled():
         return forward(*inputs, **named)
-    replay = Replay(modules)
-    return checkpoint(
-        partial(forward, **named),
-        *inputs,
-        use_reentrant=False,
-        preserve_rng_state=False,  # the replay does, on every device
-        context_fn=lambda: (replay.forward(), replay.forward()),
-    )
+    replay = Replay(modules, watch)
+    with set_checkpoint_early_stop(False) if watch.comparing else nullcontext():  # a whole second pass, to compare
+        return checkpoint(
+            partial(_compared, replay, partial(forward, **named)),
+            *inputs,
+            use_reentrant=False,
+            preserve_rng_state=False,  # the replay does, on every device
+            context_fn=lambda: (_Again(replay.forward), _Again(replay.forward)),
+        )
+
+
+def _compared(replay: Replay, forward: Callable[..., Any], *inputs: Any) -> Any:
+    outputs = forward(*inputs)
+    replay.compare(outputs)
+    return outputs
+
+
+class _Again:
+    """A context manager that can be entered more than once: a second backward makes another second pass."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self._make = make
+        self._entered: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        context = self._make()
+        context.__enter__()
+        self._entered.append(context)
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._entered.pop().__exit__(*error)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from mtl_accum.editions._autocast import without_autocast
 from mtl_accum.editions._cutting import Range, cutter
+from mtl_accum.editions._explain import explain_derivative
 from mtl_accum.editions._phase import phase
 from mtl_accum.editions._pieces import Piece
 from mtl_accum.editions._pytree import flatten, unflatten
@@ -34,17 +39,66 @@ def cut(representation: T) -> Iterator[T]:
     where that is 16 bit: its gradient adds up in float32, and `z.grad` stays None). Passes: one each.
 
     An exception inside the block leaves without touching the trunk. The same tensor object twice in the
-    representation is one leaf; tensors that require no gradient (integers, a frozen trunk) pass as they are.
+    representation is one leaf; tensors that require no gradient (integers, a frozen trunk) pass as they are. A block
+    that no gradient reached is left with a warning.
 
     Args:
         representation: any pytree of tensors, with the graph of the trunk behind it.
 
     Raises:
         TypeError: the representation holds a container that is not registered, by its path.
+        RuntimeError: an optimizer of the trunk steps inside the block; or a head differentiates with respect to the
+            network's input.
     """
     leaves = Leaves(representation)
-    yield leaves.tree
-    leaves.send_back(representation)
+    try:
+        with _refusing_steps(representation):
+            yield leaves.tree
+    except RuntimeError as error:
+        explain_derivative(error, "cut")
+        raise
+    if not leaves.send_back(representation) and leaves.expected:
+        warnings.warn(
+            "cut: no gradient reached the representation, so the trunk gets none from this block; expected a "
+            "`loss.backward()` inside of it (a batch without a task is fine)",
+            stacklevel=3,
+        )
+
+
+@contextmanager
+def _refusing_steps(representation: Any) -> Iterator[None]:
+    """Refuse an `optimizer.step()` inside the block, whose trunk has no gradient yet."""
+    thread = get_ident()
+
+    def refuse(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if get_ident() != thread:
+            return
+        behind = _parameters_behind(representation)
+        if any(id(parameter) in behind for group in optimizer.param_groups for parameter in group["params"]):
+            raise RuntimeError(
+                f"cut: {type(optimizer).__name__}.step() ran inside the block, where the trunk has no gradient yet; "
+                "move it after the block (an optimizer of the heads alone may step inside)"
+            )
+
+    handle = register_optimizer_step_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _parameters_behind(representation: Any) -> set[int]:
+    """Return the ids of the leaves that the graph of a representation ends in."""
+    pending = [value.grad_fn for value in flatten(representation, "representation")[0] if isinstance(value, Tensor)]
+    seen: set[Any] = set()
+    leaves: set[int] = set()
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            leaves.add(id(getattr(node, "variable", None)))
+            pending += [following for following, _ in node.next_functions]
+    return leaves
 
 
 class Leaves:
@@ -87,8 +141,17 @@ class Leaves:
                 if mine is not None and theirs is not None:
                     mine.add(theirs.give(), samples)
 
-    def send_back(self, representation: Any, samples: Range | None = None) -> None:
-        """Backward of a representation with its graph, of all samples or of some, from the summed gradients."""
+    @property
+    def expected(self) -> bool:
+        """Whether a gradient can reach a leaf at all."""
+        return any(leaf is not None for leaf in self._leaves)
+
+    def send_back(self, representation: Any, samples: Range | None = None) -> bool:
+        """Backward of a representation with its graph, of all samples or of some, from the summed gradients.
+
+        Returns:
+            Whether there was a gradient.
+        """
         values = self._values if samples is None else flatten(representation, "representation")[0]
         roots, gradients, seen = [], [], set()
         for root, leaf in zip(values, self._leaves, strict=True):
@@ -99,9 +162,10 @@ class Leaves:
                 gradients.append((gradient if samples is None else gradient[slice(*samples)]).to(root.dtype))
             del gradient  # a sum in float32 has done its work
         if roots:
-            with phase("trunk", "backward"):
+            with phase("trunk", "backward"), without_autocast():
                 start = _Handing.apply(gradients, *roots)  # type: ignore[no-untyped-call]
                 torch.autograd.backward(start)
+        return bool(roots)
 
 
 def _leaf(value: Any, require_grad: bool, made: dict[int, _Leaf]) -> _Leaf | None:

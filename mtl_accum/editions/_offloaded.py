@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.parameter import is_lazy
 
 from mtl_accum.editions._around_trunk import around_trunk
 from mtl_accum.editions._modules import modules_of
@@ -55,8 +56,8 @@ class Offloaded:
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`."""
         modules = modules_of(trunk)
-        resting = {_storage(p) for module in modules for p in module.parameters(recurse=False)}
-        resting |= {_storage(buffer) for module in modules for buffer in module.buffers(recurse=False)}
+        owned = [t for m in modules for t in (*m.parameters(recurse=False), *m.buffers(recurse=False))]
+        resting = {_storage(tensor) for tensor in owned if not is_lazy(tensor)}  # a lazy one has no storage yet
         resting |= {_storage(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor)}
         with around_trunk(partial(_away, resting)):
             return self.edition.forward_backward(trunk, tasks, batch)

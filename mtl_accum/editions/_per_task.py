@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -40,16 +41,17 @@ class PerTask:
 
     Raises:
         ValueError: the trunk is a compiled function behind which no module can be found.
+        ReplayError: a later pass of the trunk is not its first one again (compared in its first three steps).
     """
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`."""
         refuse_hidden_modules(self, {"trunk": trunk})
         with Step(trunk, tasks, batch) as step:
-            replay = step.replay()
-            for name in step.present:
-                with replay.forward():
-                    z = step.run_trunk()
+            watch, (replay,) = step.replays(self, 1)
+            for number, name in enumerate(step.present):
+                with watch.first_passes() if number == 0 else nullcontext():
+                    z = step.run_again(replay)
                 loss = step.run_heads([name], z, step.pieces[0])
                 with replay.backward():
                     step.backward(loss, into_trunk=True)

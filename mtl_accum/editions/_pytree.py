@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["Batched", "PerSample", "TreeSpec", "children", "flatten", "leaves", "unflatten"]
+__all__ = ["Batched", "PerSample", "TreeSpec", "children", "flatten", "leaves", "paths", "unflatten"]
 
 TreeSpec = pytree.TreeSpec
 _LEAF = pytree.tree_structure(None)  # of a single leaf, whatever it is
@@ -95,6 +95,11 @@ def children(tree: Any, what: str) -> tuple[list[tuple[str, Any]], TreeSpec]:
             raise TypeError(_refusal(tree, what))
         return children(tree, what)
     return [(what + pytree.keystr(path), child) for path, child in pairs], spec
+
+
+def paths(tree: Any, what: str) -> list[tuple[str, Any]]:
+    """The leaves of a container with the expressions that lead to them, unknown containers being leaves."""
+    return [(what + pytree.keystr(path), leaf) for path, leaf in pytree.tree_leaves_with_path(tree)]
 
 
 def leaves(tree: Any) -> list[Any]:

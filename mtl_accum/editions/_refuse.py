@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from mtl_accum.editions._modules import is_compiled, modules_of, named_modules_of
 
@@ -15,19 +17,43 @@ Parts = Mapping[str, Callable[..., Any]]  # the trunk and the tasks, by the name
 
 
 def refuse_batch_statistics(edition: object, parts: Parts) -> None:
-    """Raise ValueError if a module normalises over the samples of what it is given.
+    """Raise ValueError if a module normalises over the samples of what it is given, or changes with every pass.
 
-    That is every kind of BatchNorm (Ioffe and Szegedy, 2015) in training mode or without running statistics.
+    That is every kind of BatchNorm (Ioffe and Szegedy, 2015) in training mode or without running statistics, in-place
+    variants by their class's name, and the power iteration of spectral normalisation (Miyato et al., 2018).
     """
     for part, function in parts.items():
         for path, module in named_modules_of(function):
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+            where = ".".join(filter(None, (part, path)))
+            if _uses_batch_statistics(module):
                 raise ValueError(
-                    f"{_name(edition)}: {'.'.join(filter(None, (part, path)))} ({type(module).__name__}) uses batch "
-                    "statistics, which "
+                    f"{_name(edition)}: {where} ({type(module).__name__}) uses batch statistics, which "
                     "differ in pieces of the batch; convert it with mtl_accum.to_group_norm(module), put it in eval "
                     "mode, or accept statistics of the pieces with allow_batch_statistics=True"
                 )
+            if _iterates(module):
+                raise ValueError(
+                    f"{_name(edition)}: {where} ({type(module).__name__}) has spectral normalisation, which takes "
+                    "another step of its power iteration in every piece, so that pieces see other weights; put it in "
+                    "eval mode, use Split() on the whole batch, or accept it with allow_batch_statistics=True"
+                )
+
+
+_IN_PLACE = {"ABN", "ABNSync", "InPlaceABN", "InPlaceABNSync", "InplaceAbn"}  # inplace_abn's and timm's
+
+
+def _uses_batch_statistics(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return module.training or module.running_mean is None
+    return module.training and type(module).__name__ in _IN_PLACE
+
+
+def _iterates(module: nn.Module) -> bool:
+    """Return whether a module has spectral normalisation in training: as a parametrization, or as a hook."""
+    hooks = module._forward_pre_hooks.values()
+    return module.training and (
+        isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks)
+    )
 
 
 def refuse_coupled_samples(edition: object, tasks: Parts) -> None:

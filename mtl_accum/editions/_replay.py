@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mtl_accum.editions._buffers import BufferLog, Saved
+from mtl_accum.editions._random import HostState, RandomState
+from mtl_accum.editions._second_pass import Comparison, Watch
 
-__all__ = ["RandomState", "Replay"]
-
-
-class RandomState:
-    """The states of torch's default generators, when this was made.
-
-    Args:
-        states: others than those of now.
-
-    Attributes:
-        states: of the CPU's, then of every CUDA device's.
-    """
-
-    def __init__(self, states: Sequence[Tensor] | None = None) -> None:
-        cuda = torch.cuda.get_rng_state_all() if states is None and torch.cuda.is_initialized() else []
-        self.states = [torch.get_rng_state(), *cuda] if states is None else list(states)
-
-    def restore(self) -> None:
-        """Put every generator that there is now back to its state."""
-        cpu, *cuda = self.states
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda[: torch.cuda.device_count()])
+__all__ = ["Replay"]
 
 
 class Replay:
@@ -46,33 +26,66 @@ class Replay:
 
     Args:
         modules: whose buffers the function may change.
+        watch: the step that runs it more than once.
     """
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._modules = modules
+    def __init__(self, modules: Sequence[nn.Module], watch: Watch) -> None:
+        self._modules, self._watch = modules, watch
         self._start: RandomState | None = None
+        self._host: HostState | None = None  # None where nothing is drawn from Python's and numpy's generators
         self._before: list[Saved] = []
         self._aside: list[Tensor | None] = []  # one for each of _before during a replay, else none
+        self._comparison = Comparison(modules, watch.edition) if watch.comparing else None
 
     @contextmanager
     def forward(self) -> Iterator[None]:
         """A pass: live the first time, afterwards a replay."""
         now = RandomState()
         if self._start is None:
+            host = HostState() if self._watch.keeps_host_states else None
             self._start, log = now, BufferLog()
             fresh = log.before(self._modules)
             yield
             log.after(fresh)
             self._before = log.changed()
+            if host is not None and not host.same_as(HostState()):
+                self._host = host
+                self._watch.drew()
             return
+        host = HostState() if self._host is not None else None
         clones = {id(saved.tensor): _clone(saved.value) for saved in self._before}  # shared ones too
         self._aside = [clones[id(saved.tensor)] for saved in self._before]
         self._start.restore()
+        if self._host is not None:
+            self._host.restore()
         try:
             with self.backward():
                 yield
         finally:
             now.restore()
+            if host is not None:
+                host.restore()
+
+    def run(self, function: Callable[[], Any], batch: Any = None) -> Any:
+        """Run a pass; in a trunk's first steps, hold a later one against the first.
+
+        Args:
+            function: The pass.
+            batch: What it must not write into, if it is to run again.
+
+        Raises:
+            ReplayError: See `Comparison`.
+        """
+        watching = nullcontext() if self._comparison is None else self._comparison.watching(batch)
+        with watching, self.forward():
+            outputs = function()
+        self.compare(outputs)
+        return outputs
+
+    def compare(self, outputs: Any) -> None:
+        """Note what the first pass computed, or hold a later one against it, in a trunk's first steps."""
+        if self._comparison is not None:
+            self._comparison.add(outputs)
 
     @contextmanager
     def backward(self) -> Iterator[None]:

@@ -77,8 +77,9 @@ class Split:
                 representation = step.run_trunk()
                 z = Leaves(representation)
                 groups = [names[i : i + self.heads_per_graph] for i in range(0, len(names), self.heads_per_graph)]
-                for group, (piece, part) in list(product(groups, z.cut(step.pieces))):
-                    step.backward(step.run_heads(group, part, piece))
+                with step.behind_the_cut():
+                    for group, (piece, part) in list(product(groups, z.cut(step.pieces))):
+                        step.backward(step.run_heads(group, part, piece))
                 z.land()
                 step.send_back(z, representation)
         return step.losses()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -10,16 +11,20 @@ import torch
 from torch import Tensor
 
 from mtl_accum.editions._around_trunk import run_trunk
+from mtl_accum.editions._autocast import without_autocast
 from mtl_accum.editions._buffers import BufferLog
 from mtl_accum.editions._counts import Counts, Share, read_counts, require_sums, whole_task
 from mtl_accum.editions._cut import Leaves
+from mtl_accum.editions._explain import explain, explain_derivative, watching_derivatives
 from mtl_accum.editions._modules import buffer_owners, modules_of
 from mtl_accum.editions._phase import SILENCE, heard, phase
 from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, samples_of, take
 from mtl_accum.editions._pytree import leaves
+from mtl_accum.editions._random import same_random_numbers
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_coupled_samples
 from mtl_accum.editions._replay import Replay
 from mtl_accum.editions._scale import ambient_scale, start_gradient
+from mtl_accum.editions._second_pass import Watch
 from mtl_accum.editions._types import Edition, Tasks, Trunk
 
 __all__ = ["Step", "inner_ranges"]
@@ -95,9 +100,15 @@ class Step:
             if not allow_batch_statistics:
                 refuse_batch_statistics(edition, parts)
 
-    def replay(self) -> Replay:
-        """For a trunk pass that will run again."""
-        return Replay(modules_of(self._trunk))
+    def replays(self, edition: object, count: int) -> tuple[Watch, list[Replay]]:
+        """Return what runs trunk passes that will run again, one for each piece of the trunk's."""
+        modules = modules_of(self._trunk)
+        watch = Watch(self._trunk, modules, edition)
+        return watch, [Replay(modules, watch) for _ in range(count)]
+
+    def run_again(self, replay: Replay, piece: Piece | None = None) -> Any:
+        """Return the representation of the batch, or of a piece of it, by a pass that runs more than once."""
+        return replay.run(lambda: self.run_trunk(piece), self._batch if piece is None else piece.batch)
 
     def run_trunk(self, piece: Piece | None = None) -> Any:
         """The representation of the batch, or of a piece of it."""
@@ -127,7 +138,7 @@ class Step:
                 with phase(f"head {name}", "forward") if self._heard else SILENCE:
                     loss = task(representation, batch)
             except RuntimeError as error:
-                _explain(error, f"task '{name}'")
+                explain(error, f"task '{name}'")
                 raise
             if fresh:
                 self._buffers.after(fresh)
@@ -138,15 +149,41 @@ class Step:
             total = loss if total is None else total + loss
         return total
 
+    @contextmanager
+    def behind_the_cut(self) -> Iterator[None]:
+        """Run heads whose graphs end at the representation; see `watching_derivatives`."""
+        with watching_derivatives(self._batch):
+            try:
+                yield
+            except RuntimeError as error:
+                explain_derivative(error, self._who())
+                raise
+
+    def require_no_graph(self, edition: object, names: Sequence[str], representation: Any) -> None:
+        """Call tasks whose losses had no graph once more, now that the trunk has one, and raise if they have one too.
+
+        Raises:
+            RuntimeError: A loss was made in the trunk, whose first pass has no graph: its gradient would be dropped.
+        """
+        for name in names:
+            with same_random_numbers():
+                loss = whole_task(self._tasks[name])(representation, self._batch)
+            if loss.requires_grad:
+                raise RuntimeError(
+                    f"{type(edition).__name__}: task '{name}': its loss was made in the trunk (kept in an attribute or "
+                    "by a hook), whose first pass has no graph here, so that its gradient would be dropped; return it "
+                    "as a part of the representation, or use PerTask()"
+                )
+
     def backward(self, total: Tensor | None, *, into_trunk: bool = False) -> None:
         """Backward of a sum of losses, with the ambient scale; nothing to do where no gradient is required."""
         if total is None or not total.requires_grad:
             return
         try:
-            with phase(self._behind(into_trunk), "backward") if self._heard else SILENCE:
+            with phase(self._behind(into_trunk), "backward") if self._heard else SILENCE, without_autocast():
                 total.backward(None if self._scale is None else start_gradient(total, self._scale))
         except RuntimeError as error:
-            _explain(error, f"task {', '.join(map(repr, self._running))}")
+            explain(error, self._who())
             raise
         torch.clear_autocast_cache()
 
@@ -155,7 +192,7 @@ class Step:
         try:
             z.send_back(representation, samples)
         except RuntimeError as error:
-            _explain(error, "a task")
+            explain(error, "a task")
             raise
 
     def run_edition(self, edition: Edition, piece: Piece) -> None:
@@ -177,6 +214,9 @@ class Step:
         if piece.samples is None or self._whole is None:
             return self._tasks[name]
         return Share(self._tasks[name], piece.samples, self._whole, self._counts[name])
+
+    def _who(self) -> str:
+        return f"task {', '.join(map(repr, self._running))}"
 
     def _behind(self, into_trunk: bool) -> str:
         """What a backward goes through."""
@@ -213,15 +253,3 @@ def _no_loss(name: str, found: Any) -> Exception:
         f"task '{name}': expected a 0-dim loss, found one of shape {tuple(found.shape)}; "
         "reduce it to a mean, e.g. reduction='mean'"
     )
-
-
-def _explain(error: RuntimeError, who: str) -> None:
-    """Raise autograd's error with a name and what to do about it, where we know; else do nothing."""
-    text = str(error)
-    if "leaf Variable that requires grad is being used in an in-place operation" in text:
-        fix = "the head starts with an in-place operation on the representation; use its out-of-place form"
-    elif "backward through the graph a second time" in text:
-        fix = "it reads what another task, or the trunk behind the representation, computed; that graph is gone"
-    else:
-        return
-    raise RuntimeError(f"{who}: {fix} ({text})") from error

@@ -36,7 +36,10 @@ def test_an_exception_leaves_the_trunk_alone():
 
 def test_nothing_to_send_back():
     encoder = nn.Linear(4, 6)
-    with cut(encoder(torch.randn(5, 4))) as z:
+    with (
+        pytest.warns(UserWarning, match="cut: no gradient reached the representation"),
+        cut(encoder(torch.randn(5, 4))) as z,
+    ):
         pass
     with cut(torch.randn(3)) as frozen:
         assert not frozen.requires_grad
@@ -94,3 +97,45 @@ def test_unknown_container_is_refused_by_its_path():
         cut(z),
     ):
         pass
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Linear(4, 6), [nn.Linear(6, 1) for _ in range(2)], torch.randn(5, 4)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_step_of_the_trunk_inside_the_block_is_refused(kind):
+    encoder, heads, x = network()
+    both = kind([*encoder.parameters(), *heads[0].parameters()], lr=0.1)
+    with (
+        pytest.raises(RuntimeError, match=rf"cut: {kind.__name__}.step\(\) ran inside the block, .* after the block"),
+        cut(encoder(x)) as z,
+    ):
+        heads[0](z).sum().backward()
+        both.step()
+    both.step()  # outside it is nobody's business
+
+
+def test_a_step_of_the_heads_alone_is_allowed():
+    encoder, heads, x = network()
+    own = torch.optim.SGD([p for head in heads for p in head.parameters()], lr=0.1)
+    with cut(encoder(x)) as z:
+        for head in heads:
+            head(z).square().mean().backward()
+        own.step()
+    assert encoder.weight.grad is not None
+
+
+def test_a_derivative_with_respect_to_the_input_is_explained():
+    encoder, heads, x = network()
+    x.requires_grad_()
+    message = r"cut: it differentiates .* behind the representation .*PerTask\(\)"
+    with pytest.raises(RuntimeError, match=message), cut(encoder(x)) as z:
+        torch.autograd.grad(heads[0](z).sum(), x, create_graph=True)
+
+
+def test_an_error_of_the_users_own_stays_what_it_is():
+    encoder, _, x = network()
+    with pytest.raises(RuntimeError, match="^mine$"), cut(encoder(x)):
+        raise RuntimeError("mine")

@@ -54,6 +54,8 @@ def refusal(edition, situation: Situation) -> str | None:
     if situation.coupled and cuts_heads(edition):
         return "task 'contrastive' declares couples_samples=True"
     cut = {"trunk": cuts_trunk(edition), "heads": cuts_heads(edition), "": False}[situation.statistics]
+    if situation is SITUATIONS["spectral norm"]:
+        return r"\(ParametrizedLinear\) has spectral normalisation.*every piece" if cut else None
     return r"\(BatchNorm1d\) uses batch statistics.*to_group_norm\(module\)" if cut else None
 
 
@@ -91,7 +93,7 @@ def test_statistics_of_pieces_on_request():
 
 
 MUTATIONS = {
-    "replay without random state": ("mtl_accum.editions._replay.RandomState.restore", lambda self: None),
+    "replay without random state": ("mtl_accum.editions._random.RandomState.restore", lambda self: None),
     "replay without buffers": ("mtl_accum.editions._replay.Replay._swap", lambda self: None),
     "dL/dz of pieces not accumulated": ("mtl_accum.editions._cut._Leaf.add", lambda self, gradient, samples: None),
 }

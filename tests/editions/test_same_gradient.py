@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss, backward_scale
+from mtl_accum.editions import ReplayError
 from tests.asserts import assert_bit_equal, assert_same_gradient, run
 from tests.workloads import images, nested, vector
 
@@ -98,6 +99,9 @@ def test_backward_scale_must_be_a_number():
 
 def test_the_test_bites_without_replay(monkeypatch):
     """PerTask without the first pass's random numbers is not exact; the assertion must say so."""
-    monkeypatch.setattr("mtl_accum.editions._replay.RandomState.restore", lambda self: None)
+    monkeypatch.setattr("mtl_accum.editions._random.RandomState.restore", lambda self: None)
+    with pytest.raises(ReplayError, match="second pass computed something else"):
+        run(PerTask(), vector())
+    monkeypatch.setattr("mtl_accum.editions._second_pass.Comparison.add", lambda self, outputs: None)
     with pytest.raises(AssertionError):
         assert_same_gradient(PerTask(), vector)

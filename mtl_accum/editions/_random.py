@@ -1,0 +1,115 @@
+"""The states of the global generators that a network may draw from: torch's, Python's and numpy's."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["HostState", "RandomNumbers", "RandomState", "host_mark", "same_random_numbers"]
+
+
+class RandomState:
+    """The states of torch's default generators, when this was made.
+
+    Args:
+        states: Others than those of now.
+
+    Attributes:
+        states: Of the CPU's, then of every CUDA device's.
+    """
+
+    def __init__(self, states: Sequence[Tensor] | None = None) -> None:
+        cuda = torch.cuda.get_rng_state_all() if states is None and torch.cuda.is_initialized() else []
+        self.states = [torch.get_rng_state(), *cuda] if states is None else list(states)
+
+    def restore(self) -> None:
+        """Put every generator that there is now back to its state."""
+        cpu, *cuda = self.states
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda[: torch.cuda.device_count()])
+
+
+class HostState:
+    """The states of Python's and numpy's global generators, when this was made; takes 80 microseconds.
+
+    Args:
+        python: Another state than that of now.
+        numpy: Another state than that of now; None without numpy.
+    """
+
+    def __init__(self, python: Any = None, numpy: Any = None) -> None:
+        if python is None:
+            python = random.getstate()
+            module = sys.modules.get("numpy")
+            numpy = None if module is None else module.random.get_state()
+        self.python, self.numpy = python, numpy
+
+    def restore(self) -> None:
+        """Put both generators back to this state."""
+        random.setstate(self.python)
+        if self.numpy is not None:
+            import_module("numpy").random.set_state(self.numpy)
+
+    def same_as(self, other: HostState) -> bool:
+        """Return whether nothing was drawn between the two."""
+        if self.python != other.python or (self.numpy is None) != (other.numpy is None):
+            return False
+        pairs = zip(self.numpy or (), other.numpy or (), strict=True)
+        return all(bool((mine == theirs).all() if hasattr(mine, "all") else mine == theirs) for mine, theirs in pairs)
+
+
+def host_mark() -> tuple[Any, bytes]:
+    """Return what changes when Python's or numpy's global generator is drawn from; takes 20 microseconds.
+
+    Numpy's state is read where it lies, because `get_state` is slower than a small layer. A normal number that an
+    earlier draw has left over is not seen.
+    """
+    module = sys.modules.get("numpy")
+    raw = b""
+    if module is not None:
+        with suppress(AttributeError):  # another generator was put there, without an address
+            raw = ctypes.string_at(module.random.mtrand._rand._bit_generator.ctypes.state_address, 625 * 4)
+    return random.getstate(), raw
+
+
+class RandomNumbers:
+    """The states of torch's, Python's and numpy's generators, when this was made.
+
+    Args:
+        state: Another one than that of now.
+
+    Attributes:
+        state: Tensors and plain values by the generators' names.
+    """
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        self.state = state or _now()
+
+    def restore(self) -> None:
+        """Put every generator back to this state."""
+        RandomState(self.state["torch"]).restore()
+        HostState(self.state["python"], self.state["numpy"]).restore()
+
+
+def _now() -> dict[str, Any]:
+    host = HostState()
+    return {"torch": RandomState().states, "python": host.python, "numpy": host.numpy}
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Put every generator back at the end: a network's own code may draw."""
+    before = RandomNumbers()
+    try:
+        yield
+    finally:
+        before.restore()
