@@ -10,7 +10,8 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from mtl_accum.training._checkpoint import all_of, load
+from mtl_accum.training._checkpoint import load
+from mtl_accum.training._retention import all_of
 from tests.cli import SMALL, SUMMED_ONLY, mtl_accum, started
 
 TWO_TASK = ["+experiment=two_task", *SMALL, *SUMMED_ONLY]

@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["decode", "encode"]
 
 # the only key of a JSON object that stands for something else
-_KINDS = {"$tensor", "$array", "$tuple", "$items", "$counter"}
+_KINDS = {"$tensor", "$complex", "$array", "$tuple", "$items", "$counter"}
 
 
 def encode(state: Any, place: str) -> tuple[dict[str, Tensor], Any]:
@@ -41,6 +41,8 @@ def encode(state: Any, place: str) -> tuple[dict[str, Tensor], Any]:
         written: Any
         if value is None or isinstance(value, bool | int | float | str):
             written = value
+        elif isinstance(value, Tensor) and value.is_complex():  # safetensors has no complex128
+            written = {"$complex": keep(torch.view_as_real(value.detach().resolve_conj()), place)}
         elif isinstance(value, Tensor):
             written = {"$tensor": keep(value.detach(), place)}
         elif isinstance(value, list | tuple):
@@ -89,6 +91,7 @@ def decode(written: Any, tensors: Mapping[str, Tensor]) -> Any:
 
     meanings: dict[str, Any] = {
         "$tensor": lambda name: tensors[name],
+        "$complex": lambda name: torch.view_as_complex(tensors[name]),
         "$array": array,
         "$tuple": lambda items: tuple(map(visit, items)),
         "$items": lambda pairs: {key: visit(inner) for key, inner in pairs},

@@ -10,11 +10,11 @@ from safetensors.torch import load_model
 
 from mtl_accum import report
 from mtl_accum.models import MultiTaskModel
-from mtl_accum.training._checkpoint import FOLDER, of_path
 from mtl_accum.training._device import resolve
 from mtl_accum.training._encode import decode
 from mtl_accum.training._evaluate import Measure, evaluate, require_tasks
 from mtl_accum.training._experiment import Data, Run, header, require_parts
+from mtl_accum.training._retention import FOLDER, of_path
 
 __all__ = ["evaluate_saved"]
 

@@ -20,7 +20,7 @@ from mtl_accum.training._learning_rate import make_scheduler
 from mtl_accum.training._loop import Loop
 from mtl_accum.training._losses import Losses
 from mtl_accum.training._precision import Precision
-from mtl_accum.training._state import gather, restore
+from mtl_accum.training._state import expect_to_fit, gather, restore
 from mtl_accum.training._stop import StoppedError, stop_requests
 from mtl_accum.training._update import Update
 from mtl_accum.training._window import NoMemoryLeftError, Window
@@ -190,15 +190,16 @@ class Training:
             ValueError: it is the state of another model, optimizer or loop.
         """
         state = restore(self.model, self.optimizer, tensors, values)
-        position = state["position"]
-        self.update.skipped, self.ended, schedule = (position.pop(name) for name in ("skipped", "ended", "schedule"))
-        self.position = Position(**position)
-        self.window.go_on(self.position.step, schedule)
-        self.losses.restore(state["losses"])
-        self.kept = state["kept"]
-        LoaderNumbers(self.batches, state["random"]).restore()
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        with expect_to_fit("loop"):
+            position = state["position"]
+            self.update.skipped, self.ended, schedule = (position.pop(key) for key in ("skipped", "ended", "schedule"))
+            self.position = Position(**position)
+            self.window.go_on(self.position.step, schedule)
+            self.losses.restore(state["losses"])
+            self.kept = state["kept"]
+            LoaderNumbers(self.batches, state["random"]).restore()
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
 
     def _parts(self) -> dict[str, Any]:
         parts = {"scheduler": self.scheduler, "plateau": self.plateau, "scaler": self.precision.scaler}

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mtl_accum._validate import positive_int
-from mtl_accum.training._checkpoint import FOLDER, CheckpointError, Checkpoints
+from mtl_accum.training._checkpoint import CheckpointError
 from mtl_accum.training._fit import Training, Watcher
+from mtl_accum.training._retention import FOLDER, Checkpoints
 
 __all__ = ["Keep", "Keeper"]
 
@@ -55,12 +56,12 @@ class Keeper(Watcher):
         settings: when.
         folder: of the run.
         also: what JSON can hold and a checkpoint should, beside the state: the configuration, the plan.
-        anew: the run does not go on from what is in its folder; the first checkpoint replaces that.
+        overwrite: Whether the run does not go on from what is in its folder; the first checkpoint replaces that.
     """
 
-    def __init__(self, settings: Keep, folder: Path, also: Mapping[str, Any], *, anew: bool = False) -> None:
+    def __init__(self, settings: Keep, folder: Path, also: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self._settings, self._also = settings, also
-        self._checkpoints = Checkpoints(folder / FOLDER, keep=settings.keep, anew=anew)
+        self._checkpoints = Checkpoints(folder / FOLDER, keep=settings.keep, overwrite=overwrite)
         self._last = time.monotonic()
         self._step = 0  # of the last one
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mtl_accum.training._checkpoint import FOLDER, Checkpoint, CheckpointError, all_of, newest, of_path, read_values
+from mtl_accum.training._checkpoint import Checkpoint, CheckpointError, read_values
+from mtl_accum.training._retention import FOLDER, all_of, newest, of_path
 
 __all__ = ["find"]
 
@@ -56,7 +57,7 @@ def _find_by_itself(folder: Path, config: Mapping[str, Any]) -> Checkpoint | Non
         except CheckpointError as error:
             _LOG.warning("%s", error)
             continue
-        if found is not None and not _differences(found.values["config"], config):
+        if found is not None and not _differences(found.values.get("config", {}), config):
             return found
     _LOG.info("resume=auto: no checkpoint of this configuration; beginning anew")
     return None
@@ -74,14 +75,14 @@ def _may_fit(run: Path, config: Mapping[str, Any]) -> bool:
     """Whether a checkpoint of this configuration may be there: reading the values takes less than all tensors."""
     for path in reversed(all_of(run / FOLDER)):
         try:
-            return not _differences(read_values(path)["config"], config)
+            return not _differences(read_values(path).get("config", {}), config)
         except CheckpointError:
             continue
     return True
 
 
 def _same(found: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
-    differing = _differences(found.values["config"], config)
+    differing = _differences(found.values.get("config", {}), config)
     if differing:
         raise ValueError(f"{found.path}: the configuration has changed since: {'; '.join(differing)}")
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from mtl_accum.training._encode import decode, encode
 
-__all__ = ["gather", "restore"]
+__all__ = ["expect_to_fit", "gather", "restore"]
+
+_MISFITS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError)  # of who reads a state
 
 
 def gather(
@@ -53,14 +56,21 @@ def restore(
     Raises:
         ValueError: model or optimizer are not the ones that were gathered.
     """
-    state: dict[str, Any] = decode(values["state"], tensors)
-    try:
+    with expect_to_fit("model or optimizer"):
+        state: dict[str, Any] = decode(values["state"], tensors)
         model.load_state_dict(state.pop("model"))
         optimizer.load_state_dict(_numbered(state.pop("optimizer"), optimizer, model))
         _lay_out(optimizer)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise ValueError(f"the checkpoint is of another model or optimizer: {' '.join(str(error).split())}") from error
     return state
+
+
+@contextmanager
+def expect_to_fit(part: str) -> Iterator[None]:
+    """Raise a ValueError in one line where a state turns out to be of another part, or is none at all."""
+    try:
+        yield
+    except _MISFITS as error:
+        raise ValueError(f"the checkpoint is of another {part}: {' '.join(str(error).split())}") from error
 
 
 def _names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:

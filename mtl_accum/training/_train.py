@@ -19,7 +19,7 @@ from mtl_accum.editions import Edition
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import schedules_of
-from mtl_accum.training._checkpoint import FOLDER, Checkpoint
+from mtl_accum.training._checkpoint import Checkpoint
 from mtl_accum.training._device import alone_on, describe, deterministic, resolve, to_device
 from mtl_accum.training._evaluate import Measure, evaluate, require_tasks
 from mtl_accum.training._experiment import (
@@ -43,6 +43,7 @@ from mtl_accum.training._plan import Auto, plan_and_write
 from mtl_accum.training._progress import Progress
 from mtl_accum.training._record import Record, training_metrics
 from mtl_accum.training._resume import find
+from mtl_accum.training._retention import FOLDER
 from mtl_accum.training._stop import StoppedError
 from mtl_accum.training._validation import Validation
 
@@ -249,10 +250,10 @@ def _watchers(parts: _Parts, make_logger: MakeLogger | None, every: int, stack: 
 
 def _keeper(parts: _Parts, found: Checkpoint | None, plan: Any) -> Watcher:
     own = parts.run.folder / FOLDER
-    anew = found is None or found.path.parent.resolve() != own.resolve()
-    if anew and own.exists():
+    overwrite = found is None or found.path.parent.resolve() != own.resolve()
+    if overwrite and own.exists():
         _LOG.warning("checkpoints of an earlier run in %s will be replaced; resume=auto goes on from them", own)
-    return Keeper(parts.checkpoint, parts.run.folder, {"config": parts.run.config, "plan": plan}, anew=anew)
+    return Keeper(parts.checkpoint, parts.run.folder, {"config": parts.run.config, "plan": plan}, overwrite=overwrite)
 
 
 def _steps(parts: _Parts) -> int | None:

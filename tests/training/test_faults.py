@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from mtl_accum.training import Keep
-from mtl_accum.training._checkpoint import FOLDER, newest
 from mtl_accum.training._keep import Keeper
+from mtl_accum.training._retention import FOLDER, newest
 from tests.training.runs import assert_same, make, outcome
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, which is safe on Linux only; found another")

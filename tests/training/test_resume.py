@@ -13,9 +13,10 @@ import torch
 
 from mtl_accum import Split, SummedLoss
 from mtl_accum.training import CheckpointError, Keep, NoMemoryLeftError, StoppedError, Watcher
-from mtl_accum.training._checkpoint import FOLDER, all_of, load, save
+from mtl_accum.training._checkpoint import load, save
 from mtl_accum.training._keep import Keeper
 from mtl_accum.training._resume import find
+from mtl_accum.training._retention import FOLDER, all_of
 from mtl_accum.training._state import gather, restore
 from tests.training.runs import assert_same, loader, make, outcome
 

@@ -10,8 +10,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanSquaredError
 
 from mtl_accum.training import Keep, Measure
-from mtl_accum.training._checkpoint import FOLDER, all_of, load
+from mtl_accum.training._checkpoint import load
 from mtl_accum.training._keep import Keeper
+from mtl_accum.training._retention import FOLDER, all_of
 from mtl_accum.training._validation import Validation
 from tests.training.runs import assert_same, make, outcome
 

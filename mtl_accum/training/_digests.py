@@ -1,0 +1,48 @@
+"""Files that are what they were when they were written: opened without surprises, and compared by SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+__all__ = ["digest_of_file", "digest_of_values", "open_regular"]
+
+# A link leads elsewhere; opening a fifo would wait for somebody to write into it.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read it, if it is a file: no link, no fifo, no device.
+
+    Raises:
+        ValueError: It is something else.
+        OSError: It cannot be opened.
+    """
+    if path.is_symlink():
+        raise ValueError(f"{path.name} is a link, expected a file")
+    descriptor = os.open(path, _FLAGS)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path.name} is no file")
+    return os.fdopen(descriptor, "rb")
+
+
+def digest_of_file(path: Path) -> str:
+    """Compute the SHA-256 of a regular file.
+
+    Raises:
+        ValueError: It is something else.
+        OSError: It cannot be read.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_values(values: Mapping[str, Any]) -> str:
+    """Compute the SHA-256 of what JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
