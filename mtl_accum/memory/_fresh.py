@@ -6,15 +6,15 @@ import atexit
 import multiprocessing
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import torch
+
+from mtl_accum.memory._parcel import Parcel
 
 __all__ = ["FreshProcess", "MeasurementError"]
 
@@ -34,24 +34,25 @@ class FreshProcess:
 
     Raises:
         TypeError: the subject does not pickle; names the fix.
+        OSError: the temporary folder has no room for it.
     """
 
     def __init__(self, subject: Any, context: Any = None) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="mtl_accum-")
-        path = Path(self._folder.name) / "subject.pt"
         try:
-            torch.save(subject, path)
+            parcel = Parcel(subject)
+        except OSError:
+            raise
         except Exception as error:  # whatever the objects' own pickling raises
-            self._folder.cleanup()
             raise TypeError(
                 f"cannot be sent to a fresh process ({error}); pass modules, or functions defined at the top of a "
                 "file, or build=: an importable function that returns (trunk, tasks, batch, optimizer)"
             ) from error
         context = context or multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, path, _Settings()), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, parcel, _Settings()), daemon=True)
         with _known_start_method():
             self._process.start()
+        parcel.close()
         theirs.close()  # so that the death of the process ends our wait
 
     def call(self, method: str) -> Any:
@@ -79,7 +80,6 @@ class FreshProcess:
             self._process.terminate()
         self._connection.close()
         self._process.join()
-        self._folder.cleanup()
 
 
 @contextmanager
@@ -114,15 +114,16 @@ class _Settings:
         torch.backends.cudnn.benchmark = self.benchmark
 
 
-def _serve(connection: Connection, path: Path, settings: _Settings) -> NoReturn:
-    _answer(connection, path, settings)
+def _serve(connection: Connection, parcel: Parcel, settings: _Settings) -> NoReturn:
+    with suppress(OSError):  # nobody listens any more: the process that asked was killed
+        _answer(connection, parcel, settings)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # the interpreter would take a second to free what the system frees at once
 
 
-def _answer(connection: Connection, path: Path, settings: _Settings) -> None:
+def _answer(connection: Connection, parcel: Parcel, settings: _Settings) -> None:
     settings.apply()
     subject: Any = None
     while True:
@@ -132,10 +133,20 @@ def _answer(connection: Connection, path: Path, settings: _Settings) -> None:
             return
         try:
             if subject is None:  # not before: a failure to load belongs to the first call
-                subject = torch.load(path, weights_only=False)  # our own file, written a moment ago
-            connection.send((True, getattr(subject, method)()))
+                subject = parcel.unpack()
+            answer = True, getattr(subject, method)()
         except (Exception, KeyboardInterrupt) as error:
-            connection.send((False, f"{type(error).__name__}: {error}"))
+            answer = False, f"{type(error).__name__}: {error}"
+        _send(connection, answer)
+
+
+def _send(connection: Connection, answer: tuple[bool, Any]) -> None:
+    try:
+        connection.send(answer)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the answer's own pickling raises
+        connection.send((False, f"{type(error).__name__}: {error}"))
 
 
 def _cause_of_death(exitcode: int | None) -> str:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import io
+import multiprocessing
+import os
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -81,6 +86,77 @@ def test_exit_functions_run_there(tmp_path):
 def test_what_cannot_be_sent_names_the_fix():
     with pytest.raises(TypeError, match="cannot be sent to a fresh process .* build="):
         FreshProcess(lambda: None)
+
+
+class Answers:
+    """Has more to pickle than fits into a pipe."""
+
+    def __init__(self):
+        self.rows = torch.arange(1 << 20)
+
+    def total(self):
+        return int(self.rows.sum())
+
+    def hooks(self):
+        return lambda: None
+
+    def fails(self):
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_what_is_sent_has_no_name_that_a_kill_could_leave(tmp_path, monkeypatch, method):
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["torch"])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with FreshProcess(Answers(), context) as process:
+        assert not [path for path in tmp_path.iterdir() if not path.name.startswith("pymp-")]  # multiprocessing's own
+        assert process.call("total") == (1 << 20) * ((1 << 20) - 1) // 2
+        with pytest.raises(MeasurementError, match="lambda|local object"):
+            process.call("hooks")
+        with pytest.raises(MeasurementError, match="No space left on device"):
+            process.call("fails")
+        assert process.call("total"), "goes on after all that"
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_process_leaves_nothing_in_the_temporary_folder(tmp_path, number):
+    (tmp_path / "temporary").mkdir()
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from mtl_accum.memory._fresh import FreshProcess\n"
+        "from tests.memory.test_process import Answers\n"
+        "if __name__ == '__main__':\n"
+        "    with FreshProcess(Answers()) as process:\n"
+        "        print(process._process.pid, flush=True)\n"
+        "        process.call('total')\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, script], env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        child = int(process.stdout.readline())
+        process.send_signal(number)
+        assert process.wait(60) == -number
+        assert process.stderr.read() == "", "the pipe ends when the child ends, and it ends quietly"
+    assert not [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+def test_a_full_temporary_folder_is_named(tmp_path, monkeypatch):
+    class Full(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, content):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.TemporaryFile", Full)
+    with pytest.raises(OSError, match=rf"temporary folder {tmp_path} \(No space left on device\); .* TMPDIR"):
+        FreshProcess(Answers())
 
 
 def test_says_why_it_is_not_available(monkeypatch):
