@@ -20,6 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from mtl_accum._lock import only_process_in
 from mtl_accum._run import Run
 from mtl_accum._sweep import SweepReport
 from mtl_accum._validate import natural
@@ -36,8 +37,7 @@ _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 @hydra.main(version_base="1.3", config_path=str(_CONF), config_name="config")
 def _run(config: DictConfig) -> None:
     in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    # Here too: Hydra would write a line of its own about a job that failed.
-    with _kept_failures(config) if in_sweep else _one_line_errors():
+    with _reported(config, in_sweep):
         if in_sweep:
             _measure_own_edition_only(config)
         if config.job is None:
@@ -81,6 +81,17 @@ def _measure_own_edition_only(config: DictConfig) -> None:
     name = HydraConfig.get().runtime.choices["edition"]
     with open_dict(config):
         config.compare.editions = {name: config.edition}
+
+
+@contextmanager
+def _reported(config: DictConfig, in_sweep: bool) -> Iterator[None]:
+    """Alone in the folder, with failures reported there: a process that is not alone leaves nothing in it."""
+    if in_sweep:
+        with only_process_in(_folder()), _kept_failures(config):
+            yield
+    else:
+        with _one_line_errors(), only_process_in(_folder()):  # here too: Hydra would add a line about the failed job
+            yield
 
 
 @contextmanager

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import tempfile
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mtl_accum.memory import driver_version
 
 __all__ = ["alone_on", "describe", "deterministic", "resolve", "to_device"]
+
+_LOG = logging.getLogger(__name__)
+_SILENT_SECONDS = 1.0  # of a wait
 
 
 def resolve(name: str) -> torch.device:
@@ -78,10 +83,24 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
-def alone_on(device: torch.device) -> AbstractContextManager[object]:
-    """Wait until no other process of this user measures on the device: jobs of a sweep may run side by side."""
+@contextmanager
+def alone_on(device: torch.device) -> Iterator[None]:
+    """Wait until no other process of this user measures on the device: jobs of a sweep may run side by side.
+
+    A wait of more than a second is a line in the log.
+    """
     who = os.getuid() if hasattr(os, "getuid") else os.getlogin()
-    return FileLock(Path(tempfile.gettempdir()) / f"mtl_accum-{who}-{str(device).replace(':', '-')}.lock")
+    path = Path(tempfile.gettempdir()) / f"mtl_accum-{who}-{str(device).replace(':', '-')}.lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=_SILENT_SECONDS)
+    except Timeout:
+        _LOG.warning("another process is measuring on %s: waiting for it to release %s", device, path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _cpu_name() -> str:

@@ -12,6 +12,7 @@ from mtl_accum import planning, report
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.memory._random import same_random_numbers
 from mtl_accum.models import MultiTaskModel
+from mtl_accum.planning._budget import in_bytes
 from mtl_accum.training._device import alone_on, resolve, to_device
 from mtl_accum.training._experiment import Data, MakeOptimizer, Run, header, make_optimizer, require_parts
 from mtl_accum.training._progress import Progress
@@ -100,6 +101,7 @@ def plan_and_write(
         run: the folder.
         on_progress: told in a few words what happens next.
     """
+    in_bytes(budget, torch.device(device or where))  # what is none is refused before anything waits for the device
     with same_random_numbers():
         batch = to_device(next(iter(data.train())), where)
         with alone_on(where):

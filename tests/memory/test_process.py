@@ -136,13 +136,11 @@ def test_a_killed_process_leaves_nothing_in_the_temporary_folder(tmp_path, numbe
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": os.pathsep.join(sys.path)}
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, script], env=environment, stdout=pipe, stderr=pipe, text=True) as process:
-        child = int(process.stdout.readline())
+        assert process.stdout.readline()
         process.send_signal(number)
         assert process.wait(60) == -number
         assert process.stderr.read() == "", "the pipe ends when the child ends, and it ends quietly"
     assert not [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
 
 
 def test_a_full_temporary_folder_is_named(tmp_path, monkeypatch):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
-from mtl_accum.training._device import describe, resolve, to_device
+from mtl_accum.training import _device
+from mtl_accum.training._device import alone_on, describe, resolve, to_device
+from mtl_accum.training._plan import plan_and_write
+
+CPU = torch.device("cpu")
 
 
 def test_auto_without_cuda(monkeypatch):
@@ -38,3 +44,38 @@ def test_describe_and_move():
     moved = to_device({"x": torch.ones(2), "name": "n"}, torch.device("meta"))
     assert moved["x"].device.type == "meta"
     assert moved["name"] == "n"
+
+
+@pytest.fixture
+def held(tmp_path, monkeypatch):
+    """The device's lock in the hands of somebody else, until the event is set; and its path."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    release, taken = threading.Event(), threading.Event()
+
+    def hold():
+        with alone_on(CPU):
+            taken.set()
+            release.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert taken.wait(10)
+    yield release, *tmp_path.iterdir()
+    release.set()
+    thread.join(10)
+
+
+def test_a_wait_for_the_device_is_said_with_the_path(held, monkeypatch, caplog):
+    release, path = held
+    monkeypatch.setattr(_device, "_SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(_device._LOG, "warning", lambda *said: (lines.append(said[0] % said[1:]), release.set()))
+    lines = []
+    with alone_on(CPU):
+        assert lines == [f"another process is measuring on cpu: waiting for it to release {path}"]
+    with alone_on(CPU):
+        assert len(lines) == 1, "nothing is said where nobody waits"
+
+
+def test_a_budget_that_is_none_is_refused_without_waiting(held):
+    with pytest.raises(ValueError, match="budget must be a size such as 6GiB"):
+        plan_and_write(None, None, None, "6 apples", where=CPU, device=None, head={}, run=None, on_progress=print)

@@ -1,0 +1,60 @@
+"""One process in a run's folder: a lock that ends with its process, however that ends."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["NAME", "only_process_in"]
+
+NAME = ".lock"  # in the folder; it stays there, for a file that is removed can be locked twice
+_LOG = logging.getLogger(__name__)
+_TAKEN = (errno.EACCES, errno.EAGAIN)
+
+
+@contextmanager
+def only_process_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder inside the block.
+
+    A lock of `fcntl.lockf` belongs to this process alone: workers that it has forked, and that outlive it for some
+    seconds, do not keep it.
+
+    Args:
+        folder: Must exist.
+
+    Raises:
+        ValueError: Another process holds the lock.
+        OSError: The folder cannot be written.
+    """
+    with (folder / NAME).open("a+", encoding="utf-8") as file:
+        if not _lock(file.fileno()):
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise ValueError(
+                f"{folder}: another process is running in this folder ({holder}); wait for its end, or choose another "
+                "folder with hydra.run.dir=..."
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock, and return whether that worked; where there are no locks, go on without one."""
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        return True
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return False
+        _LOG.warning("this file system has no locks (%s): a second run in this folder would not be noticed", error)
+    return True
