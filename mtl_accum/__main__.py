@@ -21,6 +21,7 @@ from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mtl_accum._lock import only_process_in
+from mtl_accum._logs import complain_once
 from mtl_accum._run import Run
 from mtl_accum._sweep import SweepReport
 from mtl_accum._validate import natural
@@ -37,6 +38,7 @@ _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 @hydra.main(version_base="1.3", config_path=str(_CONF), config_name="config")
 def _run(config: DictConfig) -> None:
     in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+    complain_once()
     with _reported(config, in_sweep):
         if in_sweep:
             _measure_own_edition_only(config)

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["NAME", "only_process_in"]
@@ -31,18 +31,20 @@ def only_process_in(folder: Path) -> Iterator[None]:
         ValueError: Another process holds the lock.
         OSError: The folder cannot be written.
     """
-    with (folder / NAME).open("a+", encoding="utf-8") as file:
-        if not _lock(file.fileno()):
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
+    file = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not _lock(file):
+            holder = os.read(file, 200).decode(errors="replace").strip() or "unknown"
             raise ValueError(
                 f"{folder}: another process is running in this folder ({holder}); wait for its end, or choose another "
                 "folder with hydra.run.dir=..."
             )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with suppress(OSError):  # a full disk: the lock holds without these words
+            os.truncate(file, 0)
+            os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
+    finally:
+        os.close(file)
 
 
 def _lock(descriptor: int) -> bool:

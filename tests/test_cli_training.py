@@ -70,6 +70,8 @@ def test_evaluate(tmp_path):
         found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
         assert found["metrics"] == pytest.approx(expected)
         assert f"| accuracy | {expected['accuracy']:.4f} |" in (tmp_path / "out" / "evaluation.md").read_text()
+        assert f"weights: {path}" in done.stdout
+        assert ("its digest" if "step-" in path else "their SHA-256 is the one in report.json") in done.stdout
     wrong = mtl_accum(*TWO_TASK, "job=evaluate", "path=run", "model.trunk.width=16", cwd=tmp_path)
     assert wrong.returncode == 1
     assert "mtl_accum: path=run: these weights do not fit this model" in wrong.stderr

@@ -6,7 +6,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,10 +115,20 @@ def write_whole(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as aside:
         for name, write_to in writers.items():
             (Path(aside) / name).parent.mkdir(exist_ok=True)
-            write_to(Path(aside) / name)
+            with _naming(folder / name):
+                write_to(Path(aside) / name)
         for name in writers:
             (folder / name).parent.mkdir(exist_ok=True)
             os.replace(Path(aside) / name, folder / name)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in an error of the system: that of a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
 def _text(content: str) -> Callable[[Path], object]:

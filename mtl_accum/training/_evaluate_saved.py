@@ -15,6 +15,8 @@ from mtl_accum.training._encode import decode
 from mtl_accum.training._evaluate import Measure, evaluate, require_tasks
 from mtl_accum.training._experiment import Data, Run, header, require_parts
 from mtl_accum.training._retention import FOLDER, of_path
+from mtl_accum.training._state import expect_to_fit
+from mtl_accum.training._weights import WEIGHTS, check_weights
 
 __all__ = ["evaluate_saved"]
 
@@ -36,6 +38,7 @@ def evaluate_saved(
         data: whose test batches are used.
         measures: figures of merit, by name.
         path: a run's folder (its `model.safetensors`, or else its newest checkpoint), such a file, or a checkpoint.
+            Held against the digests that were written with it.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: for the report.
         run: the folder for the files.
@@ -50,26 +53,28 @@ def evaluate_saved(
         raise ValueError(f"path must be a run's folder, found {path!r}; e.g. path=outputs/2026-01-31/12-00-00")
     require_tasks(measures, model)
     where = resolve(device)
-    source = _load_weights(model, Path(path))
+    source, checked = _load_weights(model, Path(path))
     model.to(where)
     found = evaluate(model, measures, data.test(), device=where)
     content = {**header(run, seed), "weights": str(source), "metrics": found}
     written = report.write_evaluation(content, run.folder)
-    report.show_table(report.metrics_table(written["metrics"]), [f"weights: {source}"])
+    report.show_table(report.metrics_table(written["metrics"]), [f"weights: {source} ({checked})"])
     report.show_path("Evaluation", run.folder / "evaluation.md")
 
 
-def _load_weights(model: MultiTaskModel, path: Path) -> Path:
-    """Put weights into the model; where they came from."""
-    file = path / "model.safetensors" if path.is_dir() else path
+def _load_weights(model: MultiTaskModel, path: Path) -> tuple[Path, str]:
+    """Put weights into the model; return where they came from, and whether they are what was written there."""
+    file = path / WEIGHTS if path.is_dir() else path
     try:
         if file.is_file():
+            checked = check_weights(file)
             load_model(model, file)
-            return file
+            return file, checked
         found = of_path(path)
         if found is None:
-            raise ValueError(f"path={path}: expected model.safetensors or {FOLDER}/step-..., found neither")
-        model.load_state_dict(decode(found.values["state"]["model"], found.tensors))
+            raise ValueError(f"path={path}: expected {WEIGHTS} or {FOLDER}/step-..., found neither")
+        with expect_to_fit("model"):
+            model.load_state_dict(decode(found.values["state"]["model"], found.tensors))
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"path={path}: these weights do not fit this model: {' '.join(str(error).split())}") from None
-    return found.path
+    return found.path, "every file has its digest"

@@ -64,6 +64,7 @@ class Keeper(Watcher):
         self._checkpoints = Checkpoints(folder / FOLDER, keep=settings.keep, overwrite=overwrite)
         self._last = time.monotonic()
         self._step = 0  # of the last one
+        self._trouble = ""  # why the latest ones could not be written
 
     def on_step(self, run: Training) -> None:
         """Write one, if it is time."""
@@ -96,6 +97,13 @@ class Keeper(Watcher):
         except CheckpointError as error:
             if self._settings.on_error == "raise":
                 raise
-            _LOG.warning("%s; training goes on", error)
+            self._report(error)
         else:
-            self._step = run.position.step
+            self._step, self._trouble = run.position.step, ""
+
+    def _report(self, error: CheckpointError) -> None:
+        """Log why a checkpoint could not be written, once for all that fail in a row for the same reason."""
+        trouble = repr(error.__cause__)
+        if trouble != self._trouble:
+            _LOG.warning("%s; training goes on, and tries again for the next one", error)
+        self._trouble = trouble

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Logger", "MLflow", "MakeLogger", "TensorBoard", "WeightsAndBiases", "no_logger"]
+__all__ = ["Dispensable", "Logger", "MLflow", "MakeLogger", "TensorBoard", "WeightsAndBiases", "no_logger"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class Logger(Protocol):
@@ -29,6 +34,38 @@ def no_logger() -> None:
     """Tells nobody: what logger=none stands for."""
 
 
+class Dispensable:
+    """A logger that training does without once it fails: a full disk or a lost connection is one line.
+
+    Args:
+        logger: Takes the figures as long as it can.
+    """
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger, self._works = logger, True
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Logger`."""
+        if self._works:
+            with self._reported():
+                self._logger.log(step, values)
+
+    def close(self) -> None:
+        """See `Logger`."""
+        with self._reported():
+            self._logger.close()
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever the package behind it raises
+            if self._works:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                _LOG.warning("the logger failed (%s); training goes on without it", reason)
+            self._works = False
+
+
 class TensorBoard:
     """Event files in the folder `tensorboard` of the run: `tensorboard --logdir outputs`.
 
@@ -38,7 +75,14 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        self._writer = _required("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder / "tensorboard"))
+        tensorboard = _required("torch.utils.tensorboard", "tensorboard")
+        self._hook = threading.excepthook
+        threading.excepthook = self._in_thread
+        try:
+            self._writer = tensorboard.SummaryWriter(str(folder / "tensorboard"))
+        except BaseException:
+            threading.excepthook = self._hook
+            raise
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger`."""
@@ -47,7 +91,15 @@ class TensorBoard:
 
     def close(self) -> None:
         """See `Logger`."""
-        self._writer.close()
+        try:
+            self._writer.close()
+        finally:
+            threading.excepthook = self._hook
+
+    def _in_thread(self, arguments: threading.ExceptHookArgs) -> None:
+        """Leave out the traceback of the thread that writes: `log` raises the same error."""
+        if not type(arguments.thread).__module__.startswith("tensorboard."):
+            self._hook(arguments)
 
 
 class MLflow:

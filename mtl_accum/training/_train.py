@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import save_model
 
 from mtl_accum import report
 from mtl_accum._compare import compare
@@ -37,7 +36,7 @@ from mtl_accum.training._images import Images, before_and_after, require_images,
 from mtl_accum.training._in_backward import InBackward
 from mtl_accum.training._keep import Keep, Keeper
 from mtl_accum.training._learning_rate import scale_learning_rate
-from mtl_accum.training._loggers import MakeLogger
+from mtl_accum.training._loggers import Dispensable, MakeLogger
 from mtl_accum.training._loop import Loop
 from mtl_accum.training._plan import Auto, plan_and_write
 from mtl_accum.training._progress import Progress
@@ -46,6 +45,7 @@ from mtl_accum.training._resume import find
 from mtl_accum.training._retention import FOLDER
 from mtl_accum.training._stop import StoppedError
 from mtl_accum.training._validation import Validation
+from mtl_accum.training._weights import save_weights
 
 __all__ = ["train"]
 
@@ -139,8 +139,8 @@ def train(
             with ExitStack() as stack:
                 watchers = [*_watchers(parts, logger, log_every, stack), _keeper(parts, found, written.get("plan"))]
                 written["training"] = _fit(parts, found, [*watchers, progress.training(_steps(parts))])
-            trained = model  # saved at once: whatever fails after this, the training was not for nothing
-            report.write_whole(run.folder, {"model.safetensors": lambda path: save_model(trained, str(path))})
+            # Saved at once: whatever fails after this, the training was not for nothing.
+            written["weights"] = save_weights(model, run.folder)
             written["metrics"] = evaluate(model, measures, data.test(), device=where)
             after = strips(model, images, data, "after training", device=where)
             written["images"] = before_and_after(before, after)
@@ -235,7 +235,7 @@ def _watchers(parts: _Parts, make_logger: MakeLogger | None, every: int, stack: 
     """Logging and validation, as far as they are wanted."""
     on_measured: Callable[[int, dict[str, float]], None] = lambda step, found: None  # noqa: E731
     if make_logger is not None:
-        logger = make_logger(parts.run.folder, parts.run.config)
+        logger = Dispensable(make_logger(parts.run.folder, parts.run.config))
         stack.callback(logger.close)
         metrics = stack.enter_context(training_metrics(parts.model, parts.measures, parts.where))
         record = Record(logger, every, metrics)

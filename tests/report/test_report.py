@@ -195,6 +195,15 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, error):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_names_the_file(tmp_path):
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=rf"{tmp_path}/pictures/a.png: could not be written \(No space left on device\)$"):
+        reports.write_whole(tmp_path, {"pictures/a.png": full})
+    assert not list(tmp_path.iterdir())
+
+
 def test_nan_and_infinity_are_null_in_json(tmp_path):
     odd = report()
     odd["metrics"] = {"accuracy": float("nan"), "psnr": float("inf")}

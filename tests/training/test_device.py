@@ -65,7 +65,7 @@ def held(tmp_path, monkeypatch):
     thread.join(10)
 
 
-def test_a_wait_for_the_device_is_said_with_the_path(held, monkeypatch, caplog):
+def test_a_wait_for_the_device_is_said_with_the_path(held, monkeypatch):
     release, path = held
     monkeypatch.setattr(_device, "_SILENT_SECONDS", 0.05)
     monkeypatch.setattr(_device._LOG, "warning", lambda *said: (lines.append(said[0] % said[1:]), release.set()))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from types import ModuleType
 
 import pytest
@@ -12,6 +14,7 @@ from torchmetrics import MeanSquaredError
 
 from mtl_accum import Accumulated, Cached, MultiTaskModel, PerTask, Split, SummedLoss, Task
 from mtl_accum.training import Loop, Measure, MLflow, TensorBoard, Training, WeightsAndBiases
+from mtl_accum.training._loggers import Dispensable
 from mtl_accum.training._record import Record, training_metrics
 from mtl_accum.training._validation import Validation
 
@@ -104,6 +107,58 @@ def test_tensorboard(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss/a")] == [(3, 0.5), (4, 0.25)]
+
+
+class Broken(Told):
+    """Its disk is full from the second entry on."""
+
+    def log(self, step, values):
+        super().log(step, values)
+        if len(self.entries) > 1:
+            raise OSError(28, "No space left on device")
+
+    def close(self):
+        raise RuntimeError("cannot be flushed")
+
+
+def test_training_does_without_a_logger_that_fails(caplog):
+    broken = Broken()
+    logger = Dispensable(broken)
+    for step in range(5):
+        logger.log(step, {"loss": 1.0})
+    logger.close()
+    assert broken.entries.keys() == {0, 1}
+    lines = [record.message for record in caplog.records if record.name.startswith("mtl_accum")]
+    assert lines == ["the logger failed (OSError: [Errno 28] No space left on device); training goes on without it"]
+    with pytest.raises(KeyboardInterrupt):
+        Dispensable(Interrupted()).log(0, {})
+
+
+class Interrupted(Told):
+    def log(self, step, values):
+        raise KeyboardInterrupt
+
+
+def test_a_full_disk_under_tensorboard_is_one_line(tmp_path, monkeypatch, caplog, capfd):
+    """Its thread would print a traceback, and training would end at some later entry."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    before = threading.excepthook
+    logger = Dispensable(TensorBoard(tmp_path, {}))
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    with pytest.raises(OSError, match="No space left"):  # from the start: a run ends before it has done anything
+        TensorBoard(tmp_path, {})
+    deadline = time.monotonic() + 10
+    step = 0
+    while not caplog.records and time.monotonic() < deadline:
+        logger.log(step := step + 1, {"loss/$$x": 1.0})
+        time.sleep(0.01)
+    logger.close()
+    assert [record.levelname for record in caplog.records if record.name.startswith("mtl_accum")] == ["WARNING"]
+    assert capfd.readouterr() == ("", "")
+    assert threading.excepthook is before
 
 
 class Fake(ModuleType):

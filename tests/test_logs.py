@@ -1,0 +1,45 @@
+"""A log file on a full disk is one line."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from mtl_accum._logs import complain_once
+
+
+class Full(logging.Handler):
+    def emit(self, record):
+        try:
+            raise self.error
+        except Exception:
+            self.handleError(record)
+
+
+@pytest.fixture
+def handler():
+    handler = Full()
+    root = logging.getLogger()
+    root.addHandler(handler)
+    handlers = [(each, each.handleError) for each in root.handlers]
+    yield handler
+    for each, before in handlers:
+        each.handleError = before
+    root.removeHandler(handler)
+
+
+def test_a_full_disk_is_reported_once(handler, capsys):
+    complain_once()
+    handler.error = OSError(28, "No space left on device")
+    for number in range(5):
+        logging.getLogger("mtl_accum").warning("record %d", number)
+    said = capsys.readouterr().err
+    assert said == "mtl_accum: the log Full cannot be written ([Errno 28] No space left on device); the run goes on\n"
+
+
+def test_other_errors_are_shown_as_ever(handler, capsys):
+    complain_once()
+    handler.error = TypeError("not all arguments converted")
+    logging.getLogger("mtl_accum").warning("record")
+    assert "--- Logging error ---" in capsys.readouterr().err
