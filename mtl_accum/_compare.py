@@ -17,6 +17,7 @@ from mtl_accum.memory import PeakMemory
 from mtl_accum.memory._cuda import device_in_use
 from mtl_accum.memory._fresh import FreshProcess, MeasurementError
 from mtl_accum.memory._training_step import Build, Parts
+from mtl_accum.report import file_name
 
 __all__ = ["Measurement", "compare", "meaning"]
 
@@ -90,6 +91,9 @@ def compare(
     chosen = editions or {"summed": SummedLoss(), "per_task": PerTask(), "split": Split()}
     parts: Parts | Build = build or (trunk, tasks, batch, optimizer)
     rows = {name: Measurement(name, meaning(edition)) for name, edition in chosen.items()}
+    files: dict[str, str] = {}  # of the snapshots
+    for name in chosen:
+        files[name] = file_name(name, files.values())
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # the processes need the room
     device = _device(trunk, tasks, batch)
@@ -107,7 +111,7 @@ def compare(
                         rows[name].step_seconds.append(seconds)
         before = device_in_use(device)
         benches = {
-            name: Bench(parts, edition, before=before, snapshot=folder and folder / f"{name}.pickle")
+            name: Bench(parts, edition, before=before, snapshot=folder and folder / f"{files[name]}.pickle")
             for name, edition in members.items()
         }
         with _processes(benches, rows) as ask:

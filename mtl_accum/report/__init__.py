@@ -4,6 +4,7 @@ Imports neither torch nor anything else of this package.
 """
 
 from mtl_accum.report._console import show, show_path, show_plan, show_table
+from mtl_accum.report._escape import file_name
 from mtl_accum.report._markdown import markdown, metrics_table
 from mtl_accum.report._pictures import pictures
 from mtl_accum.report._plan import plan_markdown
@@ -17,6 +18,7 @@ __all__ = [
     "VERSION",
     "Table",
     "editions_table",
+    "file_name",
     "markdown",
     "markdown_table",
     "metrics_table",

@@ -68,7 +68,7 @@ def show_table(cells: list[list[str]], lines: list[str]) -> None:
 
 
 def _console() -> Console:
-    return Console(soft_wrap=True, highlight=False, markup=False)
+    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def _print_table(console: Console, cells: list[list[str]]) -> None:

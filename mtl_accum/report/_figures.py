@@ -59,6 +59,7 @@ def peaks_figure(report: Mapping[str, Any]) -> Figure:
         if peak is not None:
             figure.add_annotation(x=name, y=peak / _MIB, text=mib(peak), yshift=11, showarrow=False)
     figure.update_layout(barmode="stack", bargap=0.45)
+    figure.update_xaxes(type="category")  # an edition may be called 1 or 2026-01-31
     return figure
 
 

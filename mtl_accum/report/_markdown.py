@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mtl_accum.report._breakdown import breakdown_table, category_notes, steps_with_phases, timeline_table
+from mtl_accum.report._escape import code, plain
 from mtl_accum.report._pictures import pictures
 from mtl_accum.report._plan import plan_markdown
-from mtl_accum.report._table import editions_table, markdown_table
+from mtl_accum.report._table import editions_table, plain_table
 
 __all__ = ["markdown"]
 
@@ -23,19 +24,19 @@ def markdown(report: Mapping[str, Any]) -> str:
         [
             "# mtl_accum report",
             "",
-            f"`{report['command']}`",
+            code(report["command"]),
             "",
-            f"{report['created']}, {device(report)}, seed {report['seed']}",
+            f"{report['created']}, {plain(device(report))}, seed {report['seed']}",
             "",
             batch(report),
             "",
             "## The editions side by side",
             "",
-            table.conclusion,
+            plain(table.conclusion),
             "",
-            *markdown_table([table.columns, *table.rows]),
+            *plain_table([table.columns, *table.rows]),
             "",
-            *(f"- {note}" for note in table.notes),
+            *(f"- {plain(note)}" for note in table.notes),
             "",
             *_picture("peaks", "peak memory of the editions by what it is", drawn),
             *_picture("sources", "allocated, reserved and what the driver sees", drawn),
@@ -45,7 +46,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             *(["## The plan", "", *plan_markdown(report["plan"], "###")] if "plan" in report else []),
             "## What was run",
             "",
-            *(f"- {fact}" for fact in versions(report)),
+            *(f"- {plain(fact)}" for fact in versions(report)),
             "",
             "```json",
             json.dumps(report["config"], indent=2),
@@ -64,12 +65,12 @@ def _memory(report: Mapping[str, Any], drawn: Iterable[str]) -> list[str]:
     table = breakdown_table(report)
     if not table:
         return []
-    lines = ["## What the memory is", "", *markdown_table(table), ""]
+    lines = ["## What the memory is", "", *plain_table(table), ""]
     lines += [*(f"- {note}" for note in category_notes(table)), ""]
     lines += ["## One step, phase by phase", "", *_picture("step", "live memory through one step", drawn)]
     lines += ["What was live at the most in each phase, and when it had ended.", ""]
     for name, found in steps_with_phases(report):
-        lines += [f"### {name}", "", *markdown_table(timeline_table(found)), ""]
+        lines += [f"### {plain(name)}", "", *plain_table(timeline_table(found)), ""]
     return lines
 
 
@@ -79,7 +80,7 @@ def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None], 
         "",
         f"{training['epochs']} epochs, {steps(training)} steps in {training['seconds']:.1f} s.",
         "",
-        *(f"- {change}" for change in training.get("changes", [])),
+        *(f"- {plain(change)}" for change in training.get("changes", [])),
         *([""] if training.get("changes") else []),
         *_picture("training", "every task's loss at every step", drawn),
         *(
@@ -88,7 +89,7 @@ def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None], 
             if name.startswith("images_")
             for line in _picture(name[:-4], "before and after", drawn)
         ),
-        *markdown_table(metrics_table(metrics)),
+        *plain_table(metrics_table(metrics)),
         "",
     ]
 

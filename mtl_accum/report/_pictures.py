@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtl_accum.report._breakdown import CATEGORIES, breakdown_source, steps_with_phases
+from mtl_accum.report._escape import file_name
 from mtl_accum.report._looks import CATEGORY_LOOKS, EDITION_COLOURS, KIND_COLOURS, KIND_HATCHES, OTHER_LOOK
 from mtl_accum.report._parts import SOURCES, parts_of_peak, tradeoff
 from mtl_accum.report._saw import blocks, points
@@ -26,6 +28,7 @@ Drawing = Callable[[Path], None]
 _MIB = 2**20
 _DASHES = ["-", "--", ":", "-.", (0, (8, 3)), (0, (8, 2, 2, 2))]
 _MARKERS = "osDXP^"
+_LONGEST_LABEL = 60
 _NARROW = 4.5  # per cent of the step, below which a phase's name does not fit into its block
 
 
@@ -41,22 +44,42 @@ def pictures(report: Mapping[str, Any]) -> dict[str, Drawing]:
     if any(report.get("training", {}).get("losses", {}).values()):
         drawn["training"] = lambda: _curves(report["training"]["losses"])
     for name, strips in report.get("images", {}).items():
-        drawn[f"images_{_plain(name)}"] = lambda strips=strips: _strips(strips)  # type: ignore[misc]
+        drawn[file_name(f"images_{name}", drawn)] = lambda strips=strips: _strips(strips)  # type: ignore[misc]
     return {f"{name}.png": _saving(draw) for name, draw in drawn.items()}
 
 
 def plot_pictures(plots: Iterable[Plot]) -> dict[str, Drawing]:
     """The same for a sweep's plots."""
-    return {f"{plot.what}_{_plain(plot.knob)}.png": _saving(lambda plot=plot: _lines(plot)) for plot in plots}  # type: ignore[misc]
+    drawn: dict[str, Drawing] = {}
+    for plot in plots:
+        name = file_name(f"{plot.what}_{plot.knob}", [name.removesuffix(".png") for name in drawn])
+        drawn[f"{name}.png"] = _saving(lambda plot=plot: _lines(plot))  # type: ignore[misc]
+    return drawn
 
 
 def _saving(draw: Callable[[], Figure]) -> Drawing:
-    return lambda path: draw().savefig(path, dpi=150, format="png")
+    def save(path: Path) -> None:
+        with _any_text():
+            draw().savefig(path, dpi=150, format="png")
+
+    return save
 
 
-def _plain(name: str) -> str:
-    """A name as a file may have it."""
-    return re.sub(r"[^\w.-]", "_", name)
+@contextmanager
+def _any_text() -> Iterator[None]:
+    """Draw names as they are: "$$x" is no mathematics, and one in another script lacks a few glyphs at most."""
+    import matplotlib
+
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)  # names too long for it
+        yield
+
+
+def _label(name: str) -> str:
+    """A name in a legend, which leaves out what begins with an underscore."""
+    short = name if len(name) <= _LONGEST_LABEL else f"{name[:_LONGEST_LABEL]}…"
+    return f" {short}" if short.startswith("_") else short
 
 
 def _new(width: float, height: float, rows: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
@@ -100,7 +123,7 @@ def _peaks(report: Mapping[str, Any]) -> Figure:
             label += f"\n{100 * (peak / peaks[0] - 1):+.1f} %".replace("-", "−")
         top = (index, (peak or 0) / _MIB)
         axes.annotate(label, top, (0, 3), textcoords="offset points", ha="center", va="bottom")
-    axes.set_xticks(range(len(rows)), [row["edition"] for row in rows])
+    axes.set_xticks(range(len(rows)), [_label(row["edition"]) for row in rows])
     axes.set_ylim(0, 1.2 * max([peak for peak in peaks if peak], default=1) / _MIB)
     of = {"cuda": "allocated memory", "tensors": "live tensors", "predicted": "predicted memory"}[source]
     axes.set_ylabel(f"peak of {of}, MiB")
@@ -120,7 +143,7 @@ def _sources(report: Mapping[str, Any]) -> Figure:
         places = [place + (index - (len(SOURCES) - 1) / 2) * width for place in range(len(rows))]
         look: Any = {"color": EDITION_COLOURS[index], "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
         axes.bar(places, sizes, width, label=label, **look)
-    axes.set_xticks(range(len(rows)), [row["edition"] for row in rows])
+    axes.set_xticks(range(len(rows)), [_label(row["edition"]) for row in rows])
     axes.set_ylabel("at the most, MiB")
     figure.legend(frameon=False, loc="outside upper left", ncols=2, fontsize="small")
     return figure
@@ -136,7 +159,12 @@ def _step(report: Mapping[str, Any]) -> Figure:
     for index, ((name, found), (colour, dash, _)) in enumerate(zip(steps, _styles(), strict=False)):
         line = list(points(found))
         axes.plot(
-            [x for x, _, _ in line], [y / _MIB for _, y, _ in line], label=name, color=colour, ls=dash, linewidth=1.6
+            [x for x, _, _ in line],
+            [y / _MIB for _, y, _ in line],
+            label=_label(name),
+            color=colour,
+            ls=dash,
+            linewidth=1.6,
         )
         for block in blocks(found):
             look: Any = {"facecolor": KIND_COLOURS[block.kind], "hatch": KIND_HATCHES[block.kind], "edgecolor": "white"}
@@ -150,7 +178,7 @@ def _step(report: Mapping[str, Any]) -> Figure:
     predicted = breakdown_source(report) == "predicted"
     axes.set_ylabel("predicted, MiB" if predicted else "live, MiB")
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
-    ribbons.set_yticks(range(len(steps)), [name for name, _ in steps])
+    ribbons.set_yticks(range(len(steps)), [_label(name) for name, _ in steps])
     ribbons.invert_yaxis()
     ribbons.grid(False)
     ribbons.tick_params(axis="y", length=0)
@@ -174,7 +202,7 @@ def _tradeoff(report: Mapping[str, Any]) -> Figure:
     )
     for (seconds, peak, name), (colour, _, marker) in zip(editions, _styles(), strict=False):
         axes.scatter(1000 * seconds, peak / _MIB, s=70, color=colour, marker=marker, zorder=3)
-        axes.annotate(name, (1000 * seconds, peak / _MIB), (0, 8), textcoords="offset points", ha="center")
+        axes.annotate(_label(name), (1000 * seconds, peak / _MIB), (0, 8), textcoords="offset points", ha="center")
     axes.set_xlim(0, 1.15 * max(1000 * seconds for seconds, _, _ in editions))
     axes.set_ylim(0, 1.15 * max(peak / _MIB for _, peak, _ in editions))
     axes.set_xlabel("step, ms (median)")
@@ -185,11 +213,15 @@ def _tradeoff(report: Mapping[str, Any]) -> Figure:
 
 def _curves(losses: Mapping[str, Sequence[float | None]]) -> Figure:
     """Every task's loss at every step."""
+    from matplotlib.ticker import LogFormatter
+
     figure, [axes] = _new(6, 4)
     for (name, history), (colour, dash, _) in zip(losses.items(), _styles(), strict=False):
         known = [(step, value) for step, value in enumerate(history, 1) if value is not None]
-        axes.plot(*zip(*known, strict=True), label=name, color=colour, linestyle=dash) if known else None
+        axes.plot(*zip(*known, strict=True), label=_label(name), color=colour, linestyle=dash) if known else None
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatter())  # the usual ones write powers of ten as mathematics
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.legend(frameon=False)
@@ -202,13 +234,13 @@ def _lines(plot: Plot) -> Figure:
     for (name, line), (colour, dash, marker) in zip(plot.lines.items(), _styles(), strict=False):
         axes.plot(
             *([x for x, _, _ in line], [y for _, y, _ in line]),
-            label=name,
+            label=_label(name),
             color=colour,
             linestyle=dash,
             marker=marker,
         )
     axes.set_ylim(0)
-    axes.set_xlabel(plot.knob)
+    axes.set_xlabel(_label(plot.knob))
     axes.set_ylabel(plot.axis)
     figure.legend(frameon=False, loc="outside upper left", ncols=3, fontsize="small")
     return figure
@@ -223,7 +255,7 @@ def _strips(strips: Sequence[Mapping[str, str]]) -> Figure:
     figure, panels = _new(9, 0.6 + 7.5 * tall, [image.shape[0] / image.shape[1] for image in images])
     for axes, strip, image in zip(panels, strips, images, strict=True):
         axes.imshow(image, cmap="gray", vmin=0, vmax=1, aspect="auto", extent=(0, 1, 0, 1))
-        axes.set_ylabel(strip["name"], rotation=0, ha="right", va="center")
+        axes.set_ylabel(_label(strip["name"]), rotation=0, ha="right", va="center")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     return figure

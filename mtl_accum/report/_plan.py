@@ -8,7 +8,8 @@ from statistics import median
 from typing import Any
 
 from mtl_accum.report._breakdown import CATEGORIES
-from mtl_accum.report._table import markdown_table, mib
+from mtl_accum.report._escape import plain
+from mtl_accum.report._table import mib, plain_table
 
 __all__ = ["Section", "plan_conclusion", "plan_markdown", "plan_sections"]
 
@@ -79,11 +80,11 @@ def plan_sections(plan: Plan) -> list[Section]:
 
 def plan_markdown(plan: Plan, level: str = "##") -> list[str]:
     """The plan as lines of Markdown."""
-    lines = [line for text in plan_conclusion(plan) for line in (text, "")]
+    lines = [line for text in plan_conclusion(plan) for line in (plain(text), "")]
     for part in plan_sections(plan):
         lines += [f"{level} {part.title}", ""]
-        lines += [*markdown_table(part.table), ""] if part.table else []
-        lines += [*(f"- {line}" for line in part.lines), ""] if part.lines else []
+        lines += [*plain_table(part.table), ""] if part.table else []
+        lines += [*(f"- {plain(line)}" for line in part.lines), ""] if part.lines else []
     return lines
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mtl_accum.report._console import show_path, show_table
+from mtl_accum.report._escape import plain
 from mtl_accum.report._read import read
 from mtl_accum.report._sweep import knobs, row_of, write_rows
-from mtl_accum.report._table import markdown_table, mib, milliseconds, step_time
+from mtl_accum.report._table import mib, milliseconds, plain_table, step_time
 from mtl_accum.report._write import timestamp, write, write_plan, write_whole
 
 __all__ = ["rebuild"]
@@ -98,8 +99,13 @@ def _compare(before: Path, paths: Sequence[Path], folder: Path) -> None:
         )
     alone = [f"only before: {name}" for name in old if name not in new]
     alone += [f"only after: {name}" for name in new if name not in old]
-    lines = ["# mtl_accum comparison", "", f"{timestamp()}: {before} before, {paths[0]} after", ""]
-    lines += [*markdown_table(table), "", *(f"- {line}" for line in alone)]
+    lines = [
+        "# mtl_accum comparison",
+        "",
+        f"{timestamp()}: {plain(str(before))} before, {plain(str(paths[0]))} after",
+        "",
+    ]
+    lines += [*plain_table(table), "", *(f"- {plain(line)}" for line in alone)]
     page = "\n".join([*lines, ""])
     write_whole(folder, {"comparison.md": lambda path: path.write_text(page, encoding="utf-8")})
     show_table(table, alone)

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mtl_accum.report._escape import plain
 from mtl_accum.report._markdown import device, versions
 from mtl_accum.report._page import Part, markup, render
 from mtl_accum.report._pictures import plot_pictures
@@ -18,11 +19,11 @@ from mtl_accum.report._read import KINDS, VERSION, read
 from mtl_accum.report._sweep_figures import Plot, lines_figure, sweep_plots
 from mtl_accum.report._table import (
     difference,
-    markdown_table,
     mib,
     milliseconds,
     peak_bytes,
     peak_source,
+    plain_table,
     samples_per_second,
     step_time,
 )
@@ -64,9 +65,9 @@ def _write(sweep: dict[str, Any], folder: Path) -> None:
     table, pivot, answer = sweep_table(sweep), glance(sweep), conclusion(sweep)
     plots = list(sweep_plots(sweep["rows"], knobs(sweep)))
     drawn = plot_pictures(plots)
-    tables = [line for cells in (pivot, table) if cells for line in (*markdown_table(cells), "")]
-    lines = [*tables, *(f"![{plot.title}](pictures/{name})\n" for plot, name in zip(plots, drawn, strict=True))]
-    page = "\n".join(["# mtl_accum sweep", "", answer, "", *lines])
+    tables = [line for cells in (pivot, table) if cells for line in (*plain_table(cells), "")]
+    lines = [*tables, *(f"![{plain(plot.title)}](pictures/{name})\n" for plot, name in zip(plots, drawn, strict=True))]
+    page = "\n".join(["# mtl_accum sweep", "", plain(answer), "", *lines])
     write_whole(
         folder,
         {

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from mtl_accum.report._escape import plain
+
 __all__ = [
     "Row",
     "Table",
@@ -17,6 +19,7 @@ __all__ = [
     "milliseconds",
     "peak_bytes",
     "peak_source",
+    "plain_table",
     "record",
     "samples_per_second",
     "step_time",
@@ -70,10 +73,15 @@ def editions_table(report: Mapping[str, Any]) -> Table:
 
 
 def markdown_table(cells: list[list[str]]) -> list[str]:
-    """Rows of cells, the first one being the heading, as lines of a Markdown table."""
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+    """Rows of cells, the first one being the heading, as lines of a Markdown table; cells may hold Markdown."""
+    escaped = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in cells]
     rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
     return ["| " + " | ".join(row) + " |" for row in (escaped[0], rule, *escaped[1:])]
+
+
+def plain_table(cells: list[list[str]]) -> list[str]:
+    """Make the lines of a Markdown table of cells that are plain text."""
+    return markdown_table([[plain(cell) for cell in row] for row in cells])
 
 
 def peak_source(report: Mapping[str, Any]) -> str:

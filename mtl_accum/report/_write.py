@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mtl_accum.report._escape import code
 from mtl_accum.report._markdown import markdown, metrics_table
 from mtl_accum.report._page import html
 from mtl_accum.report._pictures import pictures
 from mtl_accum.report._plan import plan_markdown
 from mtl_accum.report._read import VERSION
-from mtl_accum.report._table import markdown_table
+from mtl_accum.report._table import plain_table
 
 __all__ = ["timestamp", "write", "write_evaluation", "write_failure", "write_plan", "write_whole"]
 
@@ -59,7 +60,7 @@ def write_plan(content: Mapping[str, Any], folder: Path) -> None:
         OSError: the folder cannot be written.
     """
     report: dict[str, Any] = _finite({"version": VERSION, "kind": "plan", **content})
-    page = "\n".join(["# mtl_accum plan", "", f"`{report['command']}`", "", *plan_markdown(report["plan"])])
+    page = "\n".join(["# mtl_accum plan", "", code(report["command"]), "", *plan_markdown(report["plan"])])
     write_whole(folder, {"plan.md": _text(page), "plan.json": _json(report)})
 
 
@@ -77,8 +78,8 @@ def write_evaluation(content: Mapping[str, Any], folder: Path) -> dict[str, Any]
         OSError: the folder cannot be written.
     """
     report: dict[str, Any] = _finite({"version": VERSION, "kind": "evaluation", **content})
-    table = markdown_table(metrics_table(report["metrics"]))
-    page = "\n".join(["# mtl_accum evaluation", "", f"`{report['command']}`", "", *table, ""])
+    table = plain_table(metrics_table(report["metrics"]))
+    page = "\n".join(["# mtl_accum evaluation", "", code(report["command"]), "", *table, ""])
     write_whole(folder, {"evaluation.md": _text(page), "evaluation.json": _json(report)})
     return report
 

@@ -59,7 +59,9 @@ def predict(
     stepper = make_optimizer(optimizer, model)
     batch = next(iter(data.train()))
     rows = []
+    files: list[str] = []  # of the snapshots
     for name, edition in editions.items():
+        files.append(report.file_name(name, files))
         row: dict[str, Any] = {
             "edition": name,
             "meaning": meaning(edition),
@@ -74,7 +76,7 @@ def predict(
                 optimizer=stepper,
                 edition=edition,
                 device=kind,
-                snapshot=None if folder is None else folder / f"{name}.pickle",
+                snapshot=None if folder is None else folder / f"{files[-1]}.pickle",
             )
             row["memory"].append(dataclasses.asdict(found))
         except (memory.PredictionError, ValueError) as error:  # the others may still work

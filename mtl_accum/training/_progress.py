@@ -28,7 +28,7 @@ class Progress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -46,7 +46,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Say what happens now."""
-        self._bar.console.print(f"[dim]{text}[/dim]") if self._bar.console.is_terminal else None
+        self._bar.console.print(text, style="dim", markup=False, emoji=False) if self._bar.console.is_terminal else None
 
 
 class _Steps(Watcher):
