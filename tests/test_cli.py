@@ -99,6 +99,7 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
         "edition: accumulated, auto, cached, checkpointed, offloaded, per_task, split, summed",
         "--config-dir",
         "epochs: 40",
+        "can name any Python callable",
     ):
         assert text in done.stdout
 
