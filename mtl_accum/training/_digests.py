@@ -7,8 +7,9 @@ import json
 import os
 import stat
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 __all__ = ["digest_of_file", "digest_of_values", "open_regular"]
 
@@ -16,7 +17,7 @@ __all__ = ["digest_of_file", "digest_of_values", "open_regular"]
 _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file to read it, if it is a file: no link, no fifo, no device.
 
     Raises:
