@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_iter
 
 from mtl_accum.editions._modules import modules_of, share_modules
 from mtl_accum.editions._phase import Kind
+from mtl_accum.memory._stand_ins import STAND_INS
 
 __all__ = ["CLOSURES", "ForeignParameterError", "OnCpu", "Unknowns", "fake_copy"]
 
@@ -125,6 +126,8 @@ class Unknowns(TorchDispatchMode):
                 )
         if kwargs and "device" in kwargs:
             kwargs = {**kwargs, "device": _here(kwargs["device"])}
+        if name in STAND_INS and isinstance(args[0], FakeTensor):
+            return STAND_INS[name](func, *args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
         if name in _IN_MAP and out.dim() == 0:
             return out.new_empty(torch.broadcast_shapes(args[0].shape, args[1].shape)).as_strided((), ())
@@ -145,6 +148,11 @@ class Unknowns(TorchDispatchMode):
         self.seen = set()
         self._reads = dict.fromkeys(self._reads, 0)
 
+    @property
+    def values(self) -> int:
+        """How many values of tensors the network read in the latest step."""
+        return self._reads["forward"] + self._reads["backward"]
+
     def caveats(self, *, counted: bool) -> list[str]:
         """What a reader must know.
 
@@ -152,10 +160,9 @@ class Unknowns(TorchDispatchMode):
             counted: the whole batch's counts are known, and only its pieces' were made up.
         """
         found = []
-        values = self._reads["forward"] + self._reads["backward"]
-        if values:
+        if self.values:
             found.append(
-                f"the network read {values} values of tensors (.item(), float(...), if ...), which are not known "
+                f"the network read {self.values} values of tensors (.item(), float(...), if ...), which are not known "
                 "without data and were taken to be 1: where memory depends on them, measure"
             )
         if self._reads[""] and not counted:
