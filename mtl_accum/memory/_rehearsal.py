@@ -144,7 +144,12 @@ class Rehearsal:
 
     def caveats(self) -> list[str]:
         """What the latest step leaves uncertain."""
-        found = [*self._unknown.caveats(counted=bool(self._present)), *self._compiled, *self._turned_off[:1], *self._masks]
+        found = [
+            *self._unknown.caveats(counted=bool(self._present)),
+            *self._compiled,
+            *self._turned_off[:1],
+            *self._masks,
+        ]
         recurrent = sorted({type(module).__name__ for module in self.modules if isinstance(module, nn.RNNBase)})
         if recurrent and self._cuda:
             found.append(
