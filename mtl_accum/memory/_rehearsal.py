@@ -218,7 +218,7 @@ def _in_words(unknown: Unknowns) -> Iterator[None]:
 
 
 def _for_want_of_data(error: Exception, unknown: Unknowns) -> bool:
-    """Whether torch says so, or may have been given sizes that are values which were made up (`x.split(n.tolist())`)."""
+    """Whether torch says so, or may have been given sizes that are values and were made up (`x.split(n.tolist())`)."""
     if isinstance(error, ArithmeticError) or any(hint in str(error) for hint in _FOR_WANT_OF_DATA):
         return True
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]

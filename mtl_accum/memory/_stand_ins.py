@@ -19,7 +19,8 @@ def _grouped_mm(func: Any, *matrices: Any, **others: Any) -> Tensor:
     if others.get("out_dtype") is first.dtype:
         others = {**others, "out_dtype": None}
     out = func(_narrow(first), _narrow(second), *rest, **others)
-    return first.new_empty(out.shape)
+    stored: Tensor = first.new_empty(out.shape)
+    return stored
 
 
 def _narrow(matrix: Tensor) -> Tensor:
