@@ -110,3 +110,28 @@ def test_sizes_that_are_values_are_one_sentence(rows, expected):
         predict(trunk, tasks, batch, edition=SummedLoss(), device="cpu")
     assert "measure with compare instead" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("compare", "expected"),
+    [
+        (lambda value: value == EXPERTS, False),
+        (lambda value: value != EXPERTS, True),
+        (lambda value: value > 1, False),
+        (lambda value: value >= 1.0, True),
+        (lambda value: value.bool(), True),
+    ],
+    ids=["==", "!=", ">", ">=", "bool"],
+)
+def test_a_value_that_is_read_is_one_in_a_comparison_too(compare, expected):
+    """A loop over experts that ends at the number of experts is not left at the first of them."""
+    answers = []
+
+    def rows(chosen, x):
+        answers.append(bool(compare(chosen[0])))
+        return x.split(len(x) // EXPERTS)
+
+    trunk, tasks, batch = network(Experts(rows))
+    found = predict(trunk, tasks, batch, edition=SummedLoss(), device="cpu")
+    assert set(answers) == {expected}
+    assert found.caveats[0].startswith("the network read 1 values")
