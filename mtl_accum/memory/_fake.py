@@ -95,9 +95,10 @@ _IN_MAP = {"mse_loss", "smooth_l1_loss", "binary_cross_entropy", "soft_margin_lo
 class Unknowns(TorchDispatchMode):
     """Answers for what tensors without data cannot say, and remembers what that leaves uncertain.
 
-    A value that is read is 1, and compared with a number it is what 1 is; everything is on the CPU, whatever device was asked for. Where a fake operator's
-    result is not stored as its kernel stores it, it is here: the means of some losses live in the storage of their
-    element-wise map, and group normalisation with float32 weights keeps float32 statistics.
+    A value that is read is 1, and where it is compared with a number first, what 1 would be. Everything is on the CPU,
+    whatever device was asked for. Where a fake operator's result is not stored as its kernel stores it, it is here: the
+    means of some losses live in the storage of their element-wise map, and group normalisation with float32 weights
+    keeps float32 statistics.
 
     Attributes:
         seen: the names of the operators that ran.
@@ -106,7 +107,7 @@ class Unknowns(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[str] = set()
-        self._compared = WeakTensorKeyDictionary()  # type: ignore[no-untyped-call]
+        self._compared = WeakTensorKeyDictionary()
         self._phase: str = ""
         self._reads = {"": 0, "forward": 0, "backward": 0, "optimizer": 0, "zero_grad": 0}
 
