@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from mtl_accum.editions._modules import modules_of, share_modules
 from mtl_accum.editions._phase import Kind
+from mtl_accum.memory._stand_ins import STAND_INS
 
 __all__ = ["CLOSURES", "ForeignParameterError", "OnCpu", "Unknowns", "fake_copy"]
 
@@ -85,15 +88,17 @@ class OnCpu(TorchFunctionMode):
 
 
 _MOST_READS = 10_000
+_COMPARISONS = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 _IN_MAP = {"mse_loss", "smooth_l1_loss", "binary_cross_entropy", "soft_margin_loss"}
 
 
 class Unknowns(TorchDispatchMode):
     """Answers for what tensors without data cannot say, and remembers what that leaves uncertain.
 
-    A value that is read is 1, and everything is on the CPU, whatever device was asked for. Where a fake operator's
-    result is not stored as its kernel stores it, it is here: the means of some losses live in the storage of their
-    element-wise map, and group normalisation with float32 weights keeps float32 statistics.
+    A value that is read is 1, and where it is compared with a number first, what 1 would be. Everything is on the CPU,
+    whatever device was asked for. Where a fake operator's result is not stored as its kernel stores it, it is here: the
+    means of some losses live in the storage of their element-wise map, and group normalisation with float32 weights
+    keeps float32 statistics.
 
     Attributes:
         seen: the names of the operators that ran.
@@ -102,6 +107,7 @@ class Unknowns(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[str] = set()
+        self._compared = WeakTensorKeyDictionary()
         self._phase: str = ""
         self._reads = {"": 0, "forward": 0, "backward": 0, "optimizer": 0, "zero_grad": 0}
 
@@ -117,7 +123,7 @@ class Unknowns(TorchDispatchMode):
         name = func.overloadpacket.__name__
         self.seen.add(name)
         if name == "_local_scalar_dense" and isinstance(args[0], FakeTensor):
-            return self._read(args[0].dtype)
+            return self._compared.get(args[0], self._read(args[0].dtype))
         for value in args:
             if isinstance(value, Tensor) and value.requires_grad and not isinstance(value, FakeTensor):
                 raise ForeignParameterError(
@@ -125,7 +131,11 @@ class Unknowns(TorchDispatchMode):
                 )
         if kwargs and "device" in kwargs:
             kwargs = {**kwargs, "device": _here(kwargs["device"])}
+        if name in STAND_INS and isinstance(args[0], FakeTensor):
+            return STAND_INS[name](func, *args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
+        if name in _COMPARISONS and out.numel() == 1 and isinstance(args[1], int | float):
+            self._compared[out] = _COMPARISONS[name](1, args[1])
         if name in _IN_MAP and out.dim() == 0:
             return out.new_empty(torch.broadcast_shapes(args[0].shape, args[1].shape)).as_strided((), ())
         if name == "native_group_norm" and args[1] is not None and args[1].dtype is torch.float32:
@@ -145,6 +155,11 @@ class Unknowns(TorchDispatchMode):
         self.seen = set()
         self._reads = dict.fromkeys(self._reads, 0)
 
+    @property
+    def values(self) -> int:
+        """How many values of tensors the network read in the latest step."""
+        return self._reads["forward"] + self._reads["backward"]
+
     def caveats(self, *, counted: bool) -> list[str]:
         """What a reader must know.
 
@@ -152,10 +167,9 @@ class Unknowns(TorchDispatchMode):
             counted: the whole batch's counts are known, and only its pieces' were made up.
         """
         found = []
-        values = self._reads["forward"] + self._reads["backward"]
-        if values:
+        if self.values:
             found.append(
-                f"the network read {values} values of tensors (.item(), float(...), if ...), which are not known "
+                f"the network read {self.values} values of tensors (.item(), float(...), if ...), which are not known "
                 "without data and were taken to be 1: where memory depends on them, measure"
             )
         if self._reads[""] and not counted:

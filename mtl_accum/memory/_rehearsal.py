@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -30,6 +31,7 @@ from mtl_accum.memory._fake import ForeignParameterError, OnCpu, Unknowns, fake_
 from mtl_accum.memory._random import same_random_numbers
 from mtl_accum.memory._tensors import TensorMeter
 from mtl_accum.memory._training_step import Build, Parts, TrainingStep
+from mtl_accum.memory._transformers import attention_masks
 
 __all__ = ["PredictionError", "Rehearsal"]
 
@@ -71,6 +73,7 @@ class Rehearsal:
         self._present: dict[str, bool] = {}
         self._compiled: list[str] = []
         self._turned_off: list[str] = []
+        self._masks: list[str] = []
         self.modules: list[nn.Module] = []
 
     @property
@@ -112,7 +115,8 @@ class Rehearsal:
                 stack.enter_context(_no_host())
             stack.enter_context(listening(self._unknown, alone=True))  # a meter outside must not hear these steps
             stack.enter_context(self._unknown)
-            stack.enter_context(_in_words())
+            self._masks = stack.enter_context(attention_masks())
+            stack.enter_context(_in_words(self._unknown))
             warm_up = TrainingStep(*self._parts, SummedLoss())
             if warm_up.compiled():
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -140,7 +144,12 @@ class Rehearsal:
 
     def caveats(self) -> list[str]:
         """What the latest step leaves uncertain."""
-        found = [*self._unknown.caveats(counted=bool(self._present)), *self._compiled, *self._turned_off[:1]]
+        found = [
+            *self._unknown.caveats(counted=bool(self._present)),
+            *self._compiled,
+            *self._turned_off[:1],
+            *self._masks,
+        ]
         recurrent = sorted({type(module).__name__ for module in self.modules if isinstance(module, nn.RNNBase)})
         if recurrent and self._cuda:
             found.append(
@@ -191,7 +200,7 @@ def _without_data(parts: Parts) -> Parts:
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
+def _in_words(unknown: Unknowns) -> Iterator[None]:
     """Say what fails for want of data; everything else, an edition's refusal too, passes as it is."""
     try:
         yield
@@ -199,14 +208,22 @@ def _in_words() -> Iterator[None]:
         raise TypeError(str(error)) from None
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise PredictionError(f"shapes depend on values ({error}); measure with compare instead") from error
-    except (RuntimeError, TypeError, ArithmeticError) as error:
-        text = str(error)
-        if not isinstance(error, ArithmeticError) and not any(hint in text for hint in _FOR_WANT_OF_DATA):
+    except (RuntimeError, TypeError, ArithmeticError, IndexError) as error:
+        if not _for_want_of_data(error, unknown):
             raise
-        reason = f"{type(error).__name__}: {text.partition(chr(10))[0]}"
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise PredictionError(
             f"the step does not run on tensors without data ({reason}); measure with compare instead"
         ) from error
+
+
+def _for_want_of_data(error: Exception, unknown: Unknowns) -> bool:
+    """Whether torch says so, or may have been given sizes that are values and were made up (`x.split(n.tolist())`)."""
+    if isinstance(error, ArithmeticError) or any(hint in str(error) for hint in _FOR_WANT_OF_DATA):
+        return True
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    refused = frames[-1].startswith("mtl_accum.editions")
+    return bool(unknown.values) and not isinstance(error, TypeError) and not refused
 
 
 @contextmanager

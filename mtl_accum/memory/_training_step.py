@@ -32,7 +32,6 @@ class TrainingStep:
     Attributes:
         modules: all that trunk and tasks can reach.
         parameters: theirs, then those that only the optimizer knows.
-        buffers: of the modules.
         device: of the parameters.
     """
 
@@ -50,9 +49,13 @@ class TrainingStep:
         owned = [parameter for module in self.modules for parameter in module.parameters(recurse=False)]
         known = {id(parameter): parameter for parameter in (*owned, *_of_optimizer(optimizer))}
         self.parameters: list[Tensor] = list(known.values())
-        self.buffers = [buffer for module in self.modules for buffer in module.buffers(recurse=False)]
         tensors = [*self.parameters, *(t for t in tree_leaves(batch) if isinstance(t, Tensor))]
         self.device = tensors[0].device if tensors else torch.device("cpu")
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """Those that the modules have now: holding them would keep one alive that its module replaces."""
+        return [buffer for module in self.modules for buffer in module.buffers(recurse=False)]
 
     @property
     def parts(self) -> Parts:
