@@ -31,9 +31,13 @@ def rebuild(*, path: str | Sequence[str] | None, before: str | None, run: _Run) 
     Raises:
         ValueError: path is missing, or something there is no report that is known here.
     """
-    if not path:
-        raise ValueError("path must be the folder of a run or sweep, or several as [one,two]; found none")
-    paths = [Path(path)] if isinstance(path, str) else [Path(one) for one in path]
+    several = list(path) if isinstance(path, list | tuple) else [path]
+    if not several or not all(isinstance(one, str) and one for one in several):
+        found = "none" if path is None else repr(path)
+        raise ValueError(f"path must be the folder of a run or sweep, or several as [one,two]; found {found}")
+    if before is not None and not isinstance(before, str):
+        raise ValueError(f"before must be the folder of a run or sweep, or null; found {before!r}")
+    paths = [Path(str(one)) for one in several]
     if before is not None:
         _compare(Path(before), paths, run.folder)
     elif len(paths) > 1:
