@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
-from mtl_accum._configuration import checked
+from mtl_accum._configuration import check_choices, checked, knobs_of
 from mtl_accum._one_line import one_line, without_place
 from mtl_accum._run import Run
 from mtl_accum._sweep import SweepReport
@@ -36,10 +36,10 @@ _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 def _run(config: DictConfig) -> None:
     in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     # Here too: Hydra would write a line of its own about a job that failed.
-    with _kept_failures(config) if in_sweep else _one_line_errors():
-        if in_sweep:
-            _measure_own_edition_only(config)
+    with _kept_failures(config) if in_sweep else _one_line_errors(config):
         plain = checked(config)
+        if in_sweep:
+            plain["compare"]["editions"] = _measure_own_edition_only(config)
         if "seed" in plain["job"]:
             natural("seed", plain["job"]["seed"])
             import torch
@@ -54,6 +54,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises in place of printing and exiting
     with _one_line_errors():
         _refuse_several_processes()
+        check_choices(sys.argv[1:])
         _run()
     if SweepReport.failed:
         print(f"mtl_accum: {SweepReport.failed}", file=sys.stderr)
@@ -79,11 +80,12 @@ def _command() -> str:
     return shlex.join(["python", "-m", "mtl_accum", *HydraConfig.get().overrides.task])
 
 
-def _measure_own_edition_only(config: DictConfig) -> None:
+def _measure_own_edition_only(config: DictConfig) -> dict[str, Any]:
     """A sweep compares jobs: one that measured all editions would measure them again and again."""
     name = HydraConfig.get().runtime.choices["edition"]
     with open_dict(config):
         config.compare.editions = {name: config.edition}
+    return {name: OmegaConf.to_container(config.edition, resolve=True)}
 
 
 @contextmanager
@@ -96,7 +98,7 @@ def _kept_failures(config: DictConfig) -> Iterator[None]:
 
         if hasattr(error, "exit_code"):  # a signal: the sweep ends too
             raise
-        line = one_line(error)
+        line = one_line(error, knobs_of(config))
         reason = without_place(error) if line is None else line
         failure = {"command": _command(), "reason": reason, "config": OmegaConf.to_container(config)}
         report.write_failure(failure, _folder())
@@ -106,14 +108,14 @@ def _kept_failures(config: DictConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _one_line_errors(config: DictConfig | None = None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
         print(f"mtl_accum: interrupted; {SweepReport.so_far or 'no report was written'}", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     except Exception as error:
-        line = one_line(error)
+        line = one_line(error, None if config is None else knobs_of(config))
         if hasattr(error, "exit_code"):  # a signal asked for the end, and got it
             print(f"mtl_accum: {line or error}", file=sys.stderr)
             sys.exit(error.exit_code)

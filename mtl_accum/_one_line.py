@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -29,18 +29,20 @@ _PARTS = {
 }
 
 
-def one_line(error: BaseException) -> str | None:
+def one_line(error: BaseException, knobs: Mapping[str, str] | None = None) -> str | None:
     """Word an error for the user.
 
     Args:
         error: raised while a command line was composed, instantiated or run.
+        knobs: where the job's arguments come from: the key that an error names is one that the user can write.
 
     Returns:
         One line; None where the error is not about what the user wrote: that is a bug, and needs its traceback.
     """
     cause, key = _cause(error)
     if isinstance(error, InstantiationException):
-        return _prefixed(key, _of_built(cause))
+        argument, dot, rest = key.partition(".")
+        return _prefixed((knobs or {}).get(argument, argument) + dot + rest, _of_built(cause))
     if isinstance(cause, HydraException | OmegaConfBaseException):
         return _of_composed(cause)
     if isinstance(cause, OSError):
@@ -51,7 +53,7 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(cause, _DELIBERATE) and _is_in(frames[-1], "hydra"):
         return _of_composed(cause)
     part = _part(frames)
-    return None if part is None else f"{part}: {_with_place(cause)}"
+    return None if part is None else _prefixed(part, f"{_typed(cause)}; {_HINT}")
 
 
 def without_place(error: BaseException) -> str:
@@ -82,7 +84,7 @@ def _of_composed(cause: BaseException) -> str:
         return _of_choice(cause)
     if isinstance(cause, OmegaConfBaseException):
         return _prefixed(cause.full_key or "", str(cause.msg or cause).partition("\n")[0])
-    return _prefixed(_override(cause), _joined(cause))
+    return _joined(cause)
 
 
 def _of_target(error: InstantiationException) -> str:
@@ -104,9 +106,8 @@ def _of_choice(error: MissingConfigException) -> str:
 def _with_place(error: BaseException) -> str:
     """Word an error with its type and the line of the user's own file, or of a library, that raised it."""
     frame = next((frame for frame in reversed(list(_frames(error))) if not _is_machinery(frame)), None)
-    name = "" if isinstance(error, _DELIBERATE) else f"{type(error).__name__}: "
     place = "" if frame is None else f" ({Path(frame.f_code.co_filename).name}, line {_line(error, frame)})"
-    return f"{name}{_joined(error)}{place}; {_HINT}"
+    return f"{_typed(error)}{place}; {_HINT}"
 
 
 def _part(frames: list[FrameType]) -> str | None:
@@ -115,20 +116,21 @@ def _part(frames: list[FrameType]) -> str | None:
         name = str(frame.f_globals.get("__name__", ""))
         for prefix, part in _PARTS.items():
             if f"{name}.".startswith(f"{prefix}."):
-                return part
+                return f"{part}{_modules(frames)}"
         if name.partition(".")[0] not in ("torch", "mtl_accum", "sklearn", "numpy", "hydra"):
             return None
     return None
 
 
-def _override(error: BaseException) -> str:
-    """Find the override that Hydra was reading, where its message does not name it."""
-    for frame in _frames(error):
-        override = frame.f_locals.get("override")
-        line = getattr(override, "input_line", None)
-        if line and str(line) not in str(error):
-            return str(line)
-    return ""
+def _modules(frames: list[FrameType]) -> str:
+    """Name the modules of the network that were running, outermost first."""
+    calls = [frame.f_locals.get("self") for frame in frames if frame.f_code.co_name == "_call_impl"]
+    names = [type(module).__name__ for module in calls if module is not None]
+    return f" ({' > '.join(name for name in names if not name.startswith('_'))})" if names else ""
+
+
+def _typed(error: BaseException) -> str:
+    return _joined(error) if isinstance(error, _DELIBERATE) else f"{type(error).__name__}: {_joined(error)}"
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:
@@ -152,7 +154,7 @@ def _is_in(frame: FrameType, package: str) -> bool:
 
 
 def _prefixed(place: str, line: str) -> str:
-    return f"{place}: {line}" if place else line
+    return f"{place}: {line}" if place and not line.startswith(place) else line
 
 
 def _joined(error: BaseException) -> str:

@@ -81,6 +81,18 @@ def either(one: str, other: str) -> Rule:
     return Rule(f"{one} or {other}", lambda value: isinstance(value, str) and value in (one, other), "; ")
 
 
+def small_int(name: str, value: Any) -> None:
+    """Raise ValueError unless value is a positive integer that no machine hangs on, as a number of layers."""
+    positive_int(name, value)
+    _at_most(name, value)
+
+
+def small_natural(name: str, value: Any) -> None:
+    """Raise ValueError unless value is 0, or what `small_int` lets pass."""
+    natural(name, value)
+    _at_most(name, value)
+
+
 def require_callables(**functions: object) -> None:
     """Raise TypeError, naming the argument, unless all can be called; one that is null is missing its `_partial_`."""
     for name, function in functions.items():
@@ -119,8 +131,7 @@ boolean = Rule("true or false", lambda value: isinstance(value, bool))
 text = Rule("text", lambda value: isinstance(value, str) and value != "")
 positive_int = Rule("a positive integer", lambda value: _integer(value, 1))
 natural = Rule("an integer from 0 to 2**63 - 1", lambda value: _integer(value, 0))
-small_int = Rule(f"a positive integer of at most {_SMALL}", lambda value: _integer(value, 1, _SMALL))
-small_natural = Rule(f"an integer from 0 to {_SMALL}", lambda value: _integer(value, 0, _SMALL))
+_at_most = Rule(f"at most {_SMALL}", lambda value: value <= _SMALL)
 workers = Rule(f"an integer from 0 to {_MOST_WORKERS}", lambda value: _integer(value, 0, _MOST_WORKERS))
 number = Rule("a finite number", _number)
 not_negative = Rule("a number of at least 0", lambda value: _number(value) and value >= 0)
