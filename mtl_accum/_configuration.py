@@ -34,11 +34,12 @@ def checked(config: DictConfig) -> dict[str, Any]:
     Raises:
         ValueError: a knob has a wrong value, an interpolation leads nowhere, or a value is missing; names the key.
     """
-    plain = {name: _plain(config, name, str(name)) for name in config if name != "job"}
-    check_all(plain)
-    job = {"job": _plain(config, "job", "job") if "job" in config else None}
-    check_all(job)  # the last: a job holds all that it reads, under names of its own
-    return {str(name): value for name, value in {**plain, **job}.items()}
+    plain: dict[str, Any] = {str(name): None for name in config}
+    plain |= {name: _plain(config, name, name) for name in plain if name != "job"}
+    check_all({name: value for name, value in plain.items() if name != "job"})
+    plain["job"] = _plain(config, "job", "job") if "job" in config else None
+    check_all(plain)  # the job last: it holds all that it reads, under names of its own
+    return plain
 
 
 def check_choices(arguments: Sequence[str]) -> None:
@@ -68,11 +69,12 @@ def check_choices(arguments: Sequence[str]) -> None:
 
 def knobs_of(config: DictConfig) -> dict[str, str]:
     """Say which knob each argument of the job comes from, as far as it is one: {"editions": "compare.editions"}."""
-    if not OmegaConf.is_dict(OmegaConf.select(config, "job", throw_on_resolution_failure=False)):
+    job = OmegaConf.select(config, "job", throw_on_resolution_failure=False)
+    if not isinstance(job, DictConfig):
         return {}
-    raw = OmegaConf.to_container(config.job, resolve=False)
-    knobs = ((str(name), _KNOB.fullmatch(str(value))) for name, value in dict(raw).items())  # type: ignore[call-overload]
-    return {name: knob[1] for name, knob in knobs if knob}
+    raw: Any = OmegaConf.to_container(job, resolve=False)
+    knobs = {str(name): _KNOB.fullmatch(str(value)) for name, value in raw.items()}
+    return {name: knob[1] for name, knob in knobs.items() if knob}
 
 
 def _plain(node: DictConfig | ListConfig, key: Any, place: str) -> Any:
@@ -83,7 +85,7 @@ def _plain(node: DictConfig | ListConfig, key: Any, place: str) -> Any:
     except OmegaConfBaseException as error:
         raise ValueError(f"{place}: {str(error.msg or error).partition(chr(10))[0]}") from error
     if isinstance(value, DictConfig):
-        return {inner: _plain(value, inner, f"{place}.{inner}") for inner in value}
+        return {inner: _plain(value, inner, f"{place}.{inner!s}") for inner in value}
     if isinstance(value, ListConfig):
         return [_plain(value, index, f"{place}[{index}]") for index in range(len(value))]
     return value

@@ -54,6 +54,8 @@ WRONG = [
 ]
 LONG = ("epochs", "steps", "samples", "num_tasks", "ahead", "layers", "depth", "classes", "vocabulary", "length")
 HYDRA_KEYS = {"_target_": str, "_partial_": bool, "_recursive_": bool, "_convert_": str, "_args_": list}
+NULLABLE = ("every_seconds",)  # though the default is another value
+LIBRARIES = ("metric", "loss", "optimizer", "scheduler", "logger")  # what is inside is built by others, who decide
 SECONDS = 60  # until a case hangs
 
 
@@ -137,6 +139,8 @@ def _is_meant(case: Case) -> bool:
     value, default = OmegaConf.select(config, case.key), case.default
     if last in HYDRA_KEYS:
         return isinstance(value, HYDRA_KEYS[last])
+    if last in NULLABLE or set(case.key.split(".")[:-1]) & set(LIBRARIES):
+        return not (isinstance(value, float) and math.isnan(value))
     if value is None or default is None:
         return default is None and not (isinstance(value, float) and math.isnan(value))
     if isinstance(default, bool) or isinstance(value, bool):

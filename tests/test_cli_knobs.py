@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.cli import SMALL, SUMMED_ONLY, mtl_accum
+from tests.report import examples
 
 TWO_TASK = ["+experiment=two_task", *SMALL, *SUMMED_ONLY]
 NOT_AN_OPTION = "expected the name of an option, found"
@@ -81,6 +82,12 @@ def refused(tmp_path, *arguments):
 )
 def test_a_knob_is_refused_in_one_line(tmp_path, override, message):
     assert message in refused(tmp_path, *TWO_TASK, override)
+
+
+def test_before_is_named_where_it_leads_nowhere(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.json").write_text(json.dumps(examples.report()))
+    assert refused(tmp_path, "job=report", "path=run", "before=x").startswith("before=x: expected the folder of a run")
 
 
 def test_what_a_library_refuses_late_is_one_line(tmp_path):

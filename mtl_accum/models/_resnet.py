@@ -67,7 +67,7 @@ class ResNetTrunk(nn.Module):
     def __init__(self, width: int = 64, blocks: Sequence[int] = (3, 4, 6, 3), norm: str = "batch") -> None:
         super().__init__()
         positive_int("width", width)
-        if not isinstance(blocks, Sequence) or isinstance(blocks, str) or len(blocks) != len(_STRIDES):
+        if not isinstance(blocks, list | tuple) or len(blocks) != len(_STRIDES):
             raise ValueError(f"blocks must be four numbers, one a stage; found {blocks!r:.200}")
         self.stem = nn.Sequential(*convolution(3, width, 7, 2, norm=norm), nn.MaxPool2d(3, 2, 1))
         found, inputs, before = [], width, 1

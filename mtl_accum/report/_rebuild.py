@@ -61,8 +61,8 @@ def _again(path: Path) -> None:
     show_path("Report", file.parent)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    file, found = read(path)
+def _rows(path: Path, name: str = "path") -> list[dict[str, Any]]:
+    file, found = read(path, name)
     if found["kind"] == "plan":
         raise ValueError(f"{file}: expected runs or sweeps, found a plan")
     rows: list[dict[str, Any]] = found["rows"] if found["kind"] == "sweep" else _of_editions(file, found)
@@ -84,7 +84,7 @@ def _of_editions(file: Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _compare(before: Path, paths: Sequence[Path], folder: Path) -> None:
     if len(paths) != 1:
         raise ValueError(f"before: expected one path to compare with it, found {len(paths)}")
-    rows = _rows(before), _rows(paths[0])
+    rows = _rows(before, "before"), _rows(paths[0])
     varied = {name: None for side in rows for name in knobs({"rows": side})}  # not what differs between the two
     old, new = ({_settings(row, varied): row for row in side} for side in rows)
     common = [setting for setting in new if setting in old]
