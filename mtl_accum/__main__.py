@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
+from mtl_accum._configuration import check_choices, checked, knobs_of
 from mtl_accum._lock import only_process_in
 from mtl_accum._logs import complain_once
+from mtl_accum._one_line import one_line, without_place
 from mtl_accum._run import Run
 from mtl_accum._sweep import SweepReport
 from mtl_accum._validate import natural
@@ -40,33 +39,38 @@ def _run(config: DictConfig) -> None:
     in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     complain_once()
     with _reported(config, in_sweep):
+        plain = checked(config)
         if in_sweep:
-            _measure_own_edition_only(config)
-        if config.job is None:
-            raise ValueError("job must be one of train, compare, check, predict, plan, report, evaluate; found none")
-        if "seed" in config.job:
-            natural("seed", config.job.seed)
+            plain["compare"]["editions"] = _measure_own_edition_only(config)
+        if "seed" in plain["job"]:
+            natural("seed", plain["job"]["seed"])
             import torch
 
-            torch.manual_seed(config.job.seed)  # before the model draws its weights
+            torch.manual_seed(plain["job"]["seed"])  # before the model draws its weights
         job = instantiate(config.job)
-        job(
-            run=Run(
-                folder=_folder(),
-                command=_command(),
-                config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]
-            )
-        )
+        job(run=Run(folder=_folder(), command=_command(), config=plain))
 
 
 def main() -> None:
     """Run the job that the command line names; exit with 1 and one line for what the user can mend."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises in place of printing and exiting
     with _one_line_errors():
+        _refuse_several_processes()
+        check_choices(sys.argv[1:])
         _run()
     if SweepReport.failed:
         print(f"mtl_accum: {SweepReport.failed}", file=sys.stderr)
         sys.exit(1)
+
+
+def _refuse_several_processes() -> None:
+    """Raise ValueError under torchrun and its kin: each process would train the same thing into the same folder."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size.strip() not in ("", "0", "1"):
+        raise ValueError(
+            f"WORLD_SIZE={size}: expected one process; several would each train the whole on their own, into one "
+            "folder. Start it as python -m mtl_accum, without torchrun, or unset WORLD_SIZE"
+        )
 
 
 def _folder() -> Path:
@@ -78,11 +82,12 @@ def _command() -> str:
     return shlex.join(["python", "-m", "mtl_accum", *HydraConfig.get().overrides.task])
 
 
-def _measure_own_edition_only(config: DictConfig) -> None:
+def _measure_own_edition_only(config: DictConfig) -> dict[str, Any]:
     """A sweep compares jobs: one that measured all editions would measure them again and again."""
     name = HydraConfig.get().runtime.choices["edition"]
     with open_dict(config):
         config.compare.editions = {name: config.edition}
+    return {name: OmegaConf.to_container(config.edition, resolve=True)}
 
 
 @contextmanager
@@ -92,7 +97,10 @@ def _reported(config: DictConfig, in_sweep: bool) -> Iterator[None]:
         with only_process_in(_folder()), _kept_failures(config):
             yield
     else:
-        with _one_line_errors(), only_process_in(_folder()):  # here too: Hydra would add a line about the failed job
+        with (
+            _one_line_errors(config),
+            only_process_in(_folder()),
+        ):  # here too: Hydra would add a line about the failed job
             yield
 
 
@@ -106,60 +114,31 @@ def _kept_failures(config: DictConfig) -> Iterator[None]:
 
         if hasattr(error, "exit_code"):  # a signal: the sweep ends too
             raise
-        cause, reason = _explained(error)
-        expected = _is_for_the_user(cause, error)
-        reason = reason if expected else f"{type(cause).__name__}: {_one_line(cause)}"
+        line = one_line(error, knobs_of(config))
+        reason = without_place(error) if line is None else line
         failure = {"command": _command(), "reason": reason, "config": OmegaConf.to_container(config)}
         report.write_failure(failure, _folder())
-        if _WANTS_TRACEBACK or not expected:
+        if _WANTS_TRACEBACK or line is None:
             traceback.print_exc()
         print(f"mtl_accum: job {HydraConfig.get().job.num}: {reason}", file=sys.stderr)
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _one_line_errors(config: DictConfig | None = None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
         print(f"mtl_accum: interrupted; {SweepReport.so_far or 'no report was written'}", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     except Exception as error:
-        cause, line = _explained(error)
+        line = one_line(error, None if config is None else knobs_of(config))
         if hasattr(error, "exit_code"):  # a signal asked for the end, and got it
-            print(f"mtl_accum: {line}", file=sys.stderr)
+            print(f"mtl_accum: {line or error}", file=sys.stderr)
             sys.exit(error.exit_code)
-        if _WANTS_TRACEBACK or not _is_for_the_user(cause, error):
+        if _WANTS_TRACEBACK or line is None:
             raise
         print(f"mtl_accum: {line}", file=sys.stderr)
         sys.exit(1)
-
-
-def _explained(error: BaseException) -> tuple[BaseException, str]:
-    """What was behind Hydra's error about not being able to instantiate something; and one line, with the place."""
-    where = ""
-    unlocated = "Error locating target"  # names the target; the cause would not
-    while isinstance(error, InstantiationException) and error.__cause__ and not str(error).startswith(unlocated):
-        key = re.search(r"^full_key: job\.(.+)$", str(error), re.MULTILINE)
-        where = f"{key[1]}: " if key else where
-        error = error.__cause__
-    return error, f"{where}{_one_line(error)}"
-
-
-def _is_for_the_user(cause: BaseException, error: BaseException) -> bool:
-    """Whether the message alone says what to mend: a configuration's error, the system's, or one of ours."""
-    if isinstance(cause, HydraException | OmegaConfBaseException | OSError):
-        return True
-    deliberate = isinstance(cause, ValueError | TypeError | FloatingPointError | MemoryError)
-    raised_in = Path(traceback.extract_tb(cause.__traceback__)[-1].filename)
-    return deliberate and (isinstance(error, InstantiationException) or raised_in.is_relative_to(_PACKAGE))
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        options = f"expected one of {', '.join(sorted(error.options))}; " if error.options else ""
-        return f"{group or 'config'}={name}: {options}found no {group} of that name"
-    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 if __name__ == "__main__":

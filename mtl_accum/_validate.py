@@ -1,38 +1,145 @@
-"""Checks of values that come from a configuration: one line that names what is wrong and what would be right."""
+"""Rules for values that a person has written: one line that names what is wrong and what would be right."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["fraction", "natural", "not_negative", "positive", "positive_int"]
+__all__ = [
+    "SIZE",
+    "UNITS",
+    "Rule",
+    "boolean",
+    "device",
+    "either",
+    "fraction",
+    "natural",
+    "not_negative",
+    "number",
+    "one_of",
+    "pair",
+    "positive",
+    "positive_int",
+    "probability",
+    "require_callables",
+    "selector",
+    "share",
+    "size",
+    "small_int",
+    "small_natural",
+    "text",
+    "workers",
+]
+
+UNITS = {"B": 1}
+UNITS |= {f"{prefix}B": 1000**power for power, prefix in enumerate("kMGT", 1)}
+UNITS |= {f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", 1)}
+SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)}|%)")  # of memory: a number and a unit, or a share
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
+_SMALL, _MOST_WORKERS = 10_000, 1024  # far beyond what anybody uses, and still no machine that hangs
+_INTEGERS = 2**63  # torch's reach from minus this to this
+_SHOWN = 200  # characters of a wrong value
 
 
-def positive_int(name: str, value: Any) -> None:
-    """Raise ValueError unless value is an integer of at least 1."""
-    _check(name, value, "a positive integer", isinstance(value, int) and value >= 1)
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be; called with the value's name and the value.
+
+    Attributes:
+        expected: the right values, in words.
+        met: whether a value is right.
+        link: between the right values and the wrong one.
+
+    Raises:
+        ValueError: the value is wrong.
+    """
+
+    expected: str
+    met: Callable[[Any], bool]
+    link: str = ", "
+
+    def __call__(self, name: str, value: Any) -> None:
+        """Raise ValueError with one line unless the value is right."""
+        if not self.met(value):
+            raise ValueError(f"{name} must be {self.expected}{self.link}found {f'{value!r}':.{_SHOWN}}")
+
+    def or_null(self) -> Rule:
+        """Make the rule that None meets, too."""
+        return Rule(f"{self.expected}, or null", lambda value: value is None or self.met(value), "; ")
 
 
-def natural(name: str, value: Any) -> None:
-    """Raise ValueError unless value is an integer of at least 0 that fits into 64 bits."""
-    _check(name, value, "an integer from 0 to 2**63 - 1", isinstance(value, int) and 0 <= value < 2**63)
+def one_of(*choices: str) -> Rule:
+    """Make the rule that these texts meet."""
+    return Rule(f"one of {', '.join(choices)}", lambda value: isinstance(value, str) and value in choices, "; ")
 
 
-def not_negative(name: str, value: Any) -> None:
-    """Raise ValueError unless value is a finite number of at least 0."""
-    _check(name, value, "a number of at least 0", isinstance(value, int | float) and 0 <= value < math.inf)
+def either(one: str, other: str) -> Rule:
+    """Make the rule that these two texts meet."""
+    return Rule(f"{one} or {other}", lambda value: isinstance(value, str) and value in (one, other), "; ")
 
 
-def positive(name: str, value: Any) -> None:
-    """Raise ValueError unless value is a finite number above 0."""
-    _check(name, value, "a number above 0", isinstance(value, int | float) and 0 < value < math.inf)
+def small_int(name: str, value: Any) -> None:
+    """Raise ValueError unless value is a positive integer that no machine hangs on, as a number of layers."""
+    positive_int(name, value)
+    _at_most(name, value)
 
 
-def fraction(name: str, value: Any) -> None:
-    """Raise ValueError unless value is a number between 0 and 1, both excluded."""
-    _check(name, value, "a number between 0 and 1", isinstance(value, int | float) and 0 < value < 1)
+def small_natural(name: str, value: Any) -> None:
+    """Raise ValueError unless value is 0, or what `small_int` lets pass."""
+    natural(name, value)
+    _at_most(name, value)
 
 
-def _check(name: str, value: Any, expected: str, met: bool) -> None:
-    if not met or isinstance(value, bool):
-        raise ValueError(f"{name} must be {expected}, found {value!r}")
+def require_callables(**functions: object) -> None:
+    """Raise TypeError, naming the argument, unless all can be called; one that is null is missing its `_partial_`."""
+    for name, function in functions.items():
+        if not callable(function):
+            raise TypeError(f"{name} must be callable, found {f'{function!r}':.{_SHOWN}}; see _partial_")
+
+
+def _integer(value: Any, least: int, most: int = _INTEGERS - 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _number(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return _integer(value, -_INTEGERS)
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return isinstance(value, Hashable)
+
+
+def _size(value: Any) -> bool:
+    if not isinstance(value, str):
+        return _integer(value, 1)
+    found = SIZE.fullmatch(value.strip())
+    if found is None:
+        return value.strip() == "auto"
+    return 0 < float(found[1]) <= (100 if found[2] == "%" else math.inf)
+
+
+boolean = Rule("true or false", lambda value: isinstance(value, bool))
+text = Rule("text", lambda value: isinstance(value, str) and value != "")
+positive_int = Rule("a positive integer", lambda value: _integer(value, 1))
+natural = Rule("an integer from 0 to 2**63 - 1", lambda value: _integer(value, 0))
+_at_most = Rule(f"at most {_SMALL}", lambda value: value <= _SMALL)
+workers = Rule(f"an integer from 0 to {_MOST_WORKERS}", lambda value: _integer(value, 0, _MOST_WORKERS))
+number = Rule("a finite number", _number)
+not_negative = Rule("a number of at least 0", lambda value: _number(value) and value >= 0)
+positive = Rule("a number above 0", lambda value: _number(value) and value > 0)
+fraction = Rule("a number between 0 and 1", lambda value: _number(value) and 0 < value < 1)
+share = Rule("a number from 0 to 1, 1 excluded", lambda value: _number(value) and 0 <= value < 1, "; ")
+probability = Rule("a number from 0 to 1", lambda value: _number(value) and 0 <= value <= 1)
+pair = Rule("two numbers", lambda value: isinstance(value, list | tuple) and len(value) == 2)
+selector = Rule("a key of the batch or a callable of it", lambda value: callable(value) or _hashable(value))
+device = Rule("auto, cpu, cuda or cuda:N", lambda value: isinstance(value, str) and bool(_DEVICE.fullmatch(value)))
+size = Rule("a size such as 6GiB or 6GB, a share such as 80%, or auto", _size, "; ")

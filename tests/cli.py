@@ -29,7 +29,12 @@ _SECONDS = 300
 
 
 def mtl_accum(
-    *arguments: str, cwd: Path, python: str | None = None, **environment: str
+    *arguments: str,
+    cwd: Path,
+    python: str | None = None,
+    building_only: bool = False,
+    seconds: int = _SECONDS,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """`python -m mtl_accum ...`, warnings being errors.
 
@@ -38,15 +43,17 @@ def mtl_accum(
         cwd: where it runs.
         python: the interpreter, which then starts from nothing; None forks the command line's process from one that
             has imported all packages, which is quicker.
+        building_only: end where editions would be measured; see `tests/zygote.py`.
+        seconds: until it takes too long.
         environment: variables; with any of them it starts from nothing, too.
     """
     if python or environment:
         how = _from_nothing(arguments, cwd, python or sys.executable, environment)
-        return subprocess.run(**how, timeout=_SECONDS, check=False)
+        return subprocess.run(**how, timeout=seconds, check=False)
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / name for name in ("out", "err")}
         request = {"arguments": arguments, "cwd": str(cwd), **{name: str(path) for name, path in paths.items()}}
-        code = _ask(_zygote(), json.dumps(request))
+        code = _ask(_zygote(), json.dumps({**request, "building_only": building_only}), seconds)
         return subprocess.CompletedProcess(arguments, code, *(path.read_text() for path in paths.values()))
 
 
@@ -87,13 +94,13 @@ def _zygote() -> subprocess.Popen[str]:
     )
 
 
-def _ask(zygote: subprocess.Popen[str], request: str) -> int:
+def _ask(zygote: subprocess.Popen[str], request: str, seconds: int) -> int:
     assert zygote.stdin
     assert zygote.stdout
     print(request, file=zygote.stdin, flush=True)
-    answered, _, _ = select.select([zygote.stdout], [], [], _SECONDS)
+    answered, _, _ = select.select([zygote.stdout], [], [], seconds)
     if not answered:
         os.killpg(zygote.pid, signal.SIGKILL)  # with what it has forked
         _zygote.cache_clear()
-        raise TimeoutError(f"took over {_SECONDS} seconds: {request}")
+        raise TimeoutError(f"took over {seconds} seconds: {request}")
     return int(zygote.stdout.readline())

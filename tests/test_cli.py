@@ -70,7 +70,7 @@ def test_predicting_is_quick_and_needs_no_device(tmp_path):
     assert "Of the predicted peak memory of Edition 1 (summed)" in done.stdout
     assert "predicted, not measured" in done.stdout
     done = mtl_accum(*TWO_TASK, "job=predict", "device=tpu", cwd=tmp_path)
-    assert "device must be auto, cpu or cuda to predict for, found 'tpu'" in done.stderr
+    assert "device must be auto, cpu, cuda or cuda:N, found 'tpu'" in done.stderr
 
 
 def test_own_experiment_from_a_folder_of_ones_own(tmp_path):

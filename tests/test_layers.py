@@ -16,17 +16,18 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Each layer may import those before it; what stands in one set shares a layer.
 LAYERS = [
     {"_lock", "_logs", "_run", "_validate", "report"},
-    {"editions"},
+    {"editions", "_knobs"},
     {"memory", "models", "_difference", "_no_dropout"},
     {"_trial", "data"},
     {"_bench", "_oracle", "_restore"},
     {"_compare", "_check"},
     {"planning"},
     {"training"},
-    {"_sweep"},
+    {"_sweep", "_one_line", "_configuration"},
     {"__main__"},
 ]
-ONLY_IN = {"hydra": {"__main__", "_sweep"}, "omegaconf": {"__main__", "_sweep"}, "pynvml": {"memory._nvml"}}
+EDGE = {"__main__", "_sweep", "_one_line", "_configuration"}
+ONLY_IN = {"hydra": EDGE, "omegaconf": EDGE, "pynvml": {"memory._nvml"}}
 
 
 def name_of(path: Path) -> str:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import runpy
 import sys
 from importlib import import_module
 from typing import NoReturn
 
 IMPORTS = ("torch._dynamo", "torchmetrics", "matplotlib.pyplot", "sklearn.datasets", "hydra", "mtl_accum.training")
+_MEMORY = 12 << 30  # address space: a network of a billion channels is to fail at once
 
 
 def main() -> None:
@@ -27,14 +29,30 @@ def main() -> None:
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def run(arguments: list[str], cwd: str, out: str, err: str) -> NoReturn:
-    """`python -m mtl_accum ...` in that folder, with its output in files."""
+def run(arguments: list[str], cwd: str, out: str, err: str, building_only: bool) -> NoReturn:
+    """`python -m mtl_accum ...` in that folder, with its output in files.
+
+    Args:
+        arguments: of the command line.
+        cwd: the folder.
+        out: the file for standard output.
+        err: the file for standard error.
+        building_only: end with 0 where editions would be measured, and have little memory.
+    """
     for path, number in ((os.devnull, 0), (out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
     os.chdir(cwd)
     sys.path[0] = cwd  # as `python -m` does
     sys.argv = ["mtl_accum", *arguments]
+    if building_only:
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+        import_module("mtl_accum.training._train").compare = stop
     runpy.run_module("mtl_accum", run_name="__main__", alter_sys=True)
+    sys.exit()
+
+
+def stop(*_: object, **__: object) -> NoReturn:
+    """End in place of measuring."""
     sys.exit()
 
 

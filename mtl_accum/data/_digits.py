@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mtl_accum._validate import fraction, natural, not_negative, positive_int
+from mtl_accum._validate import fraction, natural, not_negative, positive_int, share, workers
 from mtl_accum.data._loader import Loader
 
 __all__ = ["Digits"]
@@ -43,9 +43,9 @@ class Digits:
 
     def __post_init__(self) -> None:
         positive_int("batch_size", self.batch_size)
-        natural("num_workers", self.num_workers)
-        if self.validation_fraction:
-            fraction("validation_fraction", self.validation_fraction)
+        natural("seed", self.seed)
+        workers("num_workers", self.num_workers)
+        share("validation_fraction", self.validation_fraction)
         not_negative("noise", self.noise)
         fraction("test_fraction", self.test_fraction)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mtl_accum._validate import natural, positive_int
+from mtl_accum._validate import natural, positive_int, workers
 from mtl_accum.data._loader import Loader, _mix
 
 __all__ = ["Generated", "Recipe"]
@@ -50,7 +50,10 @@ class Generated:
         positive_int("samples", self.samples)
         positive_int("test_samples", self.test_samples)
         natural("validation_samples", self.validation_samples)
-        natural("num_workers", self.num_workers)
+        natural("seed", self.seed)
+        workers("num_workers", self.num_workers)
+        if not callable(self.recipe):
+            raise ValueError(f"recipe must draw a sample from a random generator, found {self.recipe!r:.200}")
         if self.samples < self.batch_size:
             raise ValueError(
                 f"samples must be at least batch_size, or there is no batch; found {self.samples} and {self.batch_size}"

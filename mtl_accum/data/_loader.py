@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from mtl_accum._validate import natural, positive_int
+from mtl_accum._validate import boolean, natural, positive_int, workers
 from mtl_accum.memory._random import same_random_numbers
 
 __all__ = ["Loader", "SampleError", "WorkerError"]
@@ -68,7 +68,10 @@ class Loader:
         collate: Callable[[list[Any]], Any] = default_collate,
     ) -> None:
         positive_int("batch_size", batch_size)
-        natural("num_workers", num_workers)
+        boolean("shuffle", shuffle)
+        boolean("drop_last", drop_last)
+        natural("seed", seed)
+        workers("num_workers", num_workers)
         if prefetch_factor is not None:
             positive_int("prefetch_factor", prefetch_factor)
         self.batch_size = batch_size

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mtl_accum._validate import positive_int
+from mtl_accum._validate import Rule, natural, one_of, positive, positive_int
 from mtl_accum.data._loader import Loader, _mix
 
 __all__ = ["MixedLoader"]
@@ -37,12 +37,11 @@ class MixedLoader:
     def __init__(
         self, loaders: Mapping[str, Loader], policy: str = "proportional", *, temperature: float = 1.0, seed: int = 0
     ) -> None:
-        if policy not in _POLICIES:
-            raise ValueError(f"policy must be one of {', '.join(_POLICIES)}; found {policy!r}")
+        one_of(*_POLICIES)("policy", policy)
+        natural("seed", seed)
+        Rule(positive.expected, positive.met, "; ")("temperature", temperature)
         if not loaders:
             raise ValueError("loaders must hold at least one, found none")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be a number above 0; found {temperature!r}")
         for name, loader in loaders.items():
             positive_int(f"batches of {name}", len(loader))
         self._loaders, self._policy, self._temperature, self._seed = dict(loaders), policy, temperature, seed

@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 
-from mtl_accum._validate import positive_int
+from mtl_accum._validate import pair, positive_int, small_int
 from mtl_accum.models._scaled import scaled
 
 __all__ = ["Scenes"]
@@ -46,7 +46,8 @@ class Scenes:
 
     def __post_init__(self) -> None:
         positive_int("classes", self.classes)
-        positive_int("planes", self.planes)
+        small_int("planes", self.planes)
+        pair("size", self.size)
         for side in self.size:
             scaled(side, self.scale)
 

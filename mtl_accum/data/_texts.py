@@ -40,7 +40,8 @@ class Texts:
     length: int = 2048
 
     def __post_init__(self) -> None:
-        _ = scaled(self.vocabulary, self.scale), scaled(self.length, self.scale)
+        scaled(self.vocabulary, self.scale, name="vocabulary")
+        scaled(self.length, self.scale, name="length")
 
     def __call__(self, draw: np.random.Generator) -> dict[str, np.ndarray]:
         """One sample."""
@@ -72,7 +73,8 @@ class Sentences:
     length: int = 512
 
     def __post_init__(self) -> None:
-        words, length = scaled(self.vocabulary, self.scale), scaled(self.length, self.scale)
+        words = scaled(self.vocabulary, self.scale, name="vocabulary")
+        length = scaled(self.length, self.scale, name="length")
         if words <= _SPECIAL or length < 8:
             raise ValueError(
                 f"scale must leave at least {_SPECIAL + 1} tokens in the vocabulary and 8 in a sample; "

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from mtl_accum._validate import positive_int
+from mtl_accum._validate import boolean, positive_int
 from mtl_accum.editions._pieces import Range, equal_ranges
 from mtl_accum.editions._refuse import refuse_hidden_modules
 from mtl_accum.editions._step import Step, inner_ranges
@@ -59,6 +59,7 @@ class Accumulated:
 
     def __post_init__(self) -> None:
         positive_int("micro_batches", self.micro_batches)
+        boolean("allow_batch_statistics", self.allow_batch_statistics)
         require_edition(self.edition)
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:

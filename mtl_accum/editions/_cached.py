@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from mtl_accum._validate import positive_int
+from mtl_accum._validate import boolean, positive_int
 from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._pieces import Assembly, Range, cut_batch, equal_ranges, ranges, samples_of
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_hidden_modules
@@ -67,6 +67,7 @@ class Cached:
     def __post_init__(self) -> None:
         positive_int("chunk_size", self.chunk_size)
         positive_int("head_chunks", self.head_chunks)
+        boolean("allow_batch_statistics", self.allow_batch_statistics)
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`."""

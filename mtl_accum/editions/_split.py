@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 
 from torch import Tensor
 
-from mtl_accum._validate import positive_int
+from mtl_accum._validate import boolean, positive_int
 from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._pieces import Range, equal_ranges
 from mtl_accum.editions._step import Step
@@ -65,6 +65,7 @@ class Split:
     def __post_init__(self) -> None:
         positive_int("heads_per_graph", self.heads_per_graph)
         positive_int("head_chunks", self.head_chunks)
+        boolean("allow_batch_statistics", self.allow_batch_statistics)
         if self.order not in ("forward", "reverse"):
             raise ValueError(f"order must be 'forward' or 'reverse', found {self.order!r}")
 

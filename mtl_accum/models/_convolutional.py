@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mtl_accum._validate import positive_int
+from mtl_accum._validate import positive_int, probability, small_int, small_natural
 
 __all__ = ["ConvBlock", "ConvClassifier", "ConvTrunk", "DenseHead"]
 
@@ -52,7 +52,8 @@ class ConvTrunk(nn.Module):
         self, channels: int = 1, width: int = 32, depth: int = 6, dropout: float = 0.0, norm: str = "group"
     ) -> None:
         super().__init__()
-        positive_int("depth", depth)
+        small_int("depth", depth)
+        probability("dropout", dropout)
         self.stem = ConvBlock(channels, width, norm=norm)
         self.blocks = nn.ModuleList(ConvBlock(width, width, norm=norm) for _ in range(depth - 1))
         self.dropout = nn.Dropout2d(dropout)
@@ -76,6 +77,8 @@ class ConvClassifier(nn.Sequential):
     """
 
     def __init__(self, width: int, classes: int, depth: int = 6) -> None:
+        small_natural("depth", depth)
+        positive_int("classes", classes)
         super().__init__(
             *(ConvBlock(width, width) for _ in range(depth)),
             nn.AdaptiveAvgPool2d(1),
@@ -94,6 +97,8 @@ class DenseHead(nn.Sequential):
     """
 
     def __init__(self, width: int, channels: int = 1, depth: int = 6) -> None:
+        small_natural("depth", depth)
+        positive_int("channels", channels)
         super().__init__(
             *(ConvBlock(width, width) for _ in range(depth)),
             nn.Conv2d(width, channels, 3, padding=1),

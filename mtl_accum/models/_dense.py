@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtl_accum._validate import pair, positive_int, probability
 from mtl_accum.models._counts import count_labels
 from mtl_accum.models._masked import (
     MaskedLoss,
@@ -132,11 +133,14 @@ def dense3(
     Raises:
         ValueError: a number is out of range, or there is no such normalisation.
     """
-    trunk = ResNetTrunk(scaled(width, scale, 4), blocks, norm)
-    pixels = [scaled(side, scale) for side in size]
+    pair("size", size)
+    positive_int("classes", classes)
+    probability("dropout", dropout)
+    trunk = ResNetTrunk(scaled(width, scale, 4, name="width"), blocks, norm)
+    pixels = [scaled(side, scale, name="size") for side in size]
     rates = [scaled(rate, scale) for rate in _RATES]
 
-    inner = scaled(head_width, scale, 8)
+    inner = scaled(head_width, scale, 8, name="head_width")
 
     def head(outputs: int) -> DeepLabHead:
         return DeepLabHead(trunk.channels, outputs, pixels, width=inner, rates=rates, dropout=dropout, norm=norm)

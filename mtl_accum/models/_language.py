@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mtl_accum._validate import positive_int
+from mtl_accum._validate import positive_int, small_int
 from mtl_accum.models._counts import count_labels
 from mtl_accum.models._masked import TokenCrossEntropy
 from mtl_accum.models._multi_task import MultiTaskModel, Selector, Task
@@ -131,7 +131,8 @@ def lm_heads(
     Raises:
         ValueError: a number is out of range.
     """
-    positive_int("ahead", ahead)
+    small_int("ahead", ahead)
+    positive_int("chunks", chunks)
     trunk = scaled_trunk(
         scale, vocabulary=vocabulary, length=length, layers=layers, heads=heads, dropout=dropout, causal=True
     )

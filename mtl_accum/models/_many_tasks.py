@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mtl_accum._validate import positive_int
+from mtl_accum._validate import small_int
 from mtl_accum.models._convolutional import ConvClassifier, ConvTrunk, DenseHead
 from mtl_accum.models._multi_task import MultiTaskModel, Task
 
@@ -46,7 +46,7 @@ def many_tasks(num_tasks: int, width: int = 16, depth: int = 4, head_depth: int 
     Raises:
         ValueError: a number is out of range.
     """
-    positive_int("num_tasks", num_tasks)
+    small_int("num_tasks", num_tasks)
     tasks: dict[str, Task] = {}
     for number in range(num_tasks):
         if number % 2:

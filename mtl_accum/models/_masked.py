@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtl_accum._validate import require_callables
 from mtl_accum.models._multi_task import Selector, select
 
 __all__ = [
@@ -45,6 +46,7 @@ class MaskedLoss(nn.Module):
 
     def __init__(self, error: Error, valid: Valid) -> None:
         super().__init__()
+        require_callables(error=error, valid=valid)
         self._error, self._valid = error, valid
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from torch import Tensor, nn
 
+from mtl_accum._validate import number, selector
 from mtl_accum.models._default_count import default_count
 from mtl_accum.models._denominators import denominator
 
@@ -38,8 +39,9 @@ class Task(nn.Module):
         watchers: called with every output and its target, in the head's own phase: metrics without a second forward.
 
     Raises:
-        TypeError: head or loss cannot be called, or weight is not a number.
-        ValueError: reduction contradicts the loss's own, or a sum is given a count.
+        TypeError: head or loss cannot be called, or weight is not a finite number.
+        ValueError: target can be neither a key nor called, reduction contradicts the loss's own, or a sum is given a
+            count.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class Task(nn.Module):
         for name, value in (("head", head), ("loss", loss)):
             if not callable(value):
                 raise TypeError(f"{name} must be callable, found {value!r}")
-        if not isinstance(weight, int | float):
-            raise TypeError(f"weight must be a number, found {weight!r}")
+        if not number.met(weight):
+            raise TypeError(f"weight must be a number, found {weight!r:.200}")
+        selector("target", target)
         self.head, self.loss, self._target, self.weight, self._count = head, loss, target, weight, count
         self.couples_samples, self._reduction = couples_samples, reduction
         self._check_reduction()
@@ -146,12 +149,17 @@ class MultiTaskModel(nn.Module):
         inputs: a key of the batch, or a callable of it.
 
     Raises:
-        TypeError: a task is not a `Task`-like module.
-        ValueError: there is no task.
+        TypeError: trunk or tasks are no such thing, or a task is not a `Task`-like module.
+        ValueError: there is no task, or inputs can be neither a key nor called.
     """
 
     def __init__(self, trunk: nn.Module, tasks: Mapping[str, nn.Module], inputs: Selector) -> None:
         super().__init__()
+        selector("inputs", inputs)
+        if not callable(trunk):
+            raise TypeError(f"trunk must be a module, found {trunk!r:.200}")
+        if not isinstance(tasks, Mapping):
+            raise TypeError(f"tasks must be a mapping from names to tasks, found {tasks!r:.200}")
         self.trunk = _Inputs(trunk, inputs)
         self.tasks = _Tasks(tasks)
 
@@ -169,6 +177,9 @@ class _Inputs(nn.Module):
         self.module, self._inputs = module, inputs
 
     def forward(self, batch: Any) -> Any:
+        if not callable(self._inputs) and isinstance(batch, Mapping) and self._inputs not in batch:
+            keys = ", ".join(map(str, batch))
+            raise ValueError(f"inputs must be a key of the batch ({keys}) or a callable of it, found {self._inputs!r}")
         return self.module(select(self._inputs, batch))
 
 

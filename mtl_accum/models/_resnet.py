@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mtl_accum._validate import positive_int
+from mtl_accum._validate import positive_int, small_int
 from mtl_accum.models._norm import norm2d
 
 __all__ = ["Bottleneck", "ResNetTrunk", "convolution"]
@@ -67,12 +67,12 @@ class ResNetTrunk(nn.Module):
     def __init__(self, width: int = 64, blocks: Sequence[int] = (3, 4, 6, 3), norm: str = "batch") -> None:
         super().__init__()
         positive_int("width", width)
-        if len(blocks) != len(_STRIDES):
-            raise ValueError(f"blocks must be four numbers, one a stage; found {list(blocks)}")
+        if not isinstance(blocks, list | tuple) or len(blocks) != len(_STRIDES):
+            raise ValueError(f"blocks must be four numbers, one a stage; found {blocks!r:.200}")
         self.stem = nn.Sequential(*convolution(3, width, 7, 2, norm=norm), nn.MaxPool2d(3, 2, 1))
         found, inputs, before = [], width, 1
         for stage, (number, stride, dilation) in enumerate(zip(blocks, _STRIDES, _DILATIONS, strict=True)):
-            positive_int("blocks", number)
+            small_int("blocks", number)
             for block in range(number):
                 first = block == 0
                 found.append(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtl_accum._validate import positive_int
+from mtl_accum._validate import positive_int, probability, small_int
 from mtl_accum.models._scaled import scaled
 
 __all__ = ["TransformerBlock", "TransformerTrunk", "scaled_trunk"]
@@ -36,6 +36,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         positive_int("width", width)
         positive_int("heads", heads)
+        probability("dropout", dropout)
         if width % heads:
             raise ValueError(f"width must be a multiple of heads; found {width} and {heads}")
         self._heads, self._dropout, self._causal = heads, dropout, causal
@@ -101,8 +102,10 @@ class TransformerTrunk(nn.Module):
         padding: int | None = None,
     ) -> None:
         super().__init__()
-        for name, number in {"vocabulary": vocabulary, "length": length, "layers": layers}.items():
-            positive_int(name, number)
+        positive_int("vocabulary", vocabulary)
+        positive_int("length", length)
+        small_int("layers", layers)
+        probability("dropout", dropout)
         if causal and padding is not None:
             raise ValueError(f"padding must be None where causal is true; found {padding}")
         self.vocabulary, self.width, self.heads = vocabulary, width, heads
@@ -143,6 +146,6 @@ def scaled_trunk(
     Raises:
         ValueError: a number is out of range.
     """
-    words, several = scaled(vocabulary, scale), scaled(heads, scale)
-    most, depth = scaled(length, scale), scaled(layers, scale)
+    words, several = scaled(vocabulary, scale, name="vocabulary"), scaled(heads, scale, name="heads")
+    most, depth = scaled(length, scale, name="length"), scaled(layers, scale, name="layers")
     return TransformerTrunk(words, most, _HEAD_WIDTH * several, depth, several, dropout=dropout, **form)

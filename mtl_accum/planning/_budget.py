@@ -9,11 +9,10 @@ from pathlib import Path
 
 import torch
 
+from mtl_accum._validate import SIZE, UNITS
+
 __all__ = ["Budget", "in_bytes"]
 
-_UNITS = {"B": 1}
-_UNITS |= {f"{prefix}B": 1000**power for power, prefix in enumerate("kMGT", 1)}
-_UNITS |= {f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", 1)}
 _RESERVE = 0.1  # of what is free: for the allocator's fragmentation, kernels' workspaces and lazily loaded code
 _LEAST_RESERVE = 256 << 20
 _CGROUP = Path("/sys/fs/cgroup")
@@ -52,7 +51,7 @@ def in_bytes(budget: int | str, device: torch.device, *, held: int = 0) -> Budge
     if isinstance(budget, bool) or not isinstance(budget, int | str):
         raise TypeError(f"budget must be a number of bytes or text such as '6GiB', found {budget!r}")
     text = f"{budget}B" if isinstance(budget, int) else budget.strip()
-    number = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({'|'.join(_UNITS)}|%)", text)
+    number = SIZE.fullmatch(text)
     if text == "auto":
         free = _memory(device, budget)[0] + (held if device.type == "cpu" else torch.cuda.memory_reserved(device))
         reserve = max(round(_RESERVE * free), _LEAST_RESERVE)
@@ -62,7 +61,7 @@ def in_bytes(budget: int | str, device: torch.device, *, held: int = 0) -> Budge
         raise ValueError(f"budget must be a size such as 6GiB or 6GB, a share such as 80%, or auto; found {budget!r}")
     value, unit = float(number[1]), number[2]
     if unit != "%":
-        return Budget(round(value * _UNITS[unit]), text)
+        return Budget(round(value * UNITS[unit]), text)
     if value > 100:
         raise ValueError(f"budget must be at most 100% of the device's memory, found {budget!r}")
     total = _memory(device, budget)[1]

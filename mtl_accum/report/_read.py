@@ -23,11 +23,12 @@ KINDS = {
 }
 
 
-def read(path: Path) -> tuple[Path, dict[str, Any]]:
+def read(path: Path, name: str = "path") -> tuple[Path, dict[str, Any]]:
     """The file and the content of a report.
 
     Args:
         path: a JSON file, or the folder of a run or sweep, where the most comprehensive one is taken.
+        name: the knob that it comes from.
 
     Raises:
         ValueError: there is none; it is cut off or something else; or of a version that is not known here.
@@ -37,9 +38,9 @@ def read(path: Path) -> tuple[Path, dict[str, Any]]:
         names = dict.fromkeys((KINDS["sweep"], *KINDS.values()))
         file = next((path / name for name in names if (path / name).is_file()), path)
         if file == path:
-            raise ValueError(f"path={path}: expected one of {', '.join(names)} in this folder, found none")
+            raise ValueError(f"{name}={path}: expected one of {', '.join(names)} in this folder, found none")
     if not file.is_file():
-        raise ValueError(f"path={path}: expected the folder of a run or sweep or its JSON file, found nothing there")
+        raise ValueError(f"{name}={path}: expected the folder of a run or sweep or its JSON file, found nothing there")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

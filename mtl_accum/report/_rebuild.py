@@ -32,9 +32,13 @@ def rebuild(*, path: str | Sequence[str] | None, before: str | None, run: _Run) 
     Raises:
         ValueError: path is missing, or something there is no report that is known here.
     """
-    if not path:
-        raise ValueError("path must be the folder of a run or sweep, or several as [one,two]; found none")
-    paths = [Path(path)] if isinstance(path, str) else [Path(one) for one in path]
+    several = list(path) if isinstance(path, list | tuple) else [path]
+    if not several or not all(isinstance(one, str) and one for one in several):
+        found = "none" if path is None else repr(path)
+        raise ValueError(f"path must be the folder of a run or sweep, or several as [one,two]; found {found}")
+    if before is not None and not isinstance(before, str):
+        raise ValueError(f"before must be the folder of a run or sweep, or null; found {before!r}")
+    paths = [Path(str(one)) for one in several]
     if before is not None:
         _compare(Path(before), paths, run.folder)
     elif len(paths) > 1:
@@ -58,8 +62,8 @@ def _again(path: Path) -> None:
     show_path("Report", file.parent)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    file, found = read(path)
+def _rows(path: Path, name: str = "path") -> list[dict[str, Any]]:
+    file, found = read(path, name)
     if found["kind"] == "plan":
         raise ValueError(f"{file}: expected runs or sweeps, found a plan")
     rows: list[dict[str, Any]] = found["rows"] if found["kind"] == "sweep" else _of_editions(file, found)
@@ -81,7 +85,7 @@ def _of_editions(file: Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _compare(before: Path, paths: Sequence[Path], folder: Path) -> None:
     if len(paths) != 1:
         raise ValueError(f"before: expected one path to compare with it, found {len(paths)}")
-    rows = _rows(before), _rows(paths[0])
+    rows = _rows(before, "before"), _rows(paths[0])
     varied = {name: None for side in rows for name in knobs({"rows": side})}  # not what differs between the two
     old, new = ({_settings(row, varied): row for row in side} for side in rows)
     common = [setting for setting in new if setting in old]

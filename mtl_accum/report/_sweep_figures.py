@@ -54,8 +54,11 @@ def sweep_plots(rows: Sequence[Row], knobs: Sequence[str]) -> Iterator[Plot]:
         known = [row for row in rows if _is_number(row["overrides"].get(knob))]
         if len({row["overrides"][knob] for row in known}) > 1:
             others = [other for other in knobs if other != knob]
-            yield Plot("memory", knob, "peak, MiB", _lines(known, knob, others, _peak))
-            yield Plot("time", knob, "step, ms (median)", _lines(known, knob, others, _step))
+            plots = (
+                Plot("memory", knob, "peak, MiB", _lines(known, knob, others, _peak)),
+                Plot("time", knob, "step, ms (median)", _lines(known, knob, others, _step)),
+            )
+            yield from (plot for plot in plots if plot.lines)  # of jobs that failed there is nothing to draw
 
 
 def lines_figure(plot: Plot) -> Figure:

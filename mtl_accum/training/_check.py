@@ -10,7 +10,8 @@ from mtl_accum import _check, report
 from mtl_accum.editions import Edition
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._device import resolve, to_device
-from mtl_accum.training._experiment import Data, MakeOptimizer, Run, make_optimizer, require_parts
+from mtl_accum.training._experiment import MakeOptimizer, Run, make_optimizer
+from mtl_accum.training._require import Data, require_editions, require_parts
 
 __all__ = ["check"]
 
@@ -40,6 +41,7 @@ def check(
         ValueError: a part of the experiment is missing, or an edition is not exact here.
     """
     model, data = require_parts(model, data)
+    require_editions("check.editions", editions)
     where = resolve(device)
     torch.manual_seed(seed)
     model.to(where)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torchmetrics import Metric
 
+from mtl_accum._validate import selector, text
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._device import to_device
 
@@ -23,11 +24,20 @@ class Measure:
         task: whose target it looks at.
         metric: a torchmetrics metric, updated with (prediction, target).
         prediction: by default the head's output; a key of the batch shows what doing nothing would give.
+
+    Raises:
+        ValueError: an attribute is no such thing.
     """
 
     task: str
     metric: Metric
     prediction: str | None = None
+
+    def __post_init__(self) -> None:
+        text("task", self.task)
+        if not isinstance(self.metric, Metric):
+            raise ValueError(f"metric must be a torchmetrics metric, found {self.metric!r:.200}")
+        selector("prediction", self.prediction)
 
 
 @torch.no_grad()

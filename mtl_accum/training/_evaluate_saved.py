@@ -13,7 +13,8 @@ from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._device import resolve
 from mtl_accum.training._encode import decode
 from mtl_accum.training._evaluate import Measure, evaluate, require_tasks
-from mtl_accum.training._experiment import Data, Run, header, require_parts
+from mtl_accum.training._experiment import Run, header
+from mtl_accum.training._require import Data, require_each, require_parts
 from mtl_accum.training._retention import FOLDER, of_path
 from mtl_accum.training._state import expect_to_fit
 from mtl_accum.training._weights import WEIGHTS, check_weights
@@ -47,6 +48,7 @@ def evaluate_saved(
         ValueError: a part of the experiment is missing, or there are no weights that fit.
     """
     model, data = require_parts(model, data)
+    require_each("measures", measures, Measure)
     if not measures:
         raise ValueError("measures must hold at least one, found none; see conf/experiment/two_task.yaml")
     if not isinstance(path, str):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,24 +15,11 @@ from torch import nn
 import mtl_accum
 from mtl_accum._run import Run
 from mtl_accum.editions._pieces import samples_of
-from mtl_accum.models import MultiTaskModel
 from mtl_accum.report import timestamp
 
-__all__ = ["Data", "MakeOptimizer", "Run", "header", "make_optimizer", "require_parts", "samples_in", "snapshot_folder"]
+__all__ = ["MakeOptimizer", "Run", "header", "make_optimizer", "samples_in", "snapshot_folder"]
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-
-
-class Data(Protocol):
-    """A data set."""
-
-    def train(self) -> Iterable[Any]:
-        """Batches of one epoch at every iteration."""
-        ...
-
-    def test(self) -> Iterable[Any]:
-        """Batches to measure on."""
-        ...
 
 
 def header(run: Run, seed: int) -> dict[str, Any]:
@@ -47,19 +34,19 @@ def header(run: Run, seed: int) -> dict[str, Any]:
     }
 
 
-def require_parts(model: MultiTaskModel | None, data: Data | None) -> tuple[MultiTaskModel, Data]:
-    """The model and the data of an experiment, which the command line may have left out."""
-    if model is None or data is None:
-        raise ValueError("nothing to train: expected model and data, found none; add +experiment=two_task")
-    return model, data
-
-
 def make_optimizer(optimizer: MakeOptimizer, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a model's parameters; what it refuses is a ValueError that says so."""
+    if not callable(optimizer):
+        raise ValueError(f"optimizer must make an optimizer of parameters, found {optimizer!r:.200}; see _partial_")
     try:
-        return optimizer(model.parameters())
+        made = optimizer(model.parameters())
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer: {error}") from error
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError) as error:
+        raise ValueError(f"optimizer: {type(error).__name__}: {error}") from error
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ValueError(f"optimizer must make an optimizer of torch, found {made!r:.200}")
+    return made
 
 
 def snapshot_folder(run: Run) -> Path:

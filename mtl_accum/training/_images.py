@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mtl_accum._validate import positive_int
+from mtl_accum._validate import number, positive_int, text
 from mtl_accum.memory._random import same_random_numbers
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._device import to_device
-from mtl_accum.training._experiment import Data
+from mtl_accum.training._require import Data
 
 __all__ = ["Images", "Strips", "before_and_after", "require_images", "strips"]
 
@@ -34,6 +34,9 @@ class Images:
         low: the value that is black.
         high: the value that is white.
         count: how many of the first test batch.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     task: str
@@ -45,6 +48,10 @@ class Images:
 
     def __post_init__(self) -> None:
         positive_int("count", self.count)
+        for name in ("task", "input", "target"):
+            text(name, getattr(self, name))
+        number("low", self.low)
+        number("high", self.high)
         if not self.low < self.high:
             raise ValueError(f"low must be below high; found {self.low} and {self.high}")
 

@@ -47,13 +47,17 @@ class InBackward:
         name = type(innermost).__name__
         if not isinstance(innermost, SummedLoss | Split):
             raise ValueError(
-                f"a step in the backward needs every parameter's gradient from one backward; {name} adds it up over "
-                "several: use SummedLoss() or Split()"
+                "step_in_backward: a step in the backward needs every parameter's gradient from one backward; "
+                f"{name} adds it up over several: use SummedLoss() or Split()"
             )
         if isinstance(innermost, Split) and innermost.head_chunks > 1:
-            raise ValueError("a step in the backward needs every head in one piece; found head_chunks above 1")
+            raise ValueError(
+                "step_in_backward: a step in the backward needs every head in one piece; found head_chunks above 1"
+            )
         if isinstance(self.optimizer, torch.optim.LBFGS):
-            raise ValueError("a step in the backward is of one parameter; LBFGS looks at all of them together")
+            raise ValueError(
+                "step_in_backward: a step in the backward is of one parameter; LBFGS looks at all of them together"
+            )
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`; afterwards the parameters have changed, and no gradient is left."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mtl_accum._validate import positive_int
+from mtl_accum._knobs import check_knob
 from mtl_accum.training._checkpoint import CheckpointError
 from mtl_accum.training._fit import Training, Watcher
 from mtl_accum.training._retention import FOLDER, Checkpoints
@@ -40,13 +40,8 @@ class Keep:
     on_error: str = "warn"
 
     def __post_init__(self) -> None:
-        if self.every_steps is not None:
-            positive_int("checkpoint.every_steps", self.every_steps)
-        if self.every_seconds is not None and not self.every_seconds >= 0:
-            raise ValueError(f"checkpoint.every_seconds must be a number of at least 0; found {self.every_seconds!r}")
-        positive_int("checkpoint.keep", self.keep)
-        if self.on_error not in ("warn", "raise"):
-            raise ValueError(f"checkpoint.on_error must be warn or raise; found {self.on_error!r}")
+        for field in fields(self):
+            check_knob(f"checkpoint.{field.name}", getattr(self, field.name))
 
 
 class Keeper(Watcher):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
+from mtl_accum._knobs import check_knob
 from mtl_accum._validate import natural, positive_int
 
 __all__ = ["Warmup", "make_scheduler", "scale_learning_rate"]
@@ -37,8 +38,7 @@ def scale_learning_rate(
     Raises:
         ValueError: there is no such rule, or a size is missing that it needs.
     """
-    if rule not in _RULES:
-        raise ValueError(f"lr_scaling must be one of {', '.join(_RULES)}; found {rule!r}")
+    check_knob("lr_scaling", rule)
     effective = None if batch_size is None else batch_size * accumulate
     size = f"{effective} samples" if effective else "an unknown number of samples"
     how = f" ({accumulate} batches of {batch_size})" if accumulate > 1 and batch_size else ""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from mtl_accum._validate import natural, positive_int
+from mtl_accum._knobs import check_knob
 
 __all__ = ["Loop"]
 
@@ -54,14 +54,17 @@ class Loop:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        natural("epochs", self.epochs)
-        positive_int("accumulate", self.accumulate)
-        natural("warmup_steps", self.warmup_steps)
-        natural("validate_every", self.validate_every)
-        if self.patience is not None:
-            positive_int("patience", self.patience)
-            if self.monitor is None:
-                raise ValueError("patience: expected monitor, a measure to look at; found none")
+        for field in fields(self):
+            if field.name != "scheduler":
+                check_knob(field.name, getattr(self, field.name))
+        if self.scheduler is not None and not callable(self.scheduler):
+            raise ValueError(
+                f"scheduler must make a scheduler of an optimizer, found {self.scheduler!r}; see _partial_"
+            )
+        if self.patience is not None and self.monitor is None:
+            raise ValueError("patience: expected monitor, a measure to look at; found none")
+        if self.lr_scaling != "none" and self.base_batch_size is None:
+            raise ValueError(f"lr_scaling={self.lr_scaling}: expected base_batch_size, to scale by; found none")
         if self.monitor is not None and not self.validate_every:
             raise ValueError(f"monitor={self.monitor}: expected validate_every above 0, found 0")
         if self.step_in_backward:
@@ -70,5 +73,3 @@ class Loop:
             wrong += ["precision=fp16"] if self.precision == "fp16" else []
             if wrong:
                 raise ValueError(f"step_in_backward: impossible with {', '.join(wrong)}, which need the whole gradient")
-        if self.monitor_mode not in ("min", "max"):
-            raise ValueError(f"monitor_mode must be min or max; found {self.monitor_mode!r}")

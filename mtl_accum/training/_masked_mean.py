@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from mtl_accum._validate import require_callables
 from mtl_accum.models import Error, Valid, masked_sum
 
 __all__ = ["MaskedMean"]
@@ -24,6 +25,7 @@ class MaskedMean(Metric):
 
     def __init__(self, error: Error, valid: Valid) -> None:
         super().__init__()
+        require_callables(error=error, valid=valid)
         self._error, self._valid = error, valid
         self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")

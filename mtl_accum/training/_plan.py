@@ -9,13 +9,15 @@ from typing import Any
 import torch
 
 from mtl_accum import planning, report
+from mtl_accum._knobs import check_knob
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.memory._random import same_random_numbers
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning._budget import in_bytes
 from mtl_accum.training._device import alone_on, resolve, to_device
-from mtl_accum.training._experiment import Data, MakeOptimizer, Run, header, make_optimizer, require_parts
+from mtl_accum.training._experiment import MakeOptimizer, Run, header, make_optimizer
 from mtl_accum.training._progress import Progress
+from mtl_accum.training._require import Data, require_knobs, require_parts
 
 __all__ = ["Auto", "plan", "plan_and_write"]
 
@@ -26,9 +28,15 @@ class Auto:
 
     Args:
         budget: "6GiB", "6GB", "80%", "auto" or bytes.
+
+    Raises:
+        ValueError: budget is no such thing.
     """
 
     budget: int | str
+
+    def __post_init__(self) -> None:
+        check_knob("budget", self.budget)
 
 
 def plan(
@@ -57,6 +65,7 @@ def plan(
         BudgetError: nothing fits.
     """
     model, data = require_parts(model, data)
+    require_knobs({"budget": budget, "device": device})
     absent = str(device).partition(":")[0] == "cuda" and not torch.cuda.is_available()
     where = torch.device("cpu") if absent else resolve(device)
     keep_freed_memory()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtl_accum._knobs import check_knob
 from mtl_accum.editions import backward_scale
 from mtl_accum.editions._types import Tasks, Trunk
 from mtl_accum.models import MultiTaskModel
@@ -37,8 +38,7 @@ class Precision:
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
-        if name not in _DTYPES:
-            raise ValueError(f"precision must be one of {', '.join(_DTYPES)}; found {name!r}")
+        check_knob("precision", name)
         self.name, self._dtype, self._device = name, _DTYPES[name], device
         self.scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None
 

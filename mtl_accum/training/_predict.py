@@ -11,16 +11,8 @@ from mtl_accum import memory, report
 from mtl_accum._compare import meaning
 from mtl_accum.editions import Edition
 from mtl_accum.models import MultiTaskModel
-from mtl_accum.training._experiment import (
-    Data,
-    MakeOptimizer,
-    Run,
-    header,
-    make_optimizer,
-    require_parts,
-    samples_in,
-    snapshot_folder,
-)
+from mtl_accum.training._experiment import MakeOptimizer, Run, header, make_optimizer, samples_in, snapshot_folder
+from mtl_accum.training._require import Data, require_editions, require_knobs, require_parts
 
 __all__ = ["predict"]
 
@@ -52,6 +44,8 @@ def predict(
         ValueError: a part of the experiment is missing, or there is no such device.
     """
     model, data = require_parts(model, data)
+    require_editions("compare.editions", editions)
+    require_knobs({"compare.snapshots": snapshots})
     kind = "cuda" if device == "auto" else str(device).partition(":")[0]
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda to predict for, found {device!r}")

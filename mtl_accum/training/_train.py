@@ -13,7 +13,6 @@ import torch
 
 from mtl_accum import report
 from mtl_accum._compare import compare
-from mtl_accum._validate import positive_int
 from mtl_accum.editions import Edition
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.models import MultiTaskModel
@@ -21,16 +20,7 @@ from mtl_accum.planning import schedules_of
 from mtl_accum.training._checkpoint import Checkpoint
 from mtl_accum.training._device import alone_on, describe, deterministic, resolve, to_device
 from mtl_accum.training._evaluate import Measure, evaluate, require_tasks
-from mtl_accum.training._experiment import (
-    Data,
-    MakeOptimizer,
-    Run,
-    header,
-    make_optimizer,
-    require_parts,
-    samples_in,
-    snapshot_folder,
-)
+from mtl_accum.training._experiment import MakeOptimizer, Run, header, make_optimizer, samples_in, snapshot_folder
 from mtl_accum.training._fit import Training, Watcher
 from mtl_accum.training._images import Images, before_and_after, require_images, strips
 from mtl_accum.training._in_backward import InBackward
@@ -41,6 +31,14 @@ from mtl_accum.training._loop import Loop
 from mtl_accum.training._plan import Auto, plan_and_write
 from mtl_accum.training._progress import Progress
 from mtl_accum.training._record import Record, training_metrics
+from mtl_accum.training._require import (
+    Data,
+    require_each,
+    require_edition,
+    require_editions,
+    require_knobs,
+    require_parts,
+)
 from mtl_accum.training._resume import find
 from mtl_accum.training._retention import FOLDER
 from mtl_accum.training._stop import StoppedError
@@ -104,7 +102,12 @@ def train(
         StoppedError: a signal asked for the end; there is a checkpoint to go on from.
     """
     model, data = require_parts(model, data)
-    positive_int("compare.steps", steps)
+    require_knobs({"train": training, "compare.steps": steps, "compare.snapshots": snapshots, "log_every": log_every})
+    require_knobs({"resume": resume, "seed": seed})
+    _require_settings(loop, checkpoint, logger, measures, images)
+    if not isinstance(edition, Auto):
+        require_edition("edition", edition)
+    require_editions("compare.editions", editions)
     where = resolve(device)
     keep_freed_memory()
     deterministic(loop.deterministic)
@@ -183,6 +186,24 @@ class _Parts:
     measures: Mapping[str, Measure]
     run: Run
     where: torch.device
+
+
+def _require_settings(
+    loop: Loop,
+    checkpoint: Keep,
+    logger: MakeLogger | None,
+    measures: Mapping[str, Measure],
+    images: Mapping[str, Images],
+) -> None:
+    """Raise ValueError unless what `train` is given is what its annotations say."""
+    require_each("job", {"loop": loop}, Loop)
+    require_each("job", {"checkpoint": checkpoint}, Keep)
+    require_each("measures", measures, Measure)
+    require_each("images", images, Images)
+    if loop.monitor is not None and loop.monitor not in measures:
+        raise ValueError(f"monitor must be one of {', '.join(measures) or 'no measures'}; found {loop.monitor!r}")
+    if logger is not None and not callable(logger):
+        raise ValueError(f"logger must make a logger, found {logger!r:.200}; see _partial_")
 
 
 def _plan_of(found: Checkpoint | None, run: Run) -> Any:

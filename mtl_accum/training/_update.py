@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mtl_accum._knobs import check_knob
 from mtl_accum.training._precision import Precision
 from mtl_accum.training._undo import Buffers
 
 __all__ = ["Update"]
 
 _LOG = logging.getLogger(__name__)
-_POLICIES = ("raise", "skip")
 
 
 class Update:
@@ -47,10 +47,8 @@ class Update:
         clip_norm: float | None = None,
         on_nan: str = "raise",
     ) -> None:
-        if on_nan not in _POLICIES:
-            raise ValueError(f"on_nan must be one of {', '.join(_POLICIES)}; found {on_nan!r}")
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm must be a number above 0, or null; found {clip_norm!r}")
+        check_knob("on_nan", on_nan)
+        check_knob("clip_norm", clip_norm)
         self._model, self._optimizer, self._precision = model, optimizer, precision
         self._clip_norm, self._skips = clip_norm, on_nan == "skip"
         self._buffers = Buffers(model)

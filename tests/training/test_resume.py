@@ -269,7 +269,7 @@ def test_which_checkpoint(tmp_path, caplog):
     ("settings", "message"),
     [
         ({"every_steps": 0}, "checkpoint.every_steps must be a positive integer"),
-        ({"every_seconds": -1}, "checkpoint.every_seconds must be a number of at least 0; found -1"),
+        ({"every_seconds": -1}, "checkpoint.every_seconds must be a number of at least 0, or null; found -1"),
         ({"keep": 0}, "checkpoint.keep must be a positive integer"),
         ({"on_error": "cry"}, "checkpoint.on_error must be warn or raise; found 'cry'"),
     ],
