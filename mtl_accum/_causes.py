@@ -33,7 +33,7 @@ def cause_of(edition: Edition, judge: Judge, agreement: Agreement) -> str:
         agreement: The comparison that shows it.
     """
     place = f"the gradient of {agreement.parameter} differs most"
-    if agreement.gradients < agreement.buffers:
+    if agreement.differing == ("buffers",):
         place = f"the buffer {agreement.buffer} differs most"
     cause = next(_shown(edition, judge, agreement), "what causes it was not shown by any experiment")
     return f"{place}; {cause}"
@@ -90,6 +90,12 @@ def _of_pieces(edition: Edition, judge: Judge, agreement: Agreement) -> Iterator
         yield (
             f"the loss of {names} over pieces is not that of the whole batch: it couples samples (declare "
             "couples_samples=True), uses batch statistics, or its count is not its mean's denominator"
+        )
+        return
+    if agreement.differing == ("buffers",):
+        yield (
+            "losses and gradients over pieces are right, but the buffer is not: it takes its shape or its statistics "
+            "from the batch"
         )
         return
     names = ", ".join(repr(name) for name in _tasks_that_differ(edition, judge.network)) or "the tasks together"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from mtl_accum._absent import absent_tasks
 from mtl_accum._causes import cause_of
@@ -21,6 +21,8 @@ from mtl_accum.editions._modules import modules_of, share_modules
 from mtl_accum.editions._pieces import samples_of
 
 __all__ = ["Agreement", "Check", "CheckedEdition", "check", "examine"]
+
+_LONGEST = 300  # characters of an error's words in the table
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 
@@ -116,7 +118,9 @@ def _undecided(edition: Edition, judge: Judge, agreement: Agreement) -> str:
         names = ", ".join(agreement.hidden) or "every gradient"
         return f"not decided: the rounding of {names} in {agreement.dtype} is too large to see a wrong gradient"
     if not judge.whole_is_known(edition):
-        return "not decided: the network draws random numbers other than dropout's, so pieces differ from the whole batch"
+        return (
+            "not decided: the network draws random numbers other than dropout's, so pieces differ from the whole batch"
+        )
     return ""
 
 
@@ -137,7 +141,8 @@ def _frames(error: Exception) -> Iterator[FrameType]:
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:_LONGEST]}{'...' * (len(words) > _LONGEST)}".removesuffix(": ")
 
 
 def _optimizers(optimizer: Optimizers | None) -> Sequence[torch.optim.Optimizer]:
@@ -157,6 +162,7 @@ def _in_double(trunk: Trunk, tasks: Tasks, batch: Any) -> tuple[Judge | None, st
         return None, "not in float64: a closure's modules cannot be copied; pass modules, such as Task"
     for module in modules_of(*functions):
         module.double()
+        _widen_attributes(module)
     wide = tree_map_only(Tensor, _double, batch)
     try:
         judge = Judge(Network(copied, copied_tasks, wide, also=leaves_reached(copied, copied_tasks, wide)))
@@ -164,6 +170,18 @@ def _in_double(trunk: Trunk, tasks: Tasks, batch: Any) -> tuple[Judge | None, st
     except Exception as error:
         return None, f"not in float64: {_one_line(error)}"
     return judge, ""
+
+
+def _widen_attributes(module: torch.nn.Module) -> None:
+    """Convert the tensors that a module keeps in plain attributes, such as a hidden state."""
+    for name, value in vars(module).items():
+        if name not in ("_parameters", "_buffers", "_modules") and any(map(_is_narrow, tree_leaves(value))):
+            vars(module)[name] = tree_map(lambda leaf: _double(leaf) if _is_narrow(leaf) else leaf, value)
+
+
+def _is_narrow(leaf: Any) -> bool:
+    floats = isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dtype != torch.float64
+    return floats and not isinstance(leaf, torch.nn.Parameter)
 
 
 def _double(tensor: Tensor) -> Tensor:

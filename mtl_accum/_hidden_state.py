@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import sys
 import types
 from collections import deque
@@ -26,7 +27,8 @@ class HiddenState:
     """What attributes, closures and containers behind some callables hold now.
 
     Values are kept by reference, and tensors in them by value. `restore` therefore undoes an attribute that was
-    assigned, a counter, an item that was put into a list or a dict, and a tensor that was written to.
+    assigned, a counter, an item that was put into a list or a dict, a tensor that was written to, and the numbers
+    that a generator of the network's own has drawn.
 
     Not followed are the library's and Python's own objects (loggers, threads, compiled code), containers with
     thousands of items, and tensors of more than 64 MiB in float32.
@@ -63,6 +65,12 @@ class HiddenState:
             yield from self._visit_module(value)
         elif isinstance(value, types.FunctionType):
             yield from self._visit_function(value)
+        elif isinstance(value, torch.Generator):
+            self._restore.append(functools.partial(value.set_state, value.get_state()))
+        elif isinstance(value, random.Random):
+            self._restore.append(functools.partial(value.setstate, value.getstate()))
+        elif hasattr(value, "bit_generator"):  # numpy's, which need not be there
+            self._restore.append(functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state))
         elif isinstance(value, types.MethodType):
             yield from ((name, value.__self__), (name, value.__func__))
         elif isinstance(value, functools.partial):

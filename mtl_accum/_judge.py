@@ -22,6 +22,7 @@ __all__ = ["Agreement", "Judge"]
 # The largest difference that rounding explains in every network; what lies above is held against measured rounding.
 _BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5}
 _BOUND_16_BIT = 0.1  # above it a difference is none of rounding; below, nothing can be concluded
+_KINDS = ("losses", "gradients", "buffers")
 _RESOLVED = 1e-3  # of a gradient: rounding that is larger could hide a wrong one
 
 
@@ -40,6 +41,7 @@ class Agreement:
         buffer: the one that differs most.
         missing: parameters that get a gradient from `SummedLoss` and none from this edition.
         beyond: the largest difference, less the rounding that was measured; as the largest where none was.
+        differing: which of "losses", "gradients" and "buffers" differ by more than rounding.
         rounding: of the network's gradient, measured; None where every difference was within the bound.
         hidden: parameters whose rounding is too large to tell a right gradient from a wrong one.
     """
@@ -54,12 +56,17 @@ class Agreement:
     buffer: str = ""
     missing: tuple[str, ...] = ()
     beyond: float = 0.0
+    differing: tuple[str, ...] = ()
     rounding: float | None = None
     hidden: tuple[str, ...] = ()
 
     def exact(self) -> bool:
         """Whether nothing but rounding is between the two."""
         return self.random and not self.missing and self.beyond <= _BOUNDS.get(self.dtype, _BOUND_16_BIT)
+
+    def is_rounding(self) -> bool:
+        """Whether a difference above the bound is the network's own rounding, as it was measured."""
+        return self.exact() and self.rounding is not None and self.beyond <= _BOUNDS.get(self.dtype, 0.0)
 
     def decided(self) -> bool:
         """Whether this precision can tell a right gradient from a wrong one."""
@@ -164,6 +171,7 @@ def _compare(outcome: Outcome, expected: Outcome, rounding: Rounding | None) -> 
         buffer=buffer,
         missing=tuple(name for name, g in pairs[1][0].items() if g is None and pairs[1][1][name] is not None),
         beyond=max(beyond),
+        differing=tuple(kind for kind, value in zip(_KINDS, beyond, strict=True) if value > bound),
         rounding=None if rounding is None else rounding.relative,
         hidden=_hidden(*pairs[1], floors[1], bound),
     )

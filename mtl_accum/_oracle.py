@@ -173,6 +173,9 @@ def _shares(tasks: Tasks, batch: Any, pieces: int) -> list[tuple[Piece, dict[str
     whole = Piece((0, samples), batch)
     counts = read_counts(tasks, [whole, *cut])
     return [
-        (piece, {name: _share(tasks[name], count[piece.samples], count[whole.samples]) for name, count in counts.items()})
+        (
+            piece,
+            {name: _share(tasks[name], count[piece.samples], count[whole.samples]) for name, count in counts.items()},
+        )
         for piece in cut
     ]

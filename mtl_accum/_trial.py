@@ -119,7 +119,9 @@ class Network:
                 if tensor is not None and id(tensor) not in seen:
                     seen.add(id(tensor))
                     full = f"{path}.{name}"
-                    tensors[f"{full}#{len(tensors)}" if full in tensors else full] = tensor  # variables may share a name
+                    tensors[f"{full}#{len(tensors)}" if full in tensors else full] = (
+                        tensor  # variables may share a name
+                    )
         return tensors
 
 

@@ -82,13 +82,15 @@ class Check:
         return all(edition.passed() for edition in self.editions.values())
 
     def __str__(self) -> str:
-        rows, notes = [_COLUMNS], []
+        rows, words = [_COLUMNS], dict[str, list[str]]()
         for name, edition in self.editions.items():
             rows.append([name, *_cells(edition.own, "own"), edition.verdict])
             if not edition.refusal and not edition.failure:
                 rows.append([name, *_cells(edition.double, "float64"), edition.verdict])
-            words = (edition.refusal, edition.failure, edition.without, edition.reason, edition.undecided)
-            notes += [f"{name}: {line}" for line in words if line]
+            for line in (edition.refusal, edition.failure, edition.without, edition.reason, edition.undecided):
+                if line:
+                    words.setdefault(line, []).append(name)
+        notes = [f"{', '.join(names)}: {line}" for line, names in words.items()]
         if self.absent:
             notes.append(f"absent from this batch, so not checked: task {', '.join(map(repr, self.absent))}")
         if self.idle:
