@@ -17,7 +17,7 @@ from mtl_accum._oracle import in_pieces, oracle
 from mtl_accum._trial import Network
 from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk
 from mtl_accum.editions._modules import modules_of
-from mtl_accum.editions._replay import Replay
+from mtl_accum.editions._replay import RandomState, Replay
 
 __all__ = ["cause_of"]
 
@@ -51,7 +51,7 @@ def _shown(edition: Edition, judge: Judge, agreement: Agreement) -> Iterator[str
             "twice the losses do not give twice the gradient: something adds gradient of its own in the backward (an "
             "injected auxiliary loss, a hook), once in every backward pass; make it a task"
         )
-    yield from _of_another_pass(network)
+    yield from _of_another_pass(network, in_pieces(edition))
     if in_pieces(edition):
         yield from _of_pieces(edition, judge, agreement)
     if judge.draws and (quiet := judge.quiet_agreement(edition)) is not None and quiet.exact():
@@ -60,7 +60,7 @@ def _shown(edition: Edition, judge: Judge, agreement: Agreement) -> Iterator[str
         yield "the random stream ends elsewhere"
 
 
-def _of_another_pass(network: Network) -> Iterator[str]:
+def _of_another_pass(network: Network, pieces: bool) -> Iterator[str]:
     """Run the trunk twice on one batch, from the same random numbers and buffers."""
     twice = _TwicePass()
     try:
@@ -74,6 +74,11 @@ def _of_another_pass(network: Network) -> Iterator[str]:
         yield (
             "a second pass of the trunk differs from the first: state kept outside parameters and buffers (hidden "
             "state in an attribute, a generator of its own) changes from one pass to the next"
+        )
+    elif twice.drifted and pieces:
+        yield (
+            "each pass of the trunk changes a buffer that the next one reads (running statistics, a power iteration), "
+            "and every piece is a pass"
         )
 
 
@@ -116,22 +121,32 @@ def _tasks_that_differ(edition: Edition, network: Network) -> Iterator[str]:
 
 @dataclass
 class _TwicePass:
-    """Two passes of the trunk on one batch; `apart` and `wrote` say what came of it."""
+    """Passes of the trunk on one batch.
+
+    Attributes:
+        apart: Whether the second one differs, from the same random numbers and buffers.
+        drifted: Whether one differs that sees the buffers as the first left them.
+        wrote: Whether the first one changed the batch.
+    """
 
     apart: bool = field(default=False, init=False)
+    drifted: bool = field(default=False, init=False)
     wrote: bool = field(default=False, init=False)
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """Compare the two representations, and the batch with what it was."""
         kept = [leaf.detach().clone() for leaf in _tensors(batch)]
-        replay = Replay(modules_of(trunk))
+        replay, random = Replay(modules_of(trunk)), RandomState()
         with torch.no_grad():
             with replay.forward():
                 first = [leaf.detach().clone() for leaf in _tensors(trunk(batch))]
             self.wrote = any(_differ(*pair) for pair in zip(kept, _tensors(batch), strict=False))
             with replay.forward():
                 second = _tensors(trunk(batch))
+            random.restore()
+            third = _tensors(trunk(batch))
         self.apart = len(first) != len(second) or any(map(_differ, first, second))
+        self.drifted = not self.apart and any(map(_differ, first, third))
         return {}
 
 

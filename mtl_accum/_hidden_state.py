@@ -6,7 +6,7 @@ import functools
 import random
 import sys
 import types
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +20,7 @@ _LONGEST = 4096  # items of a container that may be state; longer ones are data 
 _MOST = 20_000  # values visited
 _LARGEST = 2**24  # elements of a tensor that is copied
 _ATOMS = (str, bytes, int, float, complex, type, types.ModuleType, types.BuiltinFunctionType, type(None))
+_CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, set, deque)  # whose methods do what they are known for
 _REGISTRIES = frozenset(vars(nn.Module())) - {"_buffers", "training"}  # parameters, submodules, hooks
 
 
@@ -75,7 +76,7 @@ class HiddenState:
             yield from ((name, value.__self__), (name, value.__func__))
         elif isinstance(value, functools.partial):
             yield from ((name, other) for other in (value.func, *value.args, *value.keywords.values()))
-        elif isinstance(value, dict | list | set | deque):
+        elif type(value) in _CONTAINERS:
             yield from self._visit_container(name, value)
         elif isinstance(value, tuple | frozenset):
             yield from ((name, other) for other in value)
@@ -103,7 +104,7 @@ class HiddenState:
                 continue
             self._restore.append(functools.partial(setattr, cell, "cell_contents", value))
             yield name, value
-        if _is_of_a_library(function):
+        if _is_of_a_library(function) or "site-packages" in function.__code__.co_filename:
             return
         yield from (("", value) for value in function.__defaults__ or ())
         yield from vars(function).items()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import graph
 from torch.overrides import TorchFunctionMode
 
 from mtl_accum.editions._replay import RandomState
@@ -44,6 +45,9 @@ class NoDropout(TorchFunctionMode):
     ) -> Any:
         """Run the function without its random numbers."""
         kwargs = dict(kwargs or {})
+        if func in (Tensor.backward, torch.autograd.backward):
+            with self:  # a mode ends in what it calls, but a backward may run a checkpointed forward again
+                return _backward(*args, **kwargs)
         if func in _DROPOUT:
             return args[0] if args else kwargs["input"]
         if func in _POSITION:
@@ -62,6 +66,26 @@ class NoDropout(TorchFunctionMode):
                 drawn: Tensor = func(*args, **kwargs)
                 return drawn.copy_(torch.as_tensor(_CONSTANT[func](*args, **kwargs)).expand_as(drawn))
         return func(*args, **kwargs)
+
+
+def _backward(
+    tensors: Tensor | Sequence[Tensor],
+    gradients: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Tensor | Sequence[Tensor] | None = None,
+    **names: Any,
+) -> None:
+    """Run a backward as torch's two functions do, which would leave the mode."""
+    outputs = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+    given = names.get("gradient", names.get("grad_tensors", gradients))
+    known = (given,) * len(outputs) if given is None or isinstance(given, Tensor) else tuple(given)
+    starts = tuple(torch.ones_like(out) if g is None else g for out, g in zip(outputs, known, strict=True))
+    leaves = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ())
+    keep = create_graph if retain_graph is None else retain_graph
+    graph._engine_run_backward(
+        outputs, starts, keep, create_graph, leaves, allow_unreachable=True, accumulate_grad=True
+    )
 
 
 def _rrelu(input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, **__: Any) -> Tensor:

@@ -344,8 +344,9 @@ def test_parameters_of_every_optimizer_count_as_trained():
 
 def test_random_numbers_of_numpy_and_python_are_put_back():
     trunk, heads = Trunk(), tasks(lambda out, y: F.mse_loss(out, y) * (random.random() + np.random.rand()))
+    data = batch()
     before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
-    assert check(trunk, heads, batch(), editions={"split": Split()}).passed()
+    assert check(trunk, heads, data, editions={"split": Split()}).passed()
     assert random.getstate() == before[0]
     assert (np.random.get_state()[1] == before[1]).all()
     assert torch.equal(torch.get_rng_state(), before[2])
@@ -426,7 +427,7 @@ REPLAYS = {"per_task": PerTask(), "cached": Cached(4), "pieces": Accumulated(Spl
 UNDECLARED = {
     "injected gradient": (lambda: Trunk(Injected()), None, REPLAYS, "twice the losses do not give twice the gradient"),
     "own batch norm": (lambda: Trunk(OwnNorm()), None, PIECES, "uses batch statistics"),
-    "codebook": (lambda: Trunk(Codebook()), None, PIECES, "uses batch statistics"),
+    "codebook": (lambda: Trunk(Codebook()), None, PIECES, "a buffer that the next one reads"),
     "buffer of the batch's shape": (
         lambda: Trunk(Keeps()),
         None,
