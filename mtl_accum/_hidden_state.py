@@ -42,7 +42,7 @@ class HiddenState:
     """
 
     def __init__(self, *functions: Callable[..., Any]) -> None:
-        self._restore: list[Callable[[], None]] = []
+        self._restore: list[Callable[[], object]] = []
         self.tensors: dict[str, Tensor] = {}
         self._seen: dict[int, Any] = {}  # the values too: the id of a freed temporary may come again
         pending = [("", function, 0) for function in functions]
