@@ -9,7 +9,7 @@ from torch import nn
 from mtl_accum import Accumulated, PerTask, Split, Task
 from mtl_accum._bench import Bench
 from mtl_accum.report._table import difference as cell
-from tests.test_check_field import before_batch_norm
+from tests.check.test_rounding import before_batch_norm
 
 
 def measured(trunk, tasks, batch, edition, optimizer=None):
