@@ -94,3 +94,27 @@ def test_an_input_that_requires_a_gradient_gets_it():
         gradients_of.append(x.grad)
     for other in gradients_of[1:]:
         torch.testing.assert_close(other, gradients_of[0], rtol=1e-10, atol=1e-14)
+
+
+def jagged():
+    torch.manual_seed(0)
+    layer, head = nn.Linear(4, 8).double(), nn.Linear(8, 1).double()
+    rows = [torch.randn(n, 4, dtype=torch.float64) for n in (3, 5)]
+    return layer, head, torch.nested.nested_tensor(rows, layout=torch.jagged)
+
+
+@pytest.mark.parametrize("edition", [Split(), PerTask(), Checkpointed(Split())], ids=repr)
+def test_a_jagged_representation_is_whole(edition):
+    layer, head, batch = jagged()
+    tasks = {name: lambda z, b: head(z).values().square().mean() for name in "abc"}
+    SummedLoss().forward_backward(layer, tasks, batch)
+    expected, layer.weight.grad = layer.weight.grad, None
+    edition.forward_backward(layer, tasks, batch)
+    torch.testing.assert_close(layer.weight.grad, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("edition", [Split(head_chunks=2), Cached(1), Accumulated(Split(), 2)], ids=repr)
+def test_a_jagged_tensor_in_pieces_is_refused(edition):
+    layer, head, batch = jagged()
+    with pytest.raises(ValueError, match=r"nested \(jagged\) one, which torch cannot slice. Pad it"):
+        edition.forward_backward(layer, {"t": lambda z, b: head(z).values().mean()}, batch)
