@@ -22,6 +22,7 @@ from mtl_accum.editions._pieces import samples_of
 
 __all__ = ["Agreement", "Check", "CheckedEdition", "check", "examine"]
 
+_MOST = 4  # parameters named in a sentence
 _LONGEST = 300  # characters of an error's words in the table
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
@@ -117,7 +118,8 @@ def _undecided(edition: Edition, judge: Judge, agreement: Agreement) -> str:
     if not agreement.exact():
         return ""
     if not agreement.decided():
-        names = ", ".join(agreement.hidden) or "every gradient"
+        names = ", ".join(agreement.hidden[:_MOST]) or "every gradient"
+        names += f" and {len(agreement.hidden) - _MOST} more" if len(agreement.hidden) > _MOST else ""
         return f"not decided: the rounding of {names} in {agreement.dtype} is too large to see a wrong gradient"
     if not judge.whole_is_known(edition):
         return (
