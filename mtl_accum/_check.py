@@ -16,7 +16,18 @@ from mtl_accum._difference import gradient_difference, largest_difference
 from mtl_accum._no_dropout import NoDropout
 from mtl_accum._oracle import in_pieces, oracle
 from mtl_accum._trial import Network, Outcome
-from mtl_accum.editions import Accumulated, Cached, Edition, PerTask, Split, SummedLoss, Tasks, Trunk
+from mtl_accum.editions import (
+    Accumulated,
+    Cached,
+    Edition,
+    PerTask,
+    Split,
+    SummedLoss,
+    Tasks,
+    Trunk,
+    require_editions,
+    require_parts,
+)
 from mtl_accum.editions._modules import modules_of, share_modules
 from mtl_accum.editions._pieces import samples_of
 from mtl_accum.report import markdown_table
@@ -138,6 +149,9 @@ def check(
     Returns:
         The figures, the likely reasons, and `passed()`.
     """
+    require_parts(trunk, tasks)
+    if editions is not None:
+        require_editions(editions)
     chosen = editions or _default_editions(batch)
     network = Network(trunk, tasks, batch)
     reference = network.run(SummedLoss())
