@@ -16,7 +16,18 @@ from mtl_accum._causes import cause_of
 from mtl_accum._judge import Agreement, Judge
 from mtl_accum._trial import Network, leaves_reached
 from mtl_accum._verdict import Check, CheckedEdition
-from mtl_accum.editions import Accumulated, Cached, Edition, PerTask, Split, Tasks, Trunk, always_comparing
+from mtl_accum.editions import (
+    Accumulated,
+    Cached,
+    Edition,
+    PerTask,
+    Split,
+    Tasks,
+    Trunk,
+    always_comparing,
+    require_editions,
+    require_parts,
+)
 from mtl_accum.editions._modules import modules_of, share_modules
 from mtl_accum.editions._pieces import samples_of
 
@@ -70,6 +81,9 @@ def examine(
     editions: Mapping[str, Edition] | None = None,
 ) -> Check:
     """Do what `check` does, and print nothing."""
+    require_parts(trunk, tasks)
+    if editions is not None:
+        require_editions(editions)
     trained = [p for one in _optimizers(optimizer) for group in one.param_groups for p in group["params"]]
     network = Network(trunk, tasks, batch, also=[*trained, *leaves_reached(trunk, tasks, batch)])
     own = Judge(network)

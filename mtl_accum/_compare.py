@@ -12,7 +12,7 @@ import torch
 
 from mtl_accum._bench import Bench, GradientDifference
 from mtl_accum._validate import positive_int
-from mtl_accum.editions import Edition, PerTask, Split, SummedLoss, Tasks, Trunk
+from mtl_accum.editions import Edition, PerTask, Split, SummedLoss, Tasks, Trunk, require_editions, require_parts
 from mtl_accum.memory import PeakMemory
 from mtl_accum.memory._cuda import device_in_use
 from mtl_accum.memory._fresh import FreshProcess, MeasurementError
@@ -89,8 +89,10 @@ def compare(
         ValueError: steps is less than 1, or snapshots is no folder.
     """
     positive_int("steps", steps)
-    if editions is not None and not isinstance(editions, Mapping):
-        raise TypeError(f"editions must be a mapping from names to editions, found {type(editions).__name__}")
+    if build is None:
+        require_parts(trunk, tasks)
+    if editions is not None:
+        require_editions(editions)
     folder = None if snapshots is None else Path(snapshots)
     if folder is not None and not folder.is_dir():
         raise ValueError(f"snapshots must be a folder that exists, found {str(snapshots)!r}")

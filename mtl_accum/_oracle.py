@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mtl_accum.editions import Accumulated, Cached, Checkpointed, Edition, Offloaded, Split, SummedLoss, Tasks, Trunk
 from mtl_accum.editions._counts import read_counts, reduction_of
+from mtl_accum.editions._inner_task import facts
 from mtl_accum.editions._pieces import Piece, cut_batch, equal_ranges, ranges, samples_of, take
 from mtl_accum.editions._pytree import flatten, unflatten
 
@@ -132,7 +133,7 @@ class _Weighted:
 
     def __init__(self, task: Any, share: float) -> None:
         self._task, self._share = task, share
-        self.count, self.reduction = getattr(task, "count", None), reduction_of(task)
+        vars(self).update(facts(task))
 
     def __call__(self, representation: Any, batch: Any) -> Tensor:
         loss: Tensor = self._share * self._task(representation, batch)
@@ -144,7 +145,7 @@ class _OverPieces:
 
     def __init__(self, task: Any, pieces: int) -> None:
         self._task, self._pieces = task, pieces
-        self.count, self.reduction = getattr(task, "count", None), reduction_of(task)
+        vars(self).update(facts(task))
 
     def __call__(self, representation: Any, batch: Any) -> Tensor:
         terms = [

@@ -8,6 +8,7 @@ from mtl_accum.editions._cutting import samples_of
 from mtl_accum.editions._modules import modules_of
 from mtl_accum.editions._offloaded import Offloaded
 from mtl_accum.editions._over_batches import OverBatches
+from mtl_accum.editions._parts import require_parts
 from mtl_accum.editions._per_task import PerTask
 from mtl_accum.editions._phase import phase
 from mtl_accum.editions._pytree import Batched, PerSample
@@ -17,7 +18,7 @@ from mtl_accum.editions._scale import backward_scale
 from mtl_accum.editions._second_pass import ReplayError, always_comparing
 from mtl_accum.editions._split import Split
 from mtl_accum.editions._summed import SummedLoss
-from mtl_accum.editions._types import Edition, Tasks, Trunk
+from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition, require_editions
 
 __all__ = [
     "Accumulated",
@@ -40,6 +41,9 @@ __all__ = [
     "cut",
     "modules_of",
     "phase",
+    "require_edition",
+    "require_editions",
+    "require_parts",
     "same_random_numbers",
     "samples_of",
     "tree_leaves",

@@ -38,7 +38,7 @@ class Accumulated:
            that task out.
 
     Micro-batches draw other, equally valid dropout masks than the whole batch does. With 16-bit parameters
-    `.grad` itself adds up in 16 bit. DDP: all but the last micro-batch belong under `no_sync`. AMP: autocast in
+    `.grad` itself adds up in 16 bit. DDP: refused; average `.grad` over the processes after the call. AMP: autocast in
     the callables, `backward_scale` around the whole call. BatchNorm: refused, because its statistics would be
     the micro-batches'.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtl_accum._validate import boolean, positive_int
 from mtl_accum.editions._cut import Leaves
+from mtl_accum.editions._parts import require_parts, require_samples
 from mtl_accum.editions._pieces import Assembly, Range, cut_batch, equal_ranges, ranges, samples_of
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_hidden_modules
 from mtl_accum.editions._step import Step
@@ -41,8 +42,8 @@ class Cached:
            backward from its slice of dL/dz.
 
     A chunk draws other, equally valid dropout masks than the whole batch does. With 16-bit parameters `.grad`
-    itself adds up in 16 bit, once a chunk; with float32 parameters under autocast it does not. DDP: all but the
-    last chunk's backward belong under `no_sync`. AMP: autocast in the callables. BatchNorm: refused in the
+    itself adds up in 16 bit, once a chunk; with float32 parameters under autocast it does not. DDP: refused;
+    average `.grad` over the processes after the call. AMP: autocast in the callables. BatchNorm: refused in the
     trunk (and in heads in head chunks), because its statistics would be the chunks'.
 
     Reference: Gao, Zhang, Han and Callan (2021), Scaling Deep Contrastive Learning Batch Size under Memory
@@ -71,8 +72,9 @@ class Cached:
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`."""
+        require_parts(trunk, tasks)
         refuse_hidden_modules(self, {"trunk": trunk})
-        samples = samples_of(batch, "batch")
+        samples = require_samples(samples_of(batch, "batch"))
         chunks = cut_batch(batch, ranges(samples, self.chunk_size))
         if len(chunks) > 1 and not self.allow_batch_statistics:
             refuse_batch_statistics(self, {"trunk": trunk})

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from mtl_accum.editions._around_trunk import around_trunk
 from mtl_accum.editions._modules import is_compiled, modules_of
+from mtl_accum.editions._parts import require_parts
 from mtl_accum.editions._pieces import Range
 from mtl_accum.editions._refuse import refuse_hidden_modules
 from mtl_accum.editions._replay import Replay
@@ -57,6 +58,7 @@ class Checkpointed:
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`."""
+        require_parts(trunk, tasks)
         refuse_hidden_modules(self, {"trunk": trunk})
         modules = modules_of(trunk)
         compiled = is_compiled(trunk) or any(hasattr(module, "_orig_mod") for module in modules)

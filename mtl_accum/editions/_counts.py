@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtl_accum.editions._inner_task import counted, couples_samples
 from mtl_accum.editions._pieces import Piece, Range
 from mtl_accum.editions._types import Tasks
 
@@ -39,8 +40,16 @@ class Share:
         for cut, count in counts.items():
             if cut is not None and first <= cut[0] and cut[1] <= last:
                 self._known[cut[0] - first, cut[1] - first] = count
-        self.couples_samples = getattr(task, "couples_samples", False)
-        self.count = getattr(task, "count", None)
+
+    @property
+    def couples_samples(self) -> bool:
+        """Whether the task declares that its loss couples samples."""
+        return couples_samples(self._task)
+
+    @property
+    def count(self) -> Any:
+        """The count of the task; None where it has none."""
+        return getattr(counted(self._task), "count", None)
 
     def __call__(self, representation: Any, batch: Any) -> Tensor:
         """The task's loss, weighted."""
@@ -82,7 +91,7 @@ def read_counts(tasks: Tasks, pieces: Sequence[Piece]) -> dict[str, Counts]:
     terms: dict[str, Counts] = {}
     transfer = _Transfer()
     for name, task in tasks.items():
-        own_terms: Any = None if isinstance(task, Share) else getattr(task, "terms", None)
+        own_terms: Any = None if isinstance(task, Share) else getattr(counted(task), "terms", None)
         for piece in pieces:
             count = _count(name, task, piece)
             transfer.put(counts[name], piece.samples, count)
@@ -102,19 +111,23 @@ def require_sums(tasks: Tasks, counts: dict[str, Counts], whole: Range, pieces: 
     """Raise ValueError unless the counts of the pieces add up to the count of the whole batch.
 
     Counts of at most 1 may exceed: a masked mean over `mask.sum().clamp(min=1)` counts 1 where a piece has nothing,
-    and its loss there is 0.
+    and its loss there is 0; but not what a module around it adds.
     """
     for name, known in counts.items():
         if reduction_of(tasks[name]) == "sum" or not known[whole]:
             continue
         parts = [known[piece.samples] for piece in pieces]
-        total, large = sum(parts), sum(part for part in parts if part > 1)
+        task = whole_task(tasks[name])
+        around = counted(task) is not task
+        total, large = sum(parts), sum(part for part in parts if part > 1 or around)
         slack = _ROUNDING * known[whole]
         if total < known[whole] - slack or large > known[whole] + slack:
             raise ValueError(
                 f"task '{name}': the counts of the pieces must add up to that of the batch, {known[whole]:g}; found "
                 f"{' + '.join(f'{part:g}' for part in parts[:8])}{' + ...' * (len(parts) > 8)} = {total:g}. Compute "
                 "count, and target, from the batch that they are given"
+                + ", and leave out clamp(min=1): what the module around the task adds would come too often"
+                * around
             )
 
 
@@ -125,6 +138,7 @@ def _count(name: str, task: Any, piece: Piece) -> Any:
     """Evaluate the count of a task on a piece: a number, or a tensor that waits for its transfer."""
     if isinstance(task, Share) and (known := task.known(piece.samples)) is not None:
         return known
+    task = counted(task)
     presence: Any = getattr(task, "presence", None)
     if piece.samples is None and presence is not None and (there := presence(piece.batch)) is not None:
         return int(there)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from mtl_accum.editions._pytree import Batched, PerSample, children, unflatten
+from mtl_accum.editions._refusals import refuse_uncuttable
 
 __all__ = ["Range", "cutter", "samples_of", "take"]
 
@@ -103,6 +104,7 @@ class _Reader(NamedTuple):
         return self.read(tree, path)
 
     def read(self, tree: Any, path: str) -> _Cut:
+        refuse_uncuttable(path, tree)
         if isinstance(tree, Tensor):
             if tree.is_nested:
                 raise ValueError(
@@ -186,6 +188,7 @@ def _alike(values: Any) -> bool:
 
 def _sized(tree: Any, path: str, *, root: bool = False) -> Iterator[tuple[str, int | None]]:
     """Yield the rows of every tensor outside of lists (None for a 0-dim tensor), and the length of a `PerSample`."""
+    refuse_uncuttable(path, tree)
     if isinstance(tree, Tensor):
         yield path, tree.shape[0] if tree.dim() else None
     elif isinstance(tree, PerSample):

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from mtl_accum.editions._around_trunk import around_trunk
 from mtl_accum.editions._modules import modules_of
+from mtl_accum.editions._parts import require_parts
 from mtl_accum.editions._pieces import Range
 from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._step import inner_ranges
@@ -55,6 +56,7 @@ class Offloaded:
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`."""
+        require_parts(trunk, tasks)
         modules = modules_of(trunk)
         owned = [t for m in modules for t in (*m.parameters(recurse=False), *m.buffers(recurse=False))]
         resting = {_storage(tensor) for tensor in owned if not is_lazy(tensor)}  # a lazy one has no storage yet

@@ -9,6 +9,8 @@ from typing import Any, final
 from torch import Tensor
 
 from mtl_accum.editions._cutting import samples_of
+from mtl_accum.editions._inner_task import counted
+from mtl_accum.editions._parts import require_parts
 from mtl_accum.editions._pieces import Piece
 from mtl_accum.editions._step import Step
 from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
@@ -61,6 +63,7 @@ class OverBatches:
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Sequence[Any]) -> dict[str, Tensor]:
         """See `Edition.forward_backward`; the batch is a list of batches, the losses are over all of them."""
+        require_parts(trunk, tasks)
         if not isinstance(batch, list | tuple):
             raise TypeError(f"batch must be a list of batches for OverBatches, found {type(batch).__name__}")
         if not batch:
@@ -89,6 +92,6 @@ def _samples(batch: Any, tasks: Tasks) -> int:
     try:
         return samples_of(batch, "batch")
     except (TypeError, ValueError):
-        if all(getattr(task, "count", None) is not None for task in tasks.values()):
+        if all(getattr(counted(task), "count", None) is not None for task in tasks.values()):
             return 1
         raise

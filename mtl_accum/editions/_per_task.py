@@ -36,7 +36,7 @@ class PerTask:
         3. The random stream and the buffers end where `SummedLoss` leaves them.
 
     With 16-bit parameters `.grad` itself adds up in 16 bit, once a task; with float32 parameters under autocast
-    it does not. DDP: each backward would synchronise; all but the last belong under `no_sync`. AMP: autocast in
+    it does not. DDP: refused, as each backward would synchronise; average `.grad` after the call. AMP: autocast in
     the callables, `backward_scale` for the scaler. BatchNorm: statistics change once.
 
     Raises:

@@ -13,6 +13,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from mtl_accum.editions._refusals import unknown_container
+
 __all__ = ["Batched", "PerSample", "TreeSpec", "children", "flatten", "leaves", "paths", "unflatten"]
 
 TreeSpec = pytree.TreeSpec
@@ -162,10 +164,5 @@ def _make_dataclass(children: Any, context: Any) -> Any:
 def _refusal(tree: Any, what: str) -> str:
     for path, leaf in pytree.tree_leaves_with_path(tree):
         if not isinstance(leaf, _OPAQUE):
-            kind = f"{type(leaf).__module__}.{type(leaf).__qualname__}"
-            return (
-                f"{what}{pytree.keystr(path)}: expected a tensor, number, string, bytes or None, or a registered "
-                f"container of them; found {kind}. Register it: "
-                f"torch.utils._pytree.register_pytree_node({type(leaf).__qualname__}, flatten, unflatten)"
-            )
+            return unknown_container(what + pytree.keystr(path), leaf)
     raise AssertionError("unreachable: called with a tree that holds an unknown leaf")

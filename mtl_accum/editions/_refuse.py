@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
+from mtl_accum.editions._inner_task import couples_samples
 from mtl_accum.editions._modules import is_compiled, modules_of, named_modules_of
 
 __all__ = ["refuse_batch_statistics", "refuse_coupled_samples", "refuse_hidden_modules"]
@@ -62,7 +63,7 @@ def _iterates(module: nn.Module) -> bool:
 def refuse_coupled_samples(edition: object, tasks: Parts) -> None:
     """Raise ValueError if a task declares that its loss couples samples."""
     for name, task in tasks.items():
-        if getattr(task, "couples_samples", False):
+        if couples_samples(task):
             raise ValueError(
                 f"{_name(edition)}: task '{name}' declares couples_samples=True: its loss over pieces is another loss; "
                 "Cached without head_chunks, Split and PerTask give it the whole batch"

@@ -39,9 +39,10 @@ class Split:
     where heads_per_graph and head_chunks are 1 and each head reads each tensor of the representation once and
     draws no random numbers. Head chunks draw other, equally valid dropout masks than the whole batch does.
 
-    DDP, FSDP2: wrap trunk and heads each on their own, every part has one backward. AMP: autocast in the
-    callables; dL/dz adds up in float32 where the representation is 16 bit. BatchNorm: as ever in the trunk, in
-    heads where head_chunks is 1.
+    DDP: refused; plain modules, and `.grad` averaged over the processes after the call, exact where they have equal
+    counts of every task. FSDP2: trunk and heads as roots of their own, where every process has every task in equal
+    counts. AMP: autocast in the callables; dL/dz adds up in float32 where the representation is 16 bit. BatchNorm: as
+    ever in the trunk, in heads where head_chunks is 1.
 
     Reference: the chain rule at the representation, as in Sener and Koltun (2018), Multi-Task Learning as
     Multi-Objective Optimization, who use dL/dz of each task for its weights.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtl_accum.editions._absence import warn_of_absence
 from mtl_accum.editions._around_trunk import run_trunk
 from mtl_accum.editions._autocast import without_autocast
 from mtl_accum.editions._buffers import BufferLog
@@ -17,6 +18,7 @@ from mtl_accum.editions._counts import Counts, Share, read_counts, require_sums,
 from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._explain import explain, explain_derivative, watching_derivatives
 from mtl_accum.editions._modules import buffer_owners, modules_of
+from mtl_accum.editions._parts import require_parts, require_samples
 from mtl_accum.editions._phase import SILENCE, heard, phase
 from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, samples_of, take
 from mtl_accum.editions._pytree import leaves
@@ -60,12 +62,13 @@ class Step:
     ) -> None:
         if not torch.is_grad_enabled():
             raise RuntimeError("forward_backward: expected gradients to be enabled, found no_grad or inference_mode")
+        require_parts(trunk, tasks)
         self._trunk, self._tasks, self._batch = trunk, tasks, batch
         self._whole: Range | None = None
         self.pieces = list(window) or [Piece(None, batch)]
         whole: list[Piece] = []
         if cuts > 1:
-            samples = samples_of(batch, "batch")
+            samples = require_samples(samples_of(batch, "batch"))
             self.pieces = cut_batch(batch, equal_ranges(samples, cuts))
             whole = [Piece((0, samples), batch)]
         self._counts: dict[str, Counts] = read_counts(tasks, [*whole, *self.pieces, *_inner_pieces(self.pieces, inner)])
@@ -75,6 +78,8 @@ class Step:
                 counts.setdefault(self._whole, sum(counts[piece.samples] for piece in self.pieces))
             require_sums(tasks, self._counts, self._whole, self.pieces)
         self.present = [name for name, counts in self._counts.items() if counts[self._whole]]
+        if not self.present:
+            warn_of_absence(tasks, self.pieces[0].batch if window else batch)
         owners = ((name, buffer_owners(whole_task(tasks[name]))) for name in self.present)
         self._owners = {name: found for name, found in owners if found}
         self._losses: dict[str, Tensor] = {}
@@ -198,6 +203,8 @@ class Step:
     def run_edition(self, edition: Edition, piece: Piece) -> None:
         """Forward and backward of a piece through another edition."""
         tasks = {name: self._on(name, piece) for name in self.present if self._counts[name][piece.samples]}
+        if not tasks:
+            return
         functions: tuple[Callable[..., Any], ...] = (self._trunk, *(whole_task(self._tasks[name]) for name in tasks))
         fresh = self._buffers.before({owner: None for function in functions for owner in buffer_owners(function)})
         for name, loss in edition.forward_backward(self._trunk, tasks, piece.batch).items():

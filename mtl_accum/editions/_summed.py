@@ -24,7 +24,8 @@ class SummedLoss:
         sum(task(z, batch) for task in tasks.values()).backward()
 
     Memory: O(trunk + all heads): every head's graph is alive at the `+`. Passes: one each.
-    Random numbers are drawn and buffers change as in that loop; under DDP and FSDP2 it is the usual step.
+    Random numbers are drawn and buffers change as in that loop. DDP: parts wrapped in it are refused, as everywhere;
+    average `.grad` over the processes after the call.
     """
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:

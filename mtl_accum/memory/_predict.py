@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mtl_accum.editions import Edition, Tasks, Trunk
+from mtl_accum.editions import Edition, Tasks, Trunk, require_edition, require_parts
 from mtl_accum.memory._caching_allocator import CachingAllocator
 from mtl_accum.memory._record import PeakMemory
 from mtl_accum.memory._rehearsal import Rehearsal
@@ -70,10 +69,9 @@ def predict(
         PredictionError: shapes depend on values, or the step does not run on tensors without data.
     """
     cuda = cpu_or_cuda(device).type == "cuda"
-    if not hasattr(edition, "forward_backward") or isinstance(edition, type):
-        raise TypeError(f"edition must have forward_backward, found {edition!r}; e.g. Split()")
-    if build is None and not isinstance(tasks, Mapping):
-        raise TypeError(f"tasks must be a mapping from names to tasks, found {type(tasks).__name__}")
+    require_edition(edition)
+    if build is None:
+        require_parts(trunk, tasks)
     if snapshot is not None and not Path(snapshot).parent.is_dir():
         raise ValueError(f"snapshot must be a file in a folder that exists, found {str(snapshot)!r}")
     with Rehearsal(build or (trunk, tasks, batch, optimizer), cuda=cuda) as rehearsal:

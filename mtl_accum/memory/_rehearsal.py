@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from mtl_accum.editions import Edition, SummedLoss, Tasks
 from mtl_accum.editions._counts import read_counts
+from mtl_accum.editions._inner_task import couples_samples
 from mtl_accum.editions._modules import modules_of
 from mtl_accum.editions._offloaded import TO_HOST
 from mtl_accum.editions._phase import listening
@@ -169,7 +170,7 @@ class _Absent:
 
     def __init__(self, task: Any) -> None:
         self._task = task
-        self.couples_samples = getattr(task, "couples_samples", False)
+        self.couples_samples = couples_samples(task)
 
     def __call__(self, representation: Any, batch: Any) -> Any:
         """Never called."""

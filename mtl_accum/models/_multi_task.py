@@ -92,6 +92,12 @@ class Task(nn.Module):
         """Return whether the batch has something for this task, without a count; None where the count decides."""
         return False if self.target(batch) is None else None if self._counted() else True
 
+    def absence(self, batch: Any) -> str:
+        """Return in words why a batch has nothing for this task."""
+        if self.target(batch) is not None:
+            return "its count is 0"
+        return "its target returned nothing" if callable(self._target) else f"the batch has no {self._target!r}"
+
     def count(self, batch: Any) -> float | Tensor:
         """Return the denominator of the loss's mean; 0 if the batch has nothing for this task.
 

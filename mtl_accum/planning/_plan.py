@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mtl_accum.editions import SummedLoss, Tasks, Trunk
+from mtl_accum.editions import SummedLoss, Tasks, Trunk, require_parts
 from mtl_accum.memory._predict import cpu_or_cuda
 from mtl_accum.memory._training_step import Build, Parts, TrainingStep
 from mtl_accum.planning._budget import in_bytes
@@ -66,6 +66,8 @@ def plan(
         TypeError: a callable keeps its modules in a closure, or a module is lazy; the message names the fix.
         PredictionError: the step does not run on tensors without data.
     """
+    if build is None:
+        require_parts(trunk, tasks)
     parts: Parts | Build = build or (trunk, tasks, batch, optimizer)
     given = None if build is not None else TrainingStep(trunk, tasks, batch, optimizer, SummedLoss())
     where = _device(device, given)

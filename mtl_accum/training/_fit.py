@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 
 from mtl_accum._trial import parameters_reached
-from mtl_accum.editions import Edition
+from mtl_accum.editions import Edition, require_edition
 from mtl_accum.editions._counts import read_counts
 from mtl_accum.editions._pieces import Piece
 from mtl_accum.models import MultiTaskModel
@@ -80,6 +80,8 @@ class Training:
         watchers: Sequence[Watcher] = (),
         on_change: Callable[[str], None] = lambda change: None,
     ) -> None:
+        for edition in schedules:
+            require_edition(edition)
         _require_targets(model, batches)
         self.model, self.batches, self.optimizer, self.loop, self.device = model, batches, optimizer, loop, device
         self.watchers = list(watchers)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtl_accum._knobs import check_knob
 from mtl_accum.editions import backward_scale
+from mtl_accum.editions._inner_task import facts
 from mtl_accum.editions._types import Tasks, Trunk
 from mtl_accum.models import MultiTaskModel
 
@@ -76,8 +77,7 @@ class _Autocast:
 
     def __init__(self, function: Callable[..., Any], device: str, dtype: torch.dtype | None) -> None:
         self._function, self._device, self._dtype = function, device, dtype
-        self.count = getattr(function, "count", None)
-        self.couples_samples = getattr(function, "couples_samples", False)
+        vars(self).update(facts(function))
 
     def __call__(self, *arguments: Any) -> Tensor:
         with torch.autocast(self._device, self._dtype):
