@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mtl_accum._difference import largest_difference
+from mtl_accum._optimizers import steppable
 from mtl_accum._trial import Network
 from mtl_accum.editions import Edition, SummedLoss
 from mtl_accum.memory import CudaMeter, Meter, PeakMemory, ProcessMeter, keep_freed_memory, write_snapshot
@@ -50,8 +51,8 @@ class Bench:
 
     def prepare(self) -> None:
         """Two warm-up steps: optimizer state, workspaces and lazily loaded kernels exist after them."""
-        parts = self._parts() if callable(self._parts) else self._parts
-        self._step = TrainingStep(*parts, self._edition)
+        trunk, tasks, batch, optimizer = self._parts() if callable(self._parts) else self._parts
+        self._step = TrainingStep(trunk, tasks, batch, steppable(optimizer), self._edition)
         for _ in range(2):
             self._step()
 

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Each layer may import those before it; what stands in one set shares a layer.
 LAYERS = [
-    {"_run", "_validate", "report"},
+    {"_optimizers", "_run", "_validate", "report"},
     {"editions"},
     {"memory", "models", "_difference", "_no_dropout"},
     {"_trial", "data"},

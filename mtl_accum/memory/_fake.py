@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_iter
 
 from mtl_accum.editions._modules import modules_of, share_modules
 from mtl_accum.editions._phase import Kind
+from mtl_accum.memory._upper_bounds import UPPER_BOUNDS
 
 __all__ = ["CLOSURES", "ForeignParameterError", "OnCpu", "Unknowns", "fake_copy"]
 
@@ -97,12 +98,15 @@ class Unknowns(TorchDispatchMode):
 
     Attributes:
         seen: the names of the operators that ran.
+        place: The part of the network whose forward began last: "the trunk", "task 'depth'".
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[str] = set()
         self._phase: str = ""
+        self._masked: set[str] = set()
+        self.place = ""
         self._reads = {"": 0, "forward": 0, "backward": 0, "optimizer": 0, "zero_grad": 0}
 
     @classmethod
@@ -125,16 +129,28 @@ class Unknowns(TorchDispatchMode):
                 )
         if kwargs and "device" in kwargs:
             kwargs = {**kwargs, "device": _here(kwargs["device"])}
-        out = func(*args, **(kwargs or {}))
+        out = self._bounded(name, func, args, kwargs or {})
         if name in _IN_MAP and out.dim() == 0:
             return out.new_empty(torch.broadcast_shapes(args[0].shape, args[1].shape)).as_strided((), ())
         if name == "native_group_norm" and args[1] is not None and args[1].dtype is torch.float32:
             return out[0], out[1].float(), out[2].float()
         return out
 
+    def _bounded(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator; where the size of its result depends on values, return one as large as it can be."""
+        bound = UPPER_BOUNDS.get(name)
+        if bound is not None and isinstance(args[0], FakeTensor):
+            out = bound(func, *args, **kwargs)
+            if out is not NotImplemented:
+                self._masked.add(self.place or "the trunk or a task")
+                return out
+        return func(*args, **kwargs)
+
     def begin(self, name: str, kind: Kind) -> None:
         """A phase begins: values that the optimizer reads are its step counters."""
         self._phase = kind
+        if kind == "forward":
+            self.place = f"task {name.removeprefix('head ')!r}" if name.startswith("head ") else f"the {name}"
 
     def end(self) -> None:
         """It is over: values read between phases are counts."""
@@ -145,13 +161,23 @@ class Unknowns(TorchDispatchMode):
         self.seen = set()
         self._reads = dict.fromkeys(self._reads, 0)
 
+    def bounds(self) -> list[str]:
+        """Say where a result was taken to be as large as it can be, in any step so far."""
+        if not self._masked:
+            return []
+        places = ", ".join(sorted(self._masked))
+        return [
+            f"an upper bound: shapes depend on values in {places} (out[mask], nonzero, unique), and every mask was "
+            "taken to be true everywhere"
+        ]
+
     def caveats(self, *, counted: bool) -> list[str]:
         """What a reader must know.
 
         Args:
             counted: the whole batch's counts are known, and only its pieces' were made up.
         """
-        found = []
+        found = self.bounds()
         values = self._reads["forward"] + self._reads["backward"]
         if values:
             found.append(

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import mtl_accum
+from mtl_accum._optimizers import Optimizers, steppable
 from mtl_accum._run import Run
 from mtl_accum.editions._pieces import samples_of
 from mtl_accum.models import MultiTaskModel
@@ -20,7 +21,7 @@ from mtl_accum.report import timestamp
 
 __all__ = ["Data", "MakeOptimizer", "Run", "header", "make_optimizer", "require_parts", "samples_in", "snapshot_folder"]
 
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizers]
 
 
 class Data(Protocol):
@@ -55,11 +56,22 @@ def require_parts(model: MultiTaskModel | None, data: Data | None) -> tuple[Mult
 
 
 def make_optimizer(optimizer: MakeOptimizer, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a model's parameters; what it refuses is a ValueError that says so."""
+    """Make the optimizer of a model's parameters, one of several where `optimizer` returns a list.
+
+    Raises:
+        ValueError: The optimizer refuses its settings, or is none that a training can step with.
+    """
     try:
-        return optimizer(model.parameters())
+        made = optimizer(model.parameters())
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer: {error}") from error
+    try:
+        one = steppable(made)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    if one is None:
+        raise ValueError(f"optimizer must return an optimizer of torch or a list of them, found {made!r}")
+    return one
 
 
 def snapshot_folder(run: Run) -> Path:
