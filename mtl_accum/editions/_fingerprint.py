@@ -20,7 +20,7 @@ _ROUNDING_ON_GPU = 5e-3  # TF32, where a library may take another algorithm the 
 
 
 class Fingerprint:
-    """A container of tensors, summed up: each row's norm, and a sum of its entries with signs.
+    """A container of tensors, summed up: each row's norm, and a weighted sum of its entries.
 
     A row is what a tensor has for one sample, so that a change of a single sample shows; nothing of the tensors is kept
     alive. Tensors without data (a dry run's), and those of other kinds, are left out.
@@ -54,10 +54,21 @@ def _summary(leaf: Any) -> Any:
         leaf = leaf.permute(0, 2, 3, 1)  # channels last lie in this order: flattening makes no copy
     rows = leaf.reshape(len(leaf) if leaf.dim() else 1, -1)
     if not leaf.is_floating_point():
-        return leaf.dtype, leaf.shape, rows.sum(1)
-    signs = torch.ones(rows.shape[1], dtype=rows.dtype, device=rows.device)
-    signs[1::2], signs[::3] = -1, 2  # a change that shifts all entries alike must not cancel
-    return leaf.dtype, leaf.shape, rows @ signs, torch.linalg.vector_norm(rows, dim=1)
+        places = (1000 * _weights(rows.shape[1])).to(rows.device, torch.int64)
+        return leaf.dtype, leaf.shape, (rows.to(torch.int64) * places).sum(1)
+    weights = _weights(rows.shape[1]).to(rows.device, rows.dtype)
+    return leaf.dtype, leaf.shape, rows @ weights, torch.linalg.vector_norm(rows, dim=1)
+
+
+def _weights(length: int) -> Tensor:
+    """Make a weight for each place of a row, none like its neighbours'.
+
+    A shift of all entries must not cancel, and tokens in another order must not sum up to the same: a pattern with a
+    period would let them, where it divides a token's width. No global generator is touched.
+    """
+    draw = torch.Generator("cpu").manual_seed(0)
+    weights = torch.rand(length, generator=draw, dtype=torch.float64, device="cpu") + 0.5
+    return torch.where(torch.rand(length, generator=draw, device="cpu") < 0.5, -weights, weights)
 
 
 def _apart(mine: Any, theirs: Any) -> bool:

@@ -26,6 +26,18 @@ def test_one_changed_sample_shows_and_rounding_does_not(dtype):
     assert first.differs(Fingerprint({"z": swapped}))
 
 
+@pytest.mark.parametrize("width", [1, 6, 12, 768])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool], ids=str)
+def test_tokens_in_another_order_show(dtype, width):
+    """A trunk that shuffles its tokens by a generator of its own (MAE) keeps every row's norm, and its plain sum."""
+    z = 10 * torch.randn(4, 16, width, generator=torch.Generator().manual_seed(1))
+    z = (z > 0 if dtype == torch.bool else z).to(dtype)
+    first = Fingerprint(z)
+    assert first.differs(Fingerprint(z.roll(1, 1)))
+    assert first.differs(Fingerprint(z.flip(1)))
+    assert not first.differs(Fingerprint(z.clone()))
+
+
 def test_of_odd_leaves():
     tree = (torch.arange(6), torch.tensor([True, False]), torch.tensor(2.0), 3, "a", None, torch.empty(0, 3))
     assert not Fingerprint(tree).differs(Fingerprint(tree))
