@@ -13,7 +13,11 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
-IMPORTS = ("torch._dynamo", "torchmetrics", "matplotlib.pyplot", "sklearn.datasets", "hydra", "mtl_accum.training")
+IMPORTS = (
+    *("torch._dynamo", "torch.utils.tensorboard", "torchmetrics.classification", "torchmetrics.image"),
+    *("matplotlib.pyplot", "sklearn.datasets", "sklearn.model_selection", "hydra"),
+    *("mtl_accum.data", "mtl_accum.models", "mtl_accum.training"),
+)
 _MEMORY = 12 << 30  # address space: a network of a billion channels is to fail at once
 
 
