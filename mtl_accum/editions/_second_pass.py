@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from mtl_accum.editions._fingerprint import Fingerprint
 from mtl_accum.editions._pytree import paths
-from mtl_accum.editions._random import host_mark
+from mtl_accum.editions._random import HostState
 
 __all__ = ["Comparison", "ReplayError", "Watch", "always_comparing"]
 
 _STEPS = 3  # in which second passes are compared
+_INTERNALS = frozenset(vars(nn.Module()))
 
 _ALWAYS: ContextVar[bool] = ContextVar("mtl_accum_always_comparing", default=False)
 
@@ -50,7 +51,7 @@ _TRUNKS: WeakKeyDictionary[Any, _Trunk] = WeakKeyDictionary()
 class Watch:
     """A step of an edition that runs the trunk more than once.
 
-    A trunk is known by the first module that it reaches: a function around it may be made anew for every step.
+    A trunk is known by the first module that it reaches, or by its code: a function may be made anew for every step.
 
     Args:
         function: The trunk.
@@ -64,7 +65,7 @@ class Watch:
     def __init__(self, function: Callable[..., Any], modules: Sequence[nn.Module], edition: object) -> None:
         self.edition = type(edition).__name__
         try:
-            self._trunk = _TRUNKS.setdefault(modules[0] if modules else function, _Trunk())
+            self._trunk = _TRUNKS.setdefault(modules[0] if modules else _code(function), _Trunk())
         except TypeError:  # it cannot be referred to weakly, or has no hash
             self._trunk = _Trunk()
         self._trunk.steps[self.edition] += 1
@@ -81,7 +82,7 @@ class Watch:
 
     @contextmanager
     def first_passes(self) -> Iterator[None]:
-        """Look out for draws from Python's and numpy's generators, where replays do not keep their states.
+        """Look out for draws from Python's and numpy's generators, where not every replay keeps their states.
 
         Raises:
             ReplayError: There are some, for the first time, after the steps that are compared.
@@ -89,15 +90,19 @@ class Watch:
         if self.keeps_host_states:
             yield
             return
-        before = host_mark()
+        before = HostState()
         yield
-        if host_mark() != before:
+        if not before.same_as(HostState()):
             self.drew()
             raise ReplayError(
                 f"{self.edition}: the trunk drew from Python's or numpy's global generator for the first time in step "
                 f"{self._trunk.steps[self.edition]}, and that generator's state was not kept; call zero_grad and run "
                 "the step again"
             )
+
+
+def _code(function: Callable[..., Any]) -> Any:
+    return getattr(function, "__code__", function)
 
 
 class Comparison:
@@ -169,5 +174,5 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return {
         name: (id(value), value._version if isinstance(value, Tensor) and not value.is_inference() else 0)
         for name, value in vars(module).items()
-        if not name.startswith("_") and name != "training"
+        if name not in _INTERNALS
     }
