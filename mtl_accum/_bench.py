@@ -6,22 +6,39 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mtl_accum._difference import largest_difference
-from mtl_accum._trial import Network
-from mtl_accum.editions import Edition, SummedLoss
+from mtl_accum._absent import absent_tasks
+from mtl_accum._judge import Judge
+from mtl_accum._trial import Network, leaves_reached
+from mtl_accum.editions import Edition
 from mtl_accum.memory import CudaMeter, Meter, PeakMemory, ProcessMeter, keep_freed_memory, write_snapshot
 from mtl_accum.memory._training_step import Build, Parts, TrainingStep
 
-__all__ = ["Bench", "wall_clock"]
+__all__ = ["Bench", "GradientDifference", "wall_clock"]
 
 _COMPILED = (
     "compiled code makes tensors that no operator shows: live tensors are too few, the device's figures right",
 )
+
+
+@dataclass(frozen=True)
+class GradientDifference:
+    """How far a gradient is from SummedLoss's.
+
+    Attributes:
+        value: Largest relative difference, see `gradient_difference`.
+        is_rounding: Whether a difference above the bound is the network's own rounding, as it was measured.
+        absent: Tasks that have nothing to learn from the batch, and that nothing was compared of.
+    """
+
+    value: float
+    is_rounding: bool
+    absent: tuple[str, ...]
 
 
 class Bench:
@@ -75,21 +92,21 @@ class Bench:
             self._write_snapshot(self._snapshot, tensors.events)
         return [dataclasses.replace(record, edition=repr(self._edition)) for record in found]
 
-    def difference(self) -> float:
+    def difference(self) -> GradientDifference:
         """How far this edition's gradient is from SummedLoss's, from the same buffers and random numbers."""
         step = self._step
-        network = Network(step.trunk, step.tasks, step.batch, also=step.parameters)
+        leaves = [*step.parameters, *leaves_reached(step.trunk, step.tasks, step.batch)]
+        judge = Judge(Network(step.trunk, step.tasks, step.batch, also=leaves))
         torch.manual_seed(0)
-        reference = network.run(SummedLoss()).gradients
-        if not any(gradient is not None for gradient in reference.values()):
+        if not any(gradient is not None for gradient in judge.reference.gradients.values()):
             raise RuntimeError("found no parameter with a gradient; pass modules, or the optimizer of its parameters")
         edition: Any = self._edition
         if getattr(edition, "consumes_gradients", False):  # they are those of the edition inside
             edition = edition.edition
-        difference, parameter = largest_difference(network.run(edition).gradients, reference)
-        if math.isinf(difference):
-            raise RuntimeError(f"the gradient of {parameter} is missing or not finite")
-        return difference
+        agreement = judge.agreement(edition)
+        if math.isinf(agreement.gradients):
+            raise RuntimeError(f"the gradient of {agreement.parameter} is missing or not finite")
+        return GradientDifference(agreement.gradients, agreement.is_rounding(), absent_tasks(step.tasks, step.batch))
 
     def _weigh(self, meter: Meter) -> PeakMemory:
         reason = meter.unavailable()

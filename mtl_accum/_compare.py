@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mtl_accum._bench import Bench
+from mtl_accum._bench import Bench, GradientDifference
 from mtl_accum._validate import positive_int
 from mtl_accum.editions import Edition, PerTask, Split, SummedLoss, Tasks, Trunk, require_editions, require_parts
 from mtl_accum.memory import PeakMemory
@@ -31,7 +31,11 @@ class Measurement:
         meaning: what it does, in one sentence.
         memory: one record a meter.
         step_seconds: every timed step, in seconds.
-        gradient_difference: from SummedLoss's gradient, see `gradient_difference`.
+        gradient_difference: from SummedLoss's gradient, see `gradient_difference`; over all leaves that the losses
+            reach, the optimizer's parameters among them. In pieces, without dropout if it is larger then.
+        gradient_rounding: whether a difference above 1e-5 (1e-12 in float64) is no error: the network's own rounding,
+            measured with SummedLoss against itself, is as large.
+        absent: tasks that have nothing to learn from this batch: no target in it, or a count of 0.
         failure: why the rest is missing, in words.
     """
 
@@ -40,6 +44,8 @@ class Measurement:
     memory: list[PeakMemory] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     gradient_difference: float | None = None
+    gradient_rounding: bool = False
+    absent: tuple[str, ...] = ()
     failure: str | None = None
 
 
@@ -122,7 +128,7 @@ def compare(
                 ask(name, "to_be_weighed")
                 ask(name, "prepare")
                 rows[name].memory = ask(name, "memory") or []
-                rows[name].gradient_difference = ask(name, "difference")
+                _note(rows[name], ask(name, "difference"))
     return list(rows.values())
 
 
@@ -142,6 +148,12 @@ def _processes(benches: Mapping[str, Bench], rows: Mapping[str, Measurement]) ->
                 return None
 
         yield ask
+
+
+def _note(row: Measurement, difference: GradientDifference | None) -> None:
+    if difference is not None:
+        row.gradient_difference, row.gradient_rounding = difference.value, difference.is_rounding
+        row.absent = difference.absent
 
 
 def meaning(edition: Edition) -> str:

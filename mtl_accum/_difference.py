@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-__all__ = ["gradient_difference", "largest_difference"]
+__all__ = ["distance", "gradient_difference", "largest_difference", "norm", "scale_of"]
 
 _NEGLIGIBLE = 1e-3  # of the whole gradient: below it a parameter's gradient may be rounding alone
 
@@ -25,8 +26,8 @@ def gradient_difference(gradients: Gradients, reference: Gradients) -> float:
         reference: the same names.
 
     Returns:
-        The difference, without unit; infinite where a parameter has a gradient on one side only, or is NaN or
-        infinite.
+        The difference, without unit; infinite where a parameter has a gradient on one side only, or one of
+        another shape, or is NaN or infinite.
 
     Raises:
         ValueError: the names differ.
@@ -34,30 +35,57 @@ def gradient_difference(gradients: Gradients, reference: Gradients) -> float:
     return largest_difference(gradients, reference)[0]
 
 
-def largest_difference(gradients: Gradients, reference: Gradients) -> tuple[float, str]:
-    """The same, with the name of the parameter that it belongs to; "" if there is none."""
+def largest_difference(
+    gradients: Gradients, reference: Gradients, rounding: Mapping[str, float] | None = None
+) -> tuple[float, str]:
+    """Return `gradient_difference`, and the name of the parameter that it belongs to; "" if there is none.
+
+    Args:
+        gradients: By parameter name.
+        reference: The same names.
+        rounding: By parameter name the distance ||g - g_ref|| that rounding explains, and that does not count.
+    """
     if gradients.keys() != reference.keys():
         odd = sorted(gradients.keys() ^ reference.keys())
         raise ValueError(f"gradients and reference must have the same names, found {odd} on one side only")
-    norms = {name: _norm(value) for name, value in reference.items() if value is not None}
-    whole = math.hypot(*norms.values())
+    known, scales = rounding or {}, scale_of(reference)
     differences = {
-        name: _difference(value, reference[name], max(norms.get(name, 0.0), _NEGLIGIBLE * whole))
+        name: _relative(distance(value, reference[name]) - known.get(name, 0.0), scales[name])
         for name, value in gradients.items()
     }
     worst = max(differences, key=differences.__getitem__, default="")
     return differences.get(worst, 0.0), worst
 
 
-def _difference(value: Tensor | None, reference: Tensor | None, scale: float) -> float:
+def scale_of(reference: Gradients) -> dict[str, float]:
+    """Return what a parameter's distance is divided by: max(||g_ref||, 1e-3 ||whole g_ref||)."""
+    norms = {name: 0.0 if value is None else norm(value) for name, value in reference.items()}
+    whole = math.hypot(*norms.values())
+    return {name: max(value, _NEGLIGIBLE * whole) for name, value in norms.items()}
+
+
+def distance(value: Tensor | None, reference: Tensor | None) -> float:
+    """Return ||g - g_ref||; infinite where only one of them is there, the shapes differ, or it is no number."""
     if value is None or reference is None:
         return 0.0 if value is reference else math.inf
-    distance = _norm(value.detach().double() - reference.detach().double())
-    if distance == 0.0:
+    if value.shape != reference.shape:
+        return math.inf
+    away = norm(_wide(value) - _wide(reference))
+    return math.inf if math.isnan(away) else away
+
+
+def norm(value: Tensor) -> float:
+    """Return the Euclidean norm, computed in float64."""
+    return float(_wide(value).norm())
+
+
+def _wide(value: Tensor) -> Tensor:
+    value = value.detach()
+    return torch.view_as_real(value.resolve_conj()).double() if value.is_complex() else value.double()
+
+
+def _relative(away: float, scale: float) -> float:
+    if away <= 0.0:
         return 0.0
-    relative = distance / scale if scale else math.inf
+    relative = away / scale if scale else math.inf
     return math.inf if math.isnan(relative) else relative
-
-
-def _norm(value: Tensor) -> float:
-    return float(value.detach().double().norm())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mtl_accum.editions import Accumulated, Cached, Checkpointed, Edition, Offloaded, Split, SummedLoss, Tasks, Trunk
-from mtl_accum.editions._counts import read_counts
+from mtl_accum.editions._counts import read_counts, reduction_of
 from mtl_accum.editions._inner_task import facts
 from mtl_accum.editions._pieces import Piece, cut_batch, equal_ranges, ranges, samples_of, take
 from mtl_accum.editions._pytree import flatten, unflatten
@@ -160,6 +160,13 @@ def _over_pieces(tasks: Tasks, pieces: int) -> Tasks:
     return {name: _OverPieces(task, pieces) for name, task in tasks.items()} if pieces > 1 else tasks
 
 
+def _share(task: Any, piece: float, whole: float) -> float:
+    """Return the weight of a piece: its share of a mean's terms, 1 for a sum, 0 where the task is absent in it."""
+    if reduction_of(task) == "sum":
+        return 1.0 if piece else 0.0
+    return piece / (whole or 1)
+
+
 def _shares(tasks: Tasks, batch: Any, pieces: int) -> list[tuple[Piece, dict[str, float]]]:
     """The pieces of a batch, and each task's share in them."""
     samples = samples_of(batch, "batch")
@@ -167,6 +174,9 @@ def _shares(tasks: Tasks, batch: Any, pieces: int) -> list[tuple[Piece, dict[str
     whole = Piece((0, samples), batch)
     counts = read_counts(tasks, [whole, *cut])
     return [
-        (piece, {name: count[piece.samples] / (count[whole.samples] or 1) for name, count in counts.items()})
+        (
+            piece,
+            {name: _share(tasks[name], count[piece.samples], count[whole.samples]) for name, count in counts.items()},
+        )
         for piece in cut
     ]

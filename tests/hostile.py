@@ -15,6 +15,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from mtl_accum.report._read import VERSION
 from tests.cli import SMALL, mtl_accum
 from tests.report import examples
 
@@ -90,7 +91,7 @@ def hostile(seed: int, count: int) -> Iterator[Case]:
 def run(case: Case, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a case up to where editions would be measured, in an empty folder with a report in `run`."""
     (folder / "run").mkdir(parents=True)
-    (folder / "run" / "report.json").write_text(json.dumps(examples.report()))
+    (folder / "run" / "report.json").write_text(json.dumps({"version": VERSION, "kind": "run", **examples.report()}))
     return mtl_accum(*case.arguments, "hydra.run.dir=out", cwd=folder, building_only=True, seconds=SECONDS)
 
 
@@ -140,7 +141,7 @@ def _is_meant(case: Case) -> bool:
     if last in HYDRA_KEYS:
         return isinstance(value, HYDRA_KEYS[last])
     if last in NULLABLE or set(case.key.split(".")[:-1]) & set(LIBRARIES):
-        return not (isinstance(value, float) and math.isnan(value))
+        return True
     if value is None or default is None:
         return default is None and not (isinstance(value, float) and math.isnan(value))
     if isinstance(default, bool) or isinstance(value, bool):

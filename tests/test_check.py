@@ -62,7 +62,7 @@ IN_TWO = {"accumulated": Accumulated(Split(), micro_batches=2)}
         (with_task(contrastive), IN_TWO, "loss of 'odd' over pieces .*couples samples .declare couples_samples=True"),
         (vector(norm=OwnBatchNorm()), IN_TWO, "uses batch statistics"),
         (
-            with_task(lambda z, b: z.mean() * random.random()),
+            with_task(lambda z, b: z.mean() * random.SystemRandom().random()),
             {"s": Split()},
             "SummedLoss differs from itself: randomness",
         ),

@@ -17,9 +17,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"_lock", "_logs", "_run", "_validate", "report"},
     {"editions", "_knobs"},
-    {"memory", "models", "_difference", "_no_dropout"},
+    {"memory", "models", "_absent", "_difference", "_fresh_batch", "_hidden_state", "_no_dropout"},
     {"_trial", "data"},
-    {"_bench", "_oracle", "_restore"},
+    {"_oracle", "_restore", "_rounding"},
+    {"_judge"},
+    {"_bench", "_causes", "_verdict"},
     {"_compare", "_check"},
     {"planning"},
     {"training"},

@@ -121,7 +121,7 @@ class Series:
 
     def difference(self) -> float:
         """Of the gradient, to the summed loss's."""
-        return self._there().difference()
+        return self._there().difference().value
 
     def _there(self) -> Bench:
         if self.bench is None:

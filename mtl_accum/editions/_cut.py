@@ -23,6 +23,8 @@ __all__ = ["Leaves", "cut"]
 
 T = TypeVar("T")
 
+_SHORT = (torch.bfloat16, torch.float16)
+
 
 @contextmanager
 def cut(representation: T) -> Iterator[T]:
@@ -183,7 +185,7 @@ class _Leaf:
     def __init__(self, value: Tensor) -> None:
         self.tensor = value.detach().requires_grad_()
         self._sum: _Sum | None = None
-        if value.dtype in (torch.bfloat16, torch.float16):
+        if value.dtype in _SHORT or value.is_nested:  # autograd does not add two gradients of a nested tensor
             self._sum = _Sum()
             self.tensor.register_post_accumulate_grad_hook(self._sum.take)
 
@@ -237,4 +239,7 @@ class _Sum:
         """Move a leaf's new gradient over; autograd calls this right after it has set it."""
         assert tensor.grad is not None
         term, tensor.grad = tensor.grad, None
-        self.value = term.float() if self.value is None else self.value.add_(term)  # the kernel widens the term
+        if self.value is None:
+            self.value = term.float() if term.dtype in _SHORT else term
+        else:
+            self.value = self.value.add_(term)  # the kernel widens the term

@@ -94,6 +94,12 @@ class RandomNumbers:
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
         self.state = state or _now()
 
+    def same(self, other: RandomNumbers) -> bool:
+        """Return whether all generators are in the same states as in another record."""
+        pairs = zip(self.state["torch"], other.state["torch"], strict=True)
+        mine, theirs = (HostState(each.state["python"], each.state["numpy"]) for each in (self, other))
+        return all(torch.equal(one, two) for one, two in pairs) and mine.same_as(theirs)
+
     def restore(self) -> None:
         """Put every generator back to this state."""
         RandomState(self.state["torch"]).restore()

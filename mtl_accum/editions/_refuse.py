@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,20 +41,22 @@ def refuse_batch_statistics(edition: object, parts: Parts) -> None:
                 )
 
 
-_IN_PLACE = {"ABN", "ABNSync", "InPlaceABN", "InPlaceABNSync", "InplaceAbn"}  # inplace_abn's and timm's
+# Batch normalisations that do not derive from torch's: inplace_abn's, apex's, detectron2's, timm's.
+_OTHERS = re.compile(r"(InPlace)?ABN(Sync)?|InplaceAbn\w*|(Naive)?Synch?(ronized)?BatchNorm\w*|EvoNorm2dB\w*")
 
 
 def _uses_batch_statistics(module: nn.Module) -> bool:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return module.training or module.running_mean is None
-    return module.training and type(module).__name__ in _IN_PLACE
+    return module.training and any(_OTHERS.fullmatch(kind.__name__) for kind in type(module).__mro__)
 
 
 def _iterates(module: nn.Module) -> bool:
     """Return whether a module has spectral normalisation in training: as a parametrization, or as a hook."""
     hooks = module._forward_pre_hooks.values()
     return module.training and (
-        isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks)
+        (isinstance(module, _SpectralNorm) and hasattr(module, "_u"))  # a vector's norm takes no iterations
+        or any(isinstance(hook, SpectralNorm) for hook in hooks)
     )
 
 

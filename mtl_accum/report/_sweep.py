@@ -219,6 +219,7 @@ def row_of(job: str, written: Mapping[str, Any]) -> dict[str, Any]:
         "step_seconds": [],
         "samples": written.get("samples"),
         "gradient_difference": None,
+        "gradient_rounding": False,
         "metrics": written.get("metrics", {}),
         "where": [device(written), *versions(written)] if "device" in written else [],
         "failure": written.get("reason"),
@@ -232,6 +233,7 @@ def row_of(job: str, written: Mapping[str, Any]) -> dict[str, Any]:
             "peak_bytes": peak_bytes(first, source),
             "step_seconds": first["step_seconds"],
             "gradient_difference": first["gradient_difference"],
+            "gradient_rounding": first.get("gradient_rounding", False),
             "failure": first["failure"],
         }
     return row

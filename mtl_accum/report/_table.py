@@ -63,6 +63,9 @@ def editions_table(report: Mapping[str, Any]) -> Table:
     notes += [f"{_name(row)}:{row['meaning'].partition(':')[2] or ' ' + row['meaning']}" for row in rows]
     incomplete = "could not be predicted" if source == "predicted" else "was not measured completely"
     notes += [f"{row['edition']} {incomplete}: {row['failure']}" for row in rows if row["failure"]]
+    notes += [
+        f"absent from this batch: task {name}" for name in sorted({n for row in rows for n in row.get("absent", ())})
+    ]
     notes += sorted({caveat for row in rows for record in row["memory"] for caveat in record["caveats"]})
     return Table(
         columns=["edition", *(column.heading for column in columns)],
@@ -168,7 +171,9 @@ def _columns(source: str, first: str, samples: int | None) -> list[_Column]:
         _Column("samples / s", "", lambda row, _: samples_per_second(row, samples)),
         _Column(
             "gradient difference",
-            "largest over the parameters of ||g - g_ref|| / max(||g_ref||, 0.001 ||whole g_ref||), g_ref by SummedLoss",
+            "largest over the parameters of ||g - g_ref|| / max(||g_ref||, 0.001 ||whole g_ref||), g_ref by SummedLoss"
+            "; up to 1e-05 in float32 it is rounding, and (rounding) marks a larger one that is no larger than the "
+            "network's own rounding, measured with SummedLoss against itself",
             lambda row, _: difference(row),
         ),
     ]
@@ -197,7 +202,9 @@ def samples_per_second(row: Row, samples: int | None) -> str:
 
 def difference(row: Row) -> str:
     """How far the gradient is from the summed loss's."""
-    return _NONE if row["gradient_difference"] is None else f"{row['gradient_difference']:.1e}"
+    if row["gradient_difference"] is None:
+        return _NONE
+    return f"{row['gradient_difference']:.1e}{' (rounding)' * bool(row.get('gradient_rounding'))}"
 
 
 def milliseconds(step: float | None) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
+import warnings
 import weakref
 
 import pytest
@@ -139,3 +141,34 @@ def test_an_error_of_the_users_own_stays_what_it_is():
     encoder, _, x = network()
     with pytest.raises(RuntimeError, match="^mine$"), cut(encoder(x)):
         raise RuntimeError("mine")
+
+
+@pytest.mark.parametrize("reached", [False, True])
+def test_only_a_block_without_a_gradient_warns(reached):
+    encoder = nn.Linear(4, 6)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with cut({"a": encoder(torch.randn(5, 4)), "b": encoder(torch.randn(5, 4))}) as z:
+            if reached:
+                z["b"].sum().backward()
+        with contextlib.suppress(ZeroDivisionError), cut(encoder(torch.randn(5, 4))):
+            raise ZeroDivisionError
+    assert [(w.category, w.filename) for w in caught] == [(UserWarning, __file__)] * (not reached)
+
+
+def test_steps_in_nested_blocks_and_in_other_threads():
+    outer, inner, other = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(2, 2)
+    step = lambda module: torch.optim.SGD(module.parameters(), 0.1).step()
+    with cut(outer(torch.randn(5, 4))) as y:
+        with cut(inner(y)) as z:
+            z.sum().backward()
+            for module in (outer, inner):
+                with pytest.raises(RuntimeError, match="ran inside the block"):
+                    step(module)
+            thread = threading.Thread(target=step, args=(outer,))
+            thread.start()
+            thread.join()
+            step(other)
+        step(inner)
+        with pytest.raises(RuntimeError, match="ran inside the block"):
+            step(outer)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss, Task
 from mtl_accum._difference import gradient_difference
@@ -187,39 +186,6 @@ def lambda_of(net):
     return Around()
 
 
-class TestFingerprint:
-    @pytest.mark.parametrize(
-        "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64], ids=str
-    )
-    def test_one_changed_sample_shows_and_rounding_does_not(self, dtype):
-        z = torch.randn(64, 33, 5).to(dtype)
-        first = Fingerprint({"z": z})
-        rounded = (z * (1 + torch.finfo(dtype).eps * torch.randint(-1, 2, z.shape))).to(dtype)
-        assert not first.differs(Fingerprint({"z": rounded}))
-        other = z.clone()
-        other[17] *= 0.7
-        assert first.differs(Fingerprint({"z": other}))
-        shifted = z.clone()
-        shifted[17] += 0.3
-        assert first.differs(Fingerprint({"z": shifted}))
-        swapped = z[torch.randperm(64)]
-        assert first.differs(Fingerprint({"z": swapped}))
-
-    def test_of_odd_leaves(self):
-        tree = (torch.arange(6), torch.tensor([True, False]), torch.tensor(2.0), 3, "a", None, torch.empty(0, 3))
-        assert not Fingerprint(tree).differs(Fingerprint(tree))
-        assert Fingerprint(tree).differs(Fingerprint((torch.arange(6) + 1, *tree[1:])))
-        assert Fingerprint(tree).differs(Fingerprint((*tree[:3], 4, *tree[4:])))
-        assert Fingerprint(torch.ones(2)).differs(Fingerprint(torch.ones(3)))
-        nan = torch.tensor([[1.0, float("nan")], [1.0, 2.0]])
-        assert not Fingerprint(nan).differs(Fingerprint(nan.clone()))
-        assert Fingerprint(nan).differs(Fingerprint(nan.nan_to_num()))
-
-    def test_channels_last_is_not_copied(self):
-        z = torch.randn(2, 8, 5, 5).to(memory_format=torch.channels_last)
-        assert not Fingerprint(z).differs(Fingerprint(z.clone(memory_format=torch.preserve_format)))
-
-
 def test_a_loss_made_in_the_trunk_is_refused_by_cached():
     def remember(net, x):
         net.balance = net.first(x).softmax(1).mean(0).square().sum()
@@ -238,28 +204,6 @@ def test_a_loss_that_needs_no_gradient_is_nobodys_fault():
     tasks |= {"watched": lambda z, b: z.detach().mean(), "constant": lambda z, b: torch.tensor(1.0)}
     expected = gradients(SummedLoss(), net, tasks, batch)
     assert gradient_difference(gradients(Cached(chunk_size=3), net, tasks, batch), expected) <= 1e-12
-
-
-def test_a_second_backward_through_a_checkpointed_block():
-    """As torch's own checkpoint has it: gradient penalties, GradNorm."""
-    net, _, batch = setting()
-
-    def task(z, b):
-        loss = z.square().mean()
-        torch.autograd.grad(loss, net.first.weight, retain_graph=True)
-        return loss
-
-    expected = gradients(SummedLoss(), lambda_of(net), {"t": task}, batch)
-    assert gradient_difference(gradients(Checkpointed(SummedLoss()), net, {"t": task}, batch), expected) <= 1e-12
-    task(checkpoint(net, batch, use_reentrant=False), batch).backward()
-
-
-@pytest.mark.parametrize("edition", [Offloaded(Split()), Offloaded(Checkpointed(Split()))], ids=repr)
-def test_lazy_modules_are_offloaded_too(edition):
-    torch.manual_seed(0)
-    trunk = nn.Sequential(nn.LazyLinear(5), nn.Tanh(), nn.LazyLinear(3))
-    edition.forward_backward(trunk, {"t": lambda z, b: z.square().mean()}, torch.randn(4, 6))
-    assert trunk[0].weight.grad.abs().sum() > 0
 
 
 class InPlaceABN(nn.Module):
@@ -303,65 +247,3 @@ def test_spectral_norm_is_replayed(change):
         net.load_state_dict(before, strict=False)
         assert gradient_difference(gradients(edition, net, tasks, batch), expected) <= 1e-12
         assert all(torch.equal(buffer, ends[name]) for name, buffer in net.named_buffers())
-
-
-def test_autocast_around_the_whole_call_is_that_of_the_forward_alone():
-    """The head's loss in float32 has a backward of its own, which must not run under bfloat16."""
-
-    class Square(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.save_for_backward(x)
-            return x.square().mean()
-
-        @staticmethod
-        def backward(ctx, g):
-            (x,) = ctx.saved_tensors
-            return g * 2 * (x @ torch.eye(x.shape[1])) / x.numel()  # a matrix product, which autocast would round
-
-    def task(z, batch):
-        with torch.autocast("cpu", enabled=False):
-            return Square.apply(z.float())
-
-    trunk, x = nn.Linear(5, 6), torch.randn(7, 5)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = task(trunk(x), x)
-    loss.backward()
-    expected, trunk.weight.grad = trunk.weight.grad, None
-    for edition in (SummedLoss(), Split(), PerTask(), Cached(100), Checkpointed(Split())):
-        trunk.weight.grad = None
-        with torch.autocast("cpu", torch.bfloat16):
-            edition.forward_backward(trunk, {"t": task}, x)
-        torch.testing.assert_close(trunk.weight.grad, expected, rtol=1e-6, atol=1e-8)
-
-
-@pytest.mark.parametrize("edition", [Split(), Cached(100), Accumulated(Split(), 2), Split(head_chunks=2)], ids=repr)
-@pytest.mark.parametrize("allow", [False, True])
-def test_a_loss_on_the_inputs_derivative_is_refused_in_words(allow, edition):
-    trunk, head = nn.Linear(2, 6).double(), nn.Linear(6, 1).double()
-    x = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
-
-    def residual(z, batch):
-        u = head(z)
-        (slope,) = torch.autograd.grad(u.sum(), batch, create_graph=True, allow_unused=allow)
-        return (0 if slope is None else slope.sum()) + u.square().mean()
-
-    message = r"task 'pde': it differentiates with respect to what lies behind the representation .*PerTask\(\)"
-    with pytest.raises(RuntimeError, match=message):
-        edition.forward_backward(trunk, {"pde": residual}, x)
-    trunk.weight.grad = None
-    PerTask().forward_backward(trunk, {"pde": residual}, x)
-    expected, trunk.weight.grad = trunk.weight.grad, None
-    residual(trunk(x), x).backward()
-    torch.testing.assert_close(trunk.weight.grad, expected, rtol=1e-12, atol=0)
-
-
-def test_an_input_that_requires_a_gradient_gets_it():
-    net, tasks, batch = setting()
-    gradients_of = []
-    for edition in (SummedLoss(), Split(), PerTask(), Cached(3), Accumulated(Split(), 2)):
-        x = batch["x"].clone().requires_grad_()
-        edition.forward_backward(net, tasks, batch | {"x": x})
-        gradients_of.append(x.grad)
-    for other in gradients_of[1:]:
-        torch.testing.assert_close(other, gradients_of[0], rtol=1e-10, atol=1e-14)

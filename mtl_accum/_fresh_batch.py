@@ -1,0 +1,60 @@
+"""Copies of a batch, so that a network that writes into its batch never sees its own traces."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import keystr, tree_leaves, tree_leaves_with_path, tree_map_only
+
+__all__ = ["fresh_batch", "inputs_with_gradients"]
+
+
+def fresh_batch(batch: Any) -> Any:
+    """Copy a batch with everything in it, containers of unknown kinds too.
+
+    Tensors that share memory share it in the copy. A tensor that requires a gradient is a leaf in the copy.
+
+    Args:
+        batch: Any nesting of tensors and other values.
+
+    Returns:
+        The copy. What cannot be copied (a lock, a generator) is in it as it is.
+    """
+    memo: dict[int, Any] = {}
+    strided = {id(tensor): tensor for tensor in tree_leaves(batch) if _is_strided(tensor)}
+    users = Counter(tensor.untyped_storage().data_ptr() for tensor in strided.values())
+    for key, tensor in strided.items():
+        storage = tensor.untyped_storage()
+        alone = users[storage.data_ptr()] == 1
+        if tensor.grad_fn is not None or (alone and storage.nbytes() > tensor.numel() * tensor.element_size()):
+            memo[key] = _leaf(tensor)  # deepcopy refuses the former, and copies all of the storage behind the latter
+    try:
+        fresh = copy.deepcopy(batch, memo)
+    except Exception:  # a lock, a generator, an open file
+        fresh = tree_map_only(Tensor, _leaf, batch)
+    for tensor in tree_leaves(fresh):
+        if isinstance(tensor, Tensor) and tensor.requires_grad:
+            tensor.grad = None
+    return fresh
+
+
+def inputs_with_gradients(batch: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a batch that require a gradient, each once, by the expression that leads to them."""
+    seen: set[int] = set()
+    for path, leaf in tree_leaves_with_path(batch):
+        if isinstance(leaf, Tensor) and leaf.requires_grad and id(leaf) not in seen:
+            seen.add(id(leaf))
+            yield f"batch{keystr(path)}", leaf
+
+
+def _is_strided(leaf: Any) -> bool:
+    return type(leaf) in (Tensor, torch.nn.Parameter) and leaf.layout == torch.strided
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)

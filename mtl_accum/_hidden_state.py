@@ -1,0 +1,176 @@
+"""State that lies in neither parameters nor buffers: attributes, closures, containers. Saved, and put back."""
+
+from __future__ import annotations
+
+import functools
+import random
+import sys
+import types
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["HiddenState"]
+
+_DEEPEST = 8  # references followed from a callable
+_LONGEST = 4096  # items of a container that may be state; longer ones are data sets
+_MOST = 20_000  # values visited
+_LARGEST = 2**24  # elements of a tensor that is copied
+_ATOMS = (str, bytes, int, float, complex, type, types.ModuleType, types.BuiltinFunctionType, type(None))
+_CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, set, deque)  # whose methods do what they are known for
+_REGISTRIES = frozenset(vars(nn.Module())) - {"_buffers", "training"}  # parameters, submodules, hooks
+
+
+class HiddenState:
+    """What attributes, closures and containers behind some callables hold now.
+
+    Values are kept by reference, and tensors in them by value. `restore` therefore undoes an attribute that was
+    assigned, a counter, an item that was put into a list or a dict, a tensor that was written to, and the numbers
+    that a generator of the network's own has drawn.
+
+    Not followed are the library's and Python's own objects (loggers, threads, compiled code), containers with
+    thousands of items, and tensors of more than 64 MiB in float32.
+
+    Args:
+        functions: A trunk and its tasks.
+
+    Attributes:
+        tensors: Leaves that require a gradient and that no module owns, by the name that holds them.
+    """
+
+    def __init__(self, *functions: Callable[..., Any]) -> None:
+        self._restore: list[Callable[[], object]] = []
+        self.tensors: dict[str, Tensor] = {}
+        self._seen: dict[int, Any] = {}  # the values too: the id of a freed temporary may come again
+        pending = [("", function, 0) for function in functions]
+        while pending and len(self._seen) < _MOST:
+            name, value, depth = pending.pop()
+            if id(value) in self._seen or depth > _DEEPEST or isinstance(value, _ATOMS):
+                continue
+            self._seen[id(value)] = value
+            pending += [(inner, other, depth + 1) for inner, other in self._visit(name, value)]
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for put_back in self._restore:
+            put_back()
+
+    def _visit(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """Save one value, and yield what it refers to."""
+        if isinstance(value, Tensor):
+            self._save_tensor(name, value)
+        elif isinstance(value, nn.Module):
+            yield from self._visit_module(value)
+        elif isinstance(value, types.FunctionType):
+            yield from self._visit_function(value)
+        elif isinstance(value, torch.Generator):
+            self._restore.append(functools.partial(value.set_state, value.get_state()))
+        elif isinstance(value, random.Random):
+            self._restore.append(functools.partial(value.setstate, value.getstate()))
+        elif hasattr(value, "bit_generator"):  # numpy's, which need not be there
+            self._restore.append(functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state))
+        elif isinstance(value, types.MethodType):
+            yield from ((name, value.__self__), (name, value.__func__))
+        elif isinstance(value, functools.partial):
+            yield from ((name, other) for other in (value.func, *value.args, *value.keywords.values()))
+        elif type(value) in _CONTAINERS:
+            yield from self._visit_container(name, value)
+        elif isinstance(value, tuple | frozenset):
+            yield from ((name, other) for other in value)
+        elif not _is_of_a_library(type(value)):
+            yield from self._visit_container(name, getattr(value, "__dict__", {}))
+            if callable(value):
+                yield name, type(value).__call__
+
+    def _visit_module(self, module: nn.Module) -> Iterator[tuple[str, Any]]:
+        yield from module._modules.items()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+            yield from (("", hook) for hook in hooks.values())
+        if type(module).__module__.startswith("torch._dynamo"):
+            return  # what it keeps belongs to the compiler
+        self._restore += [_items(module._buffers), _items(vars(module))]
+        yield from ((name, value) for name, value in vars(module).items() if name not in _REGISTRIES)
+        if not type(module).__module__.startswith("torch.nn"):
+            yield "", type(module).forward  # its code may name globals
+
+    def _visit_function(self, function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                value = cell.cell_contents
+            except ValueError:  # a name of the enclosing function that is not bound yet
+                continue
+            self._restore.append(functools.partial(setattr, cell, "cell_contents", value))
+            yield name, value
+        if _is_of_a_library(function) or "site-packages" in function.__code__.co_filename:
+            return
+        yield from (("", value) for value in function.__defaults__ or ())
+        yield from vars(function).items()
+        for name in _names(function.__code__):
+            if name in function.__globals__:
+                value = function.__globals__[name]
+                if not isinstance(value, types.ModuleType | type):
+                    self._restore.append(functools.partial(function.__globals__.__setitem__, name, value))
+                yield name, value
+
+    def _visit_container(self, name: str, container: Any) -> Iterator[tuple[str, Any]]:
+        if len(container) > _LONGEST:
+            return
+        self._restore.append(_items(container))
+        if isinstance(container, dict):
+            yield from ((str(key), value) for key, value in container.items())
+        else:
+            yield from ((name, value) for value in container)
+
+    def _save_tensor(self, name: str, tensor: Tensor) -> None:
+        if tensor.requires_grad:
+            if tensor.is_leaf:
+                self.tensors[f"{name}#{len(self.tensors)}" if name in self.tensors else name] = tensor
+        elif tensor.layout == torch.strided and not tensor.is_inference() and tensor.numel() <= _LARGEST:
+            self._restore.append(_value(tensor))
+
+
+def _value(tensor: Tensor) -> Callable[[], None]:
+    """Keep the value of a tensor, and return what puts it back."""
+    value, version = tensor.detach().clone(), tensor._version
+
+    def put_back() -> None:
+        if tensor._version != version:
+            with torch.no_grad():
+                tensor.detach().copy_(value)
+
+    return put_back
+
+
+def _items(container: Any) -> Callable[[], None]:
+    """Keep the items of a container, and return what puts them back."""
+    kept = list(container.items()) if isinstance(container, dict) else list(container)
+
+    def put_back() -> None:
+        if isinstance(container, dict):
+            changed = len(kept) != len(container) or any(container.get(key, kept) is not value for key, value in kept)
+        else:
+            changed = len(kept) != len(container) or any(a is not b for a, b in zip(kept, container, strict=False))
+        if not changed:
+            return
+        container.clear()
+        if isinstance(container, dict | set):
+            container.update(kept)
+        else:
+            container.extend(kept)
+
+    return put_back
+
+
+def _is_of_a_library(thing: Any) -> bool:
+    """Whether a class or a function is PyTorch's, Python's or this package's: what it keeps is no network's state."""
+    package = str(getattr(thing, "__module__", "")).partition(".")[0]
+    return package in ("torch", "mtl_accum") or (package in sys.stdlib_module_names and package != "__main__")
+
+
+@functools.lru_cache(maxsize=4096)
+def _names(code: types.CodeType) -> tuple[str, ...]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return code.co_names + tuple(name for nested in inner for name in _names(nested))
