@@ -14,6 +14,7 @@ import torch
 
 from mtl_accum._absent import absent_tasks
 from mtl_accum._judge import Judge
+from mtl_accum._optimizers import steppable
 from mtl_accum._trial import Network, leaves_reached
 from mtl_accum.editions import Edition
 from mtl_accum.memory import CudaMeter, Meter, PeakMemory, ProcessMeter, keep_freed_memory, write_snapshot
@@ -67,8 +68,8 @@ class Bench:
 
     def prepare(self) -> None:
         """Two warm-up steps: optimizer state, workspaces and lazily loaded kernels exist after them."""
-        parts = self._parts() if callable(self._parts) else self._parts
-        self._step = TrainingStep(*parts, self._edition)
+        trunk, tasks, batch, optimizer = self._parts() if callable(self._parts) else self._parts
+        self._step = TrainingStep(trunk, tasks, batch, steppable(optimizer), self._edition)
         for _ in range(2):
             self._step()
 

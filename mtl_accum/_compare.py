@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mtl_accum._bench import Bench, GradientDifference
+from mtl_accum._optimizers import Optimizers, steppable
 from mtl_accum._validate import positive_int
 from mtl_accum.editions import Edition, PerTask, Split, SummedLoss, Tasks, Trunk, require_editions, require_parts
 from mtl_accum.memory import PeakMemory
@@ -54,7 +55,7 @@ def compare(
     tasks: Tasks,
     batch: Any,
     *,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Optimizers = None,
     editions: Mapping[str, Edition] | None = None,
     steps: int = 5,
     build: Build | None = None,
@@ -72,7 +73,7 @@ def compare(
         trunk: maps the batch to the representation.
         tasks: by name, maps the representation and the batch to a 0-dim loss.
         batch: on the device of the trunk.
-        optimizer: its step is part of the measured step; None leaves it out.
+        optimizer: one or a list of several, whose steps are part of the measured step; None leaves them out.
         editions: by the name that the result shows; by default summed, per_task and split.
         steps: timed steps of each edition.
         build: an importable function that returns (trunk, tasks, batch, optimizer), called in each fresh
@@ -86,7 +87,7 @@ def compare(
 
     Raises:
         TypeError: something cannot be sent to a fresh process; the message names the fix; or editions is no mapping.
-        ValueError: steps is less than 1, or snapshots is no folder.
+        ValueError: steps is less than 1, snapshots is no folder, or an optimizer needs a closure (LBFGS).
     """
     positive_int("steps", steps)
     if build is None:
@@ -97,7 +98,7 @@ def compare(
     if folder is not None and not folder.is_dir():
         raise ValueError(f"snapshots must be a folder that exists, found {str(snapshots)!r}")
     chosen = editions or {"summed": SummedLoss(), "per_task": PerTask(), "split": Split()}
-    parts: Parts | Build = build or (trunk, tasks, batch, optimizer)
+    parts: Parts | Build = build or (trunk, tasks, batch, steppable(optimizer))
     rows = {name: Measurement(name, meaning(edition)) for name, edition in chosen.items()}
     files: dict[str, str] = {}  # of the snapshots
     for name in chosen:

@@ -1,4 +1,4 @@
-"""Real steps without a trace: parameters, gradients, optimizer, buffers and random state are put back, bit for bit."""
+"""Real steps without a trace: parameters, gradients, optimizer, buffers, batch and random state are put back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from mtl_accum._trial import Network
 from mtl_accum.memory._random import same_random_numbers
@@ -28,12 +28,15 @@ def without_a_trace(step: TrainingStep) -> Iterator[None]:
     """
     gradients = [parameter.grad for parameter in step.parameters]
     weights = Weights(step.parameters, step.optimizer)
+    batch = [_Kept(leaf) for leaf in tree_leaves(step.batch) if isinstance(leaf, Tensor)]
     with same_random_numbers(), Network(step.trunk, step.tasks, step.batch).untouched():
         try:
             step.zero_grad()
             yield
         finally:
             weights.restore()
+            for tensor in batch:
+                tensor.back_if_written()
             for parameter, gradient in zip(step.parameters, gradients, strict=True):
                 parameter.grad = gradient
 
@@ -73,10 +76,16 @@ class _Kept:
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor, self._value = tensor, tensor.detach().to("cpu", copy=True)
+        self._version = 0 if tensor.is_inference() else tensor._version
 
     def back(self) -> Tensor:
         with torch.no_grad():
             return self._tensor.copy_(self._value)
+
+    def back_if_written(self) -> None:
+        """Put the value back if autograd has counted a write to the tensor since."""
+        if not self._tensor.is_inference() and self._tensor._version != self._version:
+            self.back()
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:

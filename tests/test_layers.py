@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Each layer may import those before it; what stands in one set shares a layer.
 LAYERS = [
-    {"_lock", "_logs", "_run", "_validate", "report"},
+    {"_lock", "_logs", "_optimizers", "_run", "_validate", "report"},
     {"editions", "_knobs"},
     {"memory", "models", "_absent", "_difference", "_fresh_batch", "_hidden_state", "_no_dropout"},
     {"_trial", "data"},

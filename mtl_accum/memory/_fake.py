@@ -19,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from mtl_accum.editions._modules import modules_of, share_modules
 from mtl_accum.editions._phase import Kind
 from mtl_accum.memory._stand_ins import STAND_INS
+from mtl_accum.memory._upper_bounds import UPPER_BOUNDS
 
 __all__ = ["CLOSURES", "ForeignParameterError", "OnCpu", "Unknowns", "fake_copy"]
 
@@ -102,6 +103,7 @@ class Unknowns(TorchDispatchMode):
 
     Attributes:
         seen: the names of the operators that ran.
+        place: The part of the network whose forward began last: "the trunk", "task 'depth'".
     """
 
     def __init__(self) -> None:
@@ -109,6 +111,8 @@ class Unknowns(TorchDispatchMode):
         self.seen: set[str] = set()
         self._compared = WeakTensorKeyDictionary()
         self._phase: str = ""
+        self._masked: set[str] = set()
+        self.place = ""
         self._reads = {"": 0, "forward": 0, "backward": 0, "optimizer": 0, "zero_grad": 0}
 
     @classmethod
@@ -133,7 +137,7 @@ class Unknowns(TorchDispatchMode):
             kwargs = {**kwargs, "device": _here(kwargs["device"])}
         if name in STAND_INS and isinstance(args[0], FakeTensor):
             return STAND_INS[name](func, *args, **(kwargs or {}))
-        out = func(*args, **(kwargs or {}))
+        out = self._bounded(name, func, args, kwargs or {})
         if name in _COMPARISONS and out.numel() == 1 and isinstance(args[1], int | float):
             self._compared[out] = _COMPARISONS[name](1, args[1])
         if name in _IN_MAP and out.dim() == 0:
@@ -142,9 +146,21 @@ class Unknowns(TorchDispatchMode):
             return out[0], out[1].float(), out[2].float()
         return out
 
+    def _bounded(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator; where the size of its result depends on values, return one as large as it can be."""
+        bound = UPPER_BOUNDS.get(name)
+        if bound is not None and isinstance(args[0], FakeTensor):
+            out = bound(func, *args, **kwargs)
+            if out is not NotImplemented:
+                self._masked.add(self.place or "the trunk or a task")
+                return out
+        return func(*args, **kwargs)
+
     def begin(self, name: str, kind: Kind) -> None:
         """A phase begins: values that the optimizer reads are its step counters."""
         self._phase = kind
+        if kind == "forward":
+            self.place = f"task {name.removeprefix('head ')!r}" if name.startswith("head ") else f"the {name}"
 
     def end(self) -> None:
         """It is over: values read between phases are counts."""
@@ -160,13 +176,23 @@ class Unknowns(TorchDispatchMode):
         """How many values of tensors the network read in the latest step."""
         return self._reads["forward"] + self._reads["backward"]
 
+    def bounds(self) -> list[str]:
+        """Say where a result was taken to be as large as it can be, in any step so far."""
+        if not self._masked:
+            return []
+        places = ", ".join(sorted(self._masked))
+        return [
+            f"an upper bound: shapes depend on values in {places} (out[mask], nonzero, unique), and every mask was "
+            "taken to be true everywhere"
+        ]
+
     def caveats(self, *, counted: bool) -> list[str]:
         """What a reader must know.
 
         Args:
             counted: the whole batch's counts are known, and only its pieces' were made up.
         """
-        found = []
+        found = self.bounds()
         if self.values:
             found.append(
                 f"the network read {self.values} values of tensors (.item(), float(...), if ...), which are not known "

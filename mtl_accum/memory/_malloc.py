@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-__all__ = ["give_back_freed_memory", "keep_freed_memory"]
+__all__ = ["give_back_freed_memory", "keep_freed_memory", "release_freed_memory"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # the names of glibc's mallopt
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes; glibc refuses more
@@ -26,6 +26,16 @@ def give_back_freed_memory() -> bool:
     For a fresh process: blocks from before stay as they are. Makes a step up to two thirds slower.
     """
     return _set({_MMAP_THRESHOLD: 65536, _TRIM_THRESHOLD: 65536, _ARENA_MAX: 1})
+
+
+def release_freed_memory() -> None:
+    """Give back what is freed already, and from now on every large block at once, where memory has run out.
+
+    Blocks that were freed lie between others that are in use; a larger one fits into none of them, and no limit of
+    the process counts them as free.
+    """
+    if give_back_freed_memory():
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _set(options: dict[int, int]) -> bool:

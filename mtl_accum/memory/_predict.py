@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mtl_accum._optimizers import Optimizers, steppable
 from mtl_accum.editions import Edition, Tasks, Trunk, require_edition, require_parts
 from mtl_accum.memory._caching_allocator import CachingAllocator
 from mtl_accum.memory._record import PeakMemory
@@ -31,7 +32,7 @@ def predict(
     tasks: Tasks,
     batch: Any,
     *,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Optimizers = None,
     edition: Edition,
     device: str | torch.device = "cuda",
     build: Build | None = None,
@@ -53,7 +54,7 @@ def predict(
         trunk: maps the batch to the representation; on any device, "meta" too.
         tasks: by name, maps the representation and the batch to a 0-dim loss.
         batch: of the size to predict for; on any device, "meta" too.
-        optimizer: its step is part of the predicted step; None leaves it out.
+        optimizer: one or a list of several, whose steps are part of the predicted step; None leaves them out.
         edition: computes the gradient.
         device: "cuda" or "cpu".
         build: returns (trunk, tasks, batch, optimizer) in place of those given, and is called where tensors have
@@ -64,7 +65,7 @@ def predict(
         The record, with source "predicted".
 
     Raises:
-        ValueError: device is neither; or what the edition refuses.
+        ValueError: device is neither; an optimizer needs a closure (LBFGS); or what the edition refuses.
         TypeError: a callable keeps its modules in a closure, or a module is lazy; the message names the fix.
         PredictionError: shapes depend on values, or the step does not run on tensors without data.
     """
@@ -74,7 +75,7 @@ def predict(
         require_parts(trunk, tasks)
     if snapshot is not None and not Path(snapshot).parent.is_dir():
         raise ValueError(f"snapshot must be a file in a folder that exists, found {str(snapshot)!r}")
-    with Rehearsal(build or (trunk, tasks, batch, optimizer), cuda=cuda) as rehearsal:
+    with Rehearsal(build or (trunk, tasks, batch, steppable(optimizer)), cuda=cuda) as rehearsal:
         found, events = predicted(rehearsal, edition, cuda=cuda, trace=snapshot is not None)
     if snapshot is not None:
         write_snapshot(events, Path(snapshot))

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._pytree import tree_leaves
 
+from mtl_accum._optimizers import joined, steppable
 from mtl_accum.editions import Edition, SummedLoss, Tasks
 from mtl_accum.editions._counts import read_counts
 from mtl_accum.editions._inner_task import couples_samples
@@ -29,6 +30,7 @@ from mtl_accum.editions._pieces import Piece, take
 from mtl_accum.memory._caching_allocator import BLOCK
 from mtl_accum.memory._cuda_operators import cuda_operators, prefer_foreach
 from mtl_accum.memory._fake import ForeignParameterError, OnCpu, Unknowns, fake_copy
+from mtl_accum.memory._place import place_of
 from mtl_accum.memory._random import same_random_numbers
 from mtl_accum.memory._tensors import TensorMeter
 from mtl_accum.memory._training_step import Build, Parts, TrainingStep
@@ -104,11 +106,13 @@ class Rehearsal:
             else:
                 trunk, tasks, batch, optimizer = self._given
                 self._present = _present(tasks, batch)
-                trunk, tasks, batch, optimizer = fake_copy(mode, trunk, tasks, batch, optimizer)
+                trunk, tasks, batch, optimizer = fake_copy(mode, trunk, tasks, batch, joined(optimizer))
                 tasks = {name: task if self._present.get(name, True) else _Absent(task) for name, task in tasks.items()}
                 self._parts = trunk, tasks, batch, optimizer
-            if self._cuda and self._parts[3] is not None:
-                prefer_foreach(self._parts[3])
+            _take_counts_at_their_word(self._parts[1])
+            one = joined(self._parts[3])
+            if self._cuda and one is not None:
+                prefer_foreach(one)
             stack.enter_context(mode)
             if self._cuda:
                 self._turned_off = stack.enter_context(cuda_operators())
@@ -142,6 +146,10 @@ class Rehearsal:
         with step.tensor_meter(round_to=BLOCK if self._cuda else 1, trace=trace) as meter:
             step()
         return meter
+
+    def bounds(self) -> list[str]:
+        """What was taken to be as large as it can be, since its size depends on values."""
+        return self._unknown.bounds()
 
     def caveats(self) -> list[str]:
         """What the latest step leaves uncertain."""
@@ -181,6 +189,13 @@ class _Absent:
         return 0
 
 
+def _take_counts_at_their_word(tasks: Tasks) -> None:
+    """Let the copies state no terms of their losses: without data they are not known, and seem to contradict counts."""
+    for task in tasks.values():
+        if hasattr(task, "terms"):
+            task.terms = None
+
+
 def _present(tasks: Tasks, batch: Any) -> dict[str, bool]:
     """Which tasks have something to learn from the real batch; empty where that has no data to count."""
     if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(batch)):
@@ -192,12 +207,12 @@ def _without_data(parts: Parts) -> Parts:
     """What a `build` has made, if it has made it here."""
     if not isinstance(parts, tuple) or len(parts) != 4:
         raise TypeError(f"build must return (trunk, tasks, batch, optimizer or None), found {type(parts).__name__}")
-    trunk, tasks, _, optimizer = parts
+    trunk, tasks, batch, optimizer = parts[0], parts[1], parts[2], steppable(parts[3])
     tensors = [p for module in modules_of(trunk, *tasks.values()) for p in module.parameters(recurse=False)]
     tensors += [p for group in (optimizer.param_groups if optimizer else []) for p in group["params"]]
     if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
         raise TypeError("build must make the network itself, found parameters from outside; make them in the function")
-    return parts
+    return trunk, tasks, batch, optimizer
 
 
 @contextmanager
@@ -208,14 +223,23 @@ def _in_words(unknown: Unknowns) -> Iterator[None]:
     except ForeignParameterError as error:
         raise TypeError(str(error)) from None
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        raise PredictionError(f"shapes depend on values ({error}); measure with compare instead") from error
+        raise PredictionError(_without_values("shapes depend on values", error, unknown)) from None
     except (RuntimeError, TypeError, ArithmeticError, IndexError) as error:
         if not _for_want_of_data(error, unknown):
             raise
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise PredictionError(
-            f"the step does not run on tensors without data ({reason}); measure with compare instead"
-        ) from error
+            _without_values(f"the step does not run on tensors without data ({reason})", error, unknown)
+        ) from None
+
+
+def _without_values(what: str, error: Exception, unknown: Unknowns) -> str:
+    """Say what failed, in which part of the network and where in its code, and what to do."""
+    place = place_of(error)
+    return (
+        f"{unknown.place or 'the network'}: {what}{f' at {place}' if place else ''}; put network and batch on the "
+        "device for plan to measure there, measure with compare instead, or multiply by a mask in place of selecting"
+    )
 
 
 def _for_want_of_data(error: Exception, unknown: Unknowns) -> bool:

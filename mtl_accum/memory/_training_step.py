@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from mtl_accum._optimizers import Optimizers, joined
 from mtl_accum.editions import Edition, Tasks, Trunk, phase
 from mtl_accum.editions._modules import is_compiled, modules_of
 from mtl_accum.memory._tensors import TensorMeter
 
 __all__ = ["Build", "Parts", "TrainingStep"]
 
-Parts = tuple[Trunk, Tasks, Any, "torch.optim.Optimizer | None"]
+Parts = tuple[Trunk, Tasks, Any, Optimizers]
 Build = Callable[[], Parts]
 
 
@@ -26,7 +27,7 @@ class TrainingStep:
         trunk: maps the batch to the representation.
         tasks: by name, maps the representation and the batch to a 0-dim loss.
         batch: on the device of the trunk.
-        optimizer: its step is part of this one; None leaves it out.
+        optimizer: one or a list of several, whose steps are part of this one; None leaves them out.
         edition: computes the gradient.
 
     Attributes:
@@ -40,14 +41,14 @@ class TrainingStep:
         trunk: Trunk,
         tasks: Tasks,
         batch: Any,
-        optimizer: torch.optim.Optimizer | None,
+        optimizer: Optimizers,
         edition: Edition,
     ) -> None:
         self.trunk, self.tasks, self.batch = trunk, tasks, batch
-        self.optimizer, self.edition = optimizer, edition
+        self.optimizer, self.edition = joined(optimizer), edition
         self.modules = modules_of(trunk, *tasks.values())
         owned = [parameter for module in self.modules for parameter in module.parameters(recurse=False)]
-        known = {id(parameter): parameter for parameter in (*owned, *_of_optimizer(optimizer))}
+        known = {id(parameter): parameter for parameter in (*owned, *_of_optimizer(self.optimizer))}
         self.parameters: list[Tensor] = list(known.values())
         tensors = [*self.parameters, *(t for t in tree_leaves(batch) if isinstance(t, Tensor))]
         self.device = tensors[0].device if tensors else torch.device("cpu")

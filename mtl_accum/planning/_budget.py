@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from mtl_accum._validate import SIZE, UNITS
+from mtl_accum.memory._host_memory import host_memory
 
 __all__ = ["Budget", "in_bytes"]
 
 _RESERVE = 0.1  # of what is free: for the allocator's fragmentation, kernels' workspaces and lazily loaded code
 _LEAST_RESERVE = 256 << 20
-_CGROUP = Path("/sys/fs/cgroup")
-_MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -71,28 +67,10 @@ def in_bytes(budget: int | str, device: torch.device, *, held: int = 0) -> Budge
 def _memory(device: torch.device, budget: object) -> tuple[int, int]:
     """Free and total memory of a device, in bytes."""
     if device.type == "cpu":
-        return _host_memory()
+        return host_memory()
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.mem_get_info(device)
     raise ValueError(f"budget={budget}: found no {device} here to ask for its memory; give a size, e.g. budget=24GiB")
-
-
-def _host_memory() -> tuple[int, int]:
-    """Of the machine, or of the control group that this process may use."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    available = re.search(r"^MemAvailable:\s+(\d+) kB$", _text(_MEMINFO), re.MULTILINE)
-    free = int(available[1]) * 1024 if available else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    limit, used = _text(_CGROUP / "memory.max").strip(), _text(_CGROUP / "memory.current").strip()
-    if limit.isdecimal() and used.isdecimal() and int(limit) < total:
-        total, free = int(limit), min(free, int(limit) - int(used))
-    return free, total
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
 
 
 def _gib(size: int) -> str:

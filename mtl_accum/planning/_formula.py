@@ -233,11 +233,13 @@ def _heads(
             held = term if len(group) > 1 or not cut else 0.0
             for name in reversed(group):
                 phase = _backward(f"head {name}", pieces.heads[name], fresh)
-                yield phase._replace(net=phase.net + held, times=times)
+                shared = tables.per_graph if name != group[0] else 0.0  # the group's graph costs once
+                seconds = max(0.0, phase.seconds - shared)
+                yield phase._replace(net=phase.net + held, seconds=seconds, times=times)
                 held = 0.0
             released = term if cut and len(group) > 1 else 0.0
             made = times * pieces.cotangent if cut and number == 0 else 0.0  # every cut makes its own dL/dz
-            yield Phase("dL/dz", 0.0, made - released, -(len(group) - 1) * tables.per_graph, times)
+            yield Phase("dL/dz", 0.0, made - released, times=times)
 
 
 def _landing(pieces: Pieces, head_chunks: int) -> Iterator[Phase]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
 from torch.utils._pytree import tree_map
 
-__all__ = ["Part", "Pieces", "Table"]
+__all__ = ["Part", "Pieces", "Table", "with_all_heads"]
 
 
 class Part(NamedTuple):
@@ -89,6 +89,15 @@ class Table:
         below, above = self._sizes[high - 1], self._sizes[high]
         share = (samples - below) / (above - below)
         return tree_map(lambda a, b: max(0.0, a + share * (b - a)), self._known[below], self._known[above])  # type: ignore[no-any-return]
+
+
+def with_all_heads(known: Mapping[int, Pieces]) -> list[tuple[int, Pieces]]:
+    """Complete the heads: one that found no target in so few samples counts as in the next larger number."""
+    complete: list[tuple[int, Pieces]] = []
+    for size in sorted(known, reverse=True):
+        heads = complete[-1][1].heads | known[size].heads if complete else known[size].heads
+        complete.append((size, known[size]._replace(heads=heads)))
+    return complete
 
 
 def _with_seconds(pieces: Pieces, clock: Pieces) -> Pieces:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
+from mtl_accum._optimizers import Optimizers, steppable
 from mtl_accum.editions import SummedLoss, Tasks, Trunk, require_parts
 from mtl_accum.memory._predict import cpu_or_cuda
 from mtl_accum.memory._training_step import Build, Parts, TrainingStep
 from mtl_accum.planning._budget import in_bytes
-from mtl_accum.planning._choice import Option, largest_batches, pareto, schedule, what_helps, what_holds
+from mtl_accum.planning._choice import Option, largest_batches, schedule, what_helps, what_holds
+from mtl_accum.planning._clock import Clock
 from mtl_accum.planning._probe import bytes_of
 from mtl_accum.planning._record import Plan
-from mtl_accum.planning._search import Clock, Search
+from mtl_accum.planning._search import Search
 
 __all__ = ["plan"]
 
@@ -25,7 +27,7 @@ def plan(
     tasks: Tasks,
     batch: Any,
     *,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Optimizers = None,
     budget: int | str = "auto",
     device: str | torch.device | None = None,
     build: Build | None = None,
@@ -42,16 +44,19 @@ def plan(
            candidate's peak and time of it (`planning/_formula.py`). Nothing of full size runs.
         2. Where the network is on the device, its parts are timed there, at sizes that fit; else operations and bytes
            are counted (`planning/_operations.py`).
-        3. Where it is, the best candidates run a whole step each under a meter, and those that fit are timed against
-           each other. All that this changes is put back, bit for bit; the copies of parameters and optimizer state
-           are on the host.
-        4. The chosen one is predicted directly, by category.
+        3. Where it is, every kind of schedule in pieces or with a replay is held against `SummedLoss` on a few samples
+           (`planning/_exactness.py`); what differs is left out, by name.
+        4. Where it is, the best candidates run a whole step each under a meter, and those that fit are timed against
+           each other. A schedule is preferred to a simpler one only if it is surely faster
+           (`planning/_fastest.py`). All that this changes is put back, bit for bit; the copies of parameters and
+           optimizer state are on the host.
+        5. The chosen one is predicted directly, by category.
 
     Args:
         trunk: maps the batch to the representation; on any device, "meta" too.
         tasks: by name, maps the representation and the batch to a 0-dim loss.
         batch: of the size to plan for.
-        optimizer: its state and its step count; None leaves them out.
+        optimizer: one or a list of several, whose state and step count; None leaves them out.
         budget: of the step's live tensors: bytes, or "6GiB", "6GB", "80%" of the device's memory, or "auto": what is
             free there less a reserve.
         device: "cuda" or "cpu"; None is where the network is.
@@ -62,41 +67,64 @@ def plan(
         The plan. Where nothing fits, it says why, and its `edition` raises `BudgetError`.
 
     Raises:
-        ValueError: budget or device is no such thing.
+        ValueError: budget or device is no such thing; or an optimizer needs a closure (LBFGS).
         TypeError: a callable keeps its modules in a closure, or a module is lazy; the message names the fix.
         PredictionError: the step does not run on tensors without data.
     """
     if build is None:
         require_parts(trunk, tasks)
-    parts: Parts | Build = build or (trunk, tasks, batch, optimizer)
+    parts: Parts | Build = build or (trunk, tasks, batch, steppable(optimizer))
     given = None if build is not None else TrainingStep(trunk, tasks, batch, optimizer, SummedLoss())
     where = _device(device, given)
     real = given if given is not None and given.device.type == where.type else None
     allowed = in_bytes(budget, where, held=0 if real is None else _held(real))
     clock = Clock(on_progress)
     search = Search(parts, where, allowed.size, real, clock)
+    search.check(allowed.size if real is None else _room(allowed.size, where, real))
     search.time()
-    found = search.choose()
-    option, peak = found or (search.smallest, search.predict(search.smallest))
+    choice = search.choose()
+    front = search.front()
+    option, peak = choice or (search.smallest, search.formula(search.smallest))
+    chosen = schedule(option, search.summed)
+    ratio = search.ratio(option.edition)
+    if ratio is not None:
+        chosen = dataclasses.replace(chosen, time_ratio=ratio)
     largest = largest_batches(search.options, search.tables, allowed.size)
     holds = what_holds(search.rests, search.tables)
     return Plan(
         budget=allowed,
         device=str(where),
         samples=search.samples,
-        chosen=schedule(option, search.summed) if found else None,
+        chosen=chosen if choice else None,
         peak=dataclasses.replace(peak, device=str(where)),
         summed=schedule(Option(SummedLoss(), search.summed), search.summed),
-        front=pareto(search.options, search.summed),
+        front=front,
         candidates=len(search.options),
         left_out=search.left_out,
         largest_batch=largest,
         timed_by="timings of the pieces" if search.timed else "operation counts",
         trials=tuple(search.trials),
         holds=holds,
-        advice=() if found else tuple(what_helps(holds, allowed.size, search.left_out, largest)),
+        advice=() if choice else tuple(what_helps(holds, allowed.size, search.left_out, largest)),
         spent=clock.spent,
+        exactness=search.exactness.verdicts if search.exactness else {},
+        notes=tuple(_notes(search, real)),
     )
+
+
+def _notes(search: Search, real: TrainingStep | None) -> Iterator[str]:
+    """What a reader must know besides the figures."""
+    if real is None:
+        yield "exactness not checked, since the network is not on the device: job=check does it"
+    if search.absent:
+        names = ", ".join(map(repr, search.absent))
+        yield f"no target in this batch: {names}; planned is for the others. A misspelt target looks the same"
+    yield from search.caveats
+
+
+def _room(budget: int, where: torch.device, real: TrainingStep) -> int:
+    """Bytes that a check may take for a moment: the budget, or what is free on the device, if that is more."""
+    return max(budget, in_bytes("auto", where, held=_held(real)).size)
 
 
 def _device(device: str | torch.device | None, given: TrainingStep | None) -> torch.device:

@@ -17,7 +17,7 @@ from mtl_accum.editions._pytree import leaves
 from mtl_accum.memory import PhaseMemory
 from mtl_accum.planning._pieces import Part, Pieces
 
-__all__ = ["Probe", "Stopwatch", "as_pieces", "bytes_of", "wrapped"]
+__all__ = ["Probe", "Stopwatch", "anything_ran", "as_pieces", "bytes_of", "wrapped"]
 
 _BLIND = "trunk without a graph"
 _HELD = "trunk with dL/dz held"
@@ -93,6 +93,11 @@ class Stopwatch:
     def end(self) -> None:
         """It is over."""
         self.phases.append((self._name, self._now() - self._start))
+
+
+def anything_ran(seconds: Sequence[tuple[str, float]]) -> bool:
+    """Tell whether a `Probe` has met a task with a target: else there is nothing to learn from its phases."""
+    return any(name == "trunk forward" for name, _ in seconds)
 
 
 def as_pieces(

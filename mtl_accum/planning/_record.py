@@ -45,13 +45,17 @@ class Trial:
         edition: the schedule.
         peak_bytes: of one step; None where memory ran out.
         fits: whether that is within the budget.
-        step_seconds: of the timed steps; empty if it does not fit.
+        step_seconds: of the timed steps, by round; empty if it does not fit.
+        tie: whether it cannot be told from the one that was chosen.
+        note: why it has no peak, other than that memory ran out.
     """
 
     edition: Edition
     peak_bytes: int | None
     fits: bool
     step_seconds: list[float] = field(default_factory=list)
+    tie: bool = False
+    note: str = ""
 
     @property
     def seconds(self) -> float:
@@ -92,6 +96,8 @@ class Plan:
         holds: what no schedule can do without, by name.
         advice: what would help if nothing fits.
         spent: seconds that the plan took, by what it did.
+        exactness: by the schedule on a few samples, how far it is from `SummedLoss`, or why that was not checked.
+        notes: what else a reader must know.
     """
 
     budget: Budget
@@ -109,6 +115,8 @@ class Plan:
     holds: dict[str, int] = field(default_factory=dict)
     advice: tuple[str, ...] = ()
     spent: dict[str, float] = field(default_factory=dict)
+    exactness: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def edition(self) -> Edition:
@@ -163,12 +171,16 @@ class Plan:
                     "peak_bytes": trial.peak_bytes,
                     "fits": trial.fits,
                     "step_seconds": list(trial.step_seconds),
+                    "tie": trial.tie,
+                    "note": trial.note,
                 }
                 for trial in self.trials
             ],
             "holds": dict(self.holds),
             "advice": list(self.advice),
             "spent": dict(self.spent),
+            "exactness": dict(self.exactness),
+            "notes": list(self.notes),
         }
 
     def _why_not(self) -> str:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from mtl_accum.editions import Edition, Split
 from mtl_accum.editions._phase import listening
 from mtl_accum.editions._pieces import samples_of
 from mtl_accum.memory import Breakdown
-from mtl_accum.memory._rehearsal import Rehearsal
-from mtl_accum.planning._formula import Tables
+from mtl_accum.memory._tensors import TensorMeter
+from mtl_accum.memory._training_step import Parts
+from mtl_accum.planning._formula import Tables, estimate
 from mtl_accum.planning._operations import OperationCounter
-from mtl_accum.planning._pieces import Pieces, Table
-from mtl_accum.planning._probe import Probe, Stopwatch, as_pieces, bytes_of, wrapped
+from mtl_accum.planning._pieces import Pieces, Table, with_all_heads
+from mtl_accum.planning._probe import Probe, Stopwatch, anything_ran, as_pieces, bytes_of, wrapped
 
-__all__ = ["Survey", "survey"]
+__all__ = ["Stage", "Survey", "survey"]
 
 _FEW = 12  # the smaller of two sizes is that part of the batch: small pieces matter, and one sample is a special case
 _FEWEST = 2  # samples: batch normalisation refuses one
@@ -39,39 +41,99 @@ class Survey(NamedTuple):
     seconds_per_phase: float
 
 
-def survey(rehearsal: Rehearsal, variants: Sequence[str]) -> Survey:
+class Stage(Protocol):
+    """Where steps of a network run under a meter: a `Rehearsal` on tensors without data, or `OnDevice`."""
+
+    @property
+    def parts(self) -> Parts:
+        """Trunk, tasks, batch and optimizer."""
+        ...
+
+    def step(self, edition: Edition, *, samples: int | None = None) -> TensorMeter | None:
+        """Run one step, on so many samples or on all; None where memory ran out."""
+        ...
+
+
+def survey(stage: Stage, variants: Sequence[str], room: int | None = None) -> Survey:
     """Probe a network at the size of the batch and at a small one.
 
     Args:
-        rehearsal: inside its block.
+        stage: inside its block.
         variants: what may be done with the trunk: "", "checkpointed", "offloaded", "offloaded, checkpointed".
+        room: bytes that a probe may take where it runs on the device, which it does at two more sizes, from the
+            smallest up as long as it fits; None where it runs on tensors without data.
 
     Raises:
         PredictionError: the step does not run on tensors without data.
+        MemoryError: not even a few samples fit.
     """
-    _, tasks, batch, _ = rehearsal.parts
+    batch = stage.parts[2]
     uncuttable = ""
     try:
         samples = samples_of(batch, "batch")
-        sizes: list[int | None] = sorted({min(max(_FEWEST, samples // _FEW), samples), samples})  # type: ignore[assignment]
+        sizes = _sizes(samples, few=2 if room is None else 4)
     except (TypeError, ValueError) as error:
         samples, sizes, uncuttable = 1, [None], str(error)
-    tables: dict[str, Table] = {}
-    for variant in variants:
-        known: list[tuple[int, Pieces]] = []
-        for size in sizes:
-            probe, counter = Probe(), OperationCounter()
-            watch = Stopwatch(counter.now)
-            started = time.perf_counter()
-            with listening(watch), counter:
-                meter = rehearsal.step(wrapped(probe, variant), samples=size)
-            spent = time.perf_counter() - started
-            found = meter.result()
-            pieces = as_pieces(found.timeline, watch.phases, list(tasks), probe.representation)
-            known.append((size or samples, pieces))
-        tables[variant] = Table(known)
-    base, parts = found.base_bytes or 0, found.categories or Breakdown()
-    rests = Breakdown(parts.parameters, parts.buffers, 0, parts.optimizer_state, parts.inputs)
     per_sample = bytes_of(batch) / samples if sizes != [None] else 0.0
-    known_pieces = Tables(base - per_sample * samples, per_sample, tables)
-    return Survey(known_pieces, samples, rests, uncuttable or probe.uncuttable, spent / len(watch.phases))
+    tables: dict[str, Table] = {}
+    probed: _Probed | None = None
+    for variant in variants:
+        known: dict[int, Pieces] = {}
+        for size in sizes:
+            if room is not None and probed is not None and len(known) > 1:
+                so_far = Tables(probed.base - per_sample * samples, per_sample, {"": Table(with_all_heads(known))})
+                if estimate(Split(), so_far, size or samples).peak_bytes > room:
+                    break
+            try:
+                latest = _probe(stage, variant, size)
+            except _NoTargetError:
+                continue
+            if latest is None:
+                break
+            probed, known[size or samples] = latest, latest.pieces
+        if not known:
+            raise MemoryError("found no piece of the batch that fits into memory and has a target")
+        tables[variant] = Table(with_all_heads(known))
+    assert probed is not None
+    known_pieces = Tables(probed.base - per_sample * samples, per_sample, tables)
+    return Survey(known_pieces, samples, probed.rests, uncuttable or probed.uncuttable, probed.seconds_per_phase)
+
+
+def _sizes(samples: int, few: int) -> list[int | None]:
+    """Choose so many numbers of samples: a small one, the whole batch, and others between them."""
+    small = min(max(_FEWEST, samples // _FEW), samples)
+    between = [small * 2**power for power in range(1, few)][: few - 2]
+    return sorted({small, *(size for size in between if size < samples), samples})
+
+
+class _NoTargetError(Exception):
+    """No task has a target in so few samples."""
+
+
+class _Probed(NamedTuple):
+    """One run of a probe."""
+
+    pieces: Pieces
+    base: int
+    rests: Breakdown
+    uncuttable: str
+    seconds_per_phase: float
+
+
+def _probe(stage: Stage, variant: str, size: int | None) -> _Probed | None:
+    """Run a probe; None where memory ran out."""
+    probe, counter = Probe(), OperationCounter()
+    watch = Stopwatch(counter.now)
+    started = time.perf_counter()
+    with listening(watch), counter:
+        meter = stage.step(wrapped(probe, variant), samples=size)
+    if meter is None:
+        return None
+    if not anything_ran(watch.phases):
+        raise _NoTargetError
+    spent = time.perf_counter() - started
+    record = meter.result()
+    pieces = as_pieces(record.timeline, watch.phases, list(stage.parts[1]), probe.representation)
+    parts = record.categories or Breakdown()
+    rests = Breakdown(parts.parameters, parts.buffers, 0, parts.optimizer_state, parts.inputs)
+    return _Probed(pieces, record.base_bytes or 0, rests, probe.uncuttable, spent / len(watch.phases))

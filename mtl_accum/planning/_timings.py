@@ -1,35 +1,29 @@
-"""Short real runs: of the pieces, to time every schedule by its formula, and of the best schedules themselves."""
+"""Short real runs of the pieces, to time every schedule by its formula."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
 
-import torch
 from torch.utils._pytree import tree_map
 
 from mtl_accum._bench import wall_clock
-from mtl_accum.editions import Edition, Split, SummedLoss
+from mtl_accum.editions import Split, SummedLoss
 from mtl_accum.editions._phase import listening
 from mtl_accum.editions._pieces import take
-from mtl_accum.memory import CudaMeter, Meter
 from mtl_accum.memory._out_of_memory import is_out_of_memory
+from mtl_accum.memory._recover import recover
 from mtl_accum.memory._training_step import Parts, TrainingStep
-from mtl_accum.planning._choice import CLOSE, Option
 from mtl_accum.planning._formula import Tables, estimate
-from mtl_accum.planning._pieces import Pieces, Table
-from mtl_accum.planning._probe import Probe, Stopwatch, as_pieces, wrapped
-from mtl_accum.planning._record import Trial
+from mtl_accum.planning._pieces import Pieces, Table, with_all_heads
+from mtl_accum.planning._probe import Probe, Stopwatch, anything_ran, as_pieces, wrapped
 
-__all__ = ["piece_sizes", "run_off", "time_graph", "time_pieces"]
+__all__ = ["PATIENCE", "piece_sizes", "ran", "time_graph", "time_pieces", "timed"]
 
 _HALVINGS = 7  # the smallest piece is a 64th of the batch, and two samples: batch normalisation refuses one
-_ROUNDS = 3  # of the pieces; the fastest of each counts
-_PATIENCE = 4.0  # seconds, for the pieces and for the run-off each; one round is always finished
-_FIELD = 6  # schedules in the run-off
-_ALIKE = 1.02  # as fast, as far as one can tell
-_LEAST_STEPS, _MOST_STEPS = 3, 20  # of each schedule in the run-off
+_ROUNDS = 5  # of the pieces; the fastest of each counts
+PATIENCE = 4.0  # seconds, for the pieces and for the run-off each; one round is always finished
 
 
 def piece_sizes(tables: Tables, samples: int, budget: int) -> dict[str, list[int | None]]:
@@ -57,15 +51,15 @@ def time_pieces(parts: Parts, sizes: Mapping[str, Sequence[int | None]]) -> dict
     trunk, tasks, batch, optimizer = parts
     seen: dict[str, dict[int, list[Pieces]]] = {variant: {} for variant in sizes}
     turns = [(variant, size) for variant, chosen in sizes.items() for size in chosen]
-    deadline = time.perf_counter() + _PATIENCE
+    deadline = time.perf_counter() + PATIENCE
     for _ in range(_ROUNDS):
         for variant, size in list(turns):
             part = batch if size is None else take(batch, (0, size))
             step = TrainingStep(trunk, tasks, part, optimizer, wrapped(Probe(weigh=False), variant))
             watch = Stopwatch(wall_clock(step.device))
             with listening(watch):
-                ran = _ran(step)
-            if ran:
+                did = ran(step)
+            if did and anything_ran(watch.phases):
                 seen[variant].setdefault(size or 1, []).append(as_pieces((), watch.phases, list(tasks), 0))
             else:
                 turns.remove((variant, size))
@@ -75,79 +69,33 @@ def time_pieces(parts: Parts, sizes: Mapping[str, Sequence[int | None]]) -> dict
 
 
 def time_graph(parts: Parts, size: int | None) -> float:
-    """Seconds that a backward of its own costs a head: what `Split` takes longer than the summed loss."""
+    """Measure the seconds that a backward of its own costs a head: what `Split` takes longer than `SummedLoss`.
+
+    The two take turns, and the median over the rounds counts: whatever slows a single step down is in one round only.
+    """
     trunk, tasks, batch, _ = parts
     part = batch if size is None else take(batch, (0, size))
-    fastest: dict[Edition, float] = {Split(): math.inf, SummedLoss(): math.inf}
+    extra: list[float] = []
     for _ in range(_ROUNDS + 1):
-        for edition in list(fastest):
-            fastest[edition] = min(fastest[edition], _timed(TrainingStep(trunk, tasks, part, None, edition)))
-    return max(0.0, fastest[Split()] - fastest[SummedLoss()]) / max(1, len(tasks) - 1)
-
-
-def run_off(parts: Parts, options: Iterable[Option], budget: int) -> list[Trial]:
-    """Run the best schedules, a whole step of each under a meter, then time in turns those that fit.
-
-    Args:
-        parts: trunk, tasks, batch and optimizer; all of them are changed, see `without_a_trace`.
-        options: schedules with their estimates, fastest first.
-        budget: in bytes.
-
-    Returns:
-        All that ran: those that fit, fastest first, of equally fast ones the smallest; then the others.
-    """
-    tried: list[Trial] = []
-    fitting: list[Trial] = []
-    spent = best = 0.0
-    for edition, (_, _, seconds, _) in options:
-        spent += seconds * _LEAST_STEPS
-        if fitting and (len(fitting) == _FIELD or seconds > CLOSE * best or spent > _PATIENCE):
-            break
-        peak = _weigh(TrainingStep(*parts, edition))
-        tried.append(Trial(edition, peak, fits=peak is not None and peak <= budget))
-        if tried[-1].fits:
-            fitting.append(tried[-1])
-            best = best or seconds
-    deadline = time.perf_counter() + _PATIENCE
-    for turn in range(_MOST_STEPS):
-        for trial in fitting:
-            trial.step_seconds.append(_timed(TrainingStep(*parts, trial.edition)))
-        if turn + 1 >= _LEAST_STEPS and time.perf_counter() > deadline:
-            break
-    fitting.sort(key=lambda trial: trial.seconds)
-    alike = [trial for trial in fitting if trial.seconds <= _ALIKE * fitting[0].seconds]
-    alike.sort(key=lambda trial: trial.peak_bytes or 0)
-    return alike + fitting[len(alike) :] + [trial for trial in tried if not trial.fits]
+        split, summed = (timed(TrainingStep(trunk, tasks, part, None, edition)) for edition in (Split(), SummedLoss()))
+        extra.append(split - summed)
+    return max(0.0, median(extra[1:])) / max(1, len(tasks) - 1)  # the first round warms the caches
 
 
 def _table(runs: Mapping[int, Sequence[Pieces]]) -> Table:
-    """The fastest of the runs of each size; a head that found no target in so few samples is that of more samples."""
-    known: list[tuple[int, Pieces]] = []
-    for size in sorted(runs, reverse=True):
-        pieces = tree_map(lambda *seconds: min(seconds), *runs[size])
-        heads = known[-1][1].heads | pieces.heads if known else pieces.heads
-        known.append((size, pieces._replace(heads=heads)))
-    return Table(known)
+    """Tabulate the fastest of the runs of each size."""
+    return Table(with_all_heads({size: tree_map(lambda *seconds: min(seconds), *run) for size, run in runs.items()}))
 
 
-def _weigh(step: TrainingStep) -> int | None:
-    """The peak of a step that finds the optimizer's state there; None where memory ran out."""
-    if step.optimizer is not None and not step.optimizer.state and not _ran(step):
-        return None
-    meter: Meter = CudaMeter(step.device) if step.device.type == "cuda" else step.tensor_meter()
-    with meter:
-        ran = _ran(step)
-    return meter.result().peak_bytes if ran else None
-
-
-def _timed(step: TrainingStep) -> float:
+def timed(step: TrainingStep) -> float:
+    """Measure the seconds of a step."""
     now = wall_clock(step.device)
     start = now()
     step()
     return now() - start
 
 
-def _ran(step: TrainingStep) -> bool:
+def ran(step: TrainingStep) -> bool:
     """Run a step; False where memory ran out."""
     try:
         step()
@@ -155,7 +103,7 @@ def _ran(step: TrainingStep) -> bool:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+        reason = str(error)
     step.zero_grad()  # here the error has let go of the step's tensors
-    if step.device.type == "cuda":
-        torch.cuda.empty_cache()
+    recover(step.device, reason)
     return False

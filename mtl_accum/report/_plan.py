@@ -67,8 +67,13 @@ def plan_sections(plan: Plan) -> list[Section]:
             ],
             [f"That would fit, by the kind of schedule; planned was for {plan['samples']}."],
         ),
+        Section(
+            "Held against SummedLoss", lines=[f"{name}: {text}" for name, text in plan.get("exactness", {}).items()]
+        ),
         Section("Left out", lines=[f"{what}: {_reason(what, why)}" for what, why in plan["left_out"].items()]),
     ]
+    if plan.get("notes"):
+        parts.insert(0, Section("Note", lines=list(plan["notes"])))
     if plan["chosen"] is None:
         held = [[name, mib(size)] for name, size in plan["holds"].items()]
         parts.insert(0, Section("What would help", lines=list(plan["advice"])))
@@ -109,7 +114,9 @@ def _front(plan: Plan) -> list[list[str]]:
 def _trials(plan: Plan) -> list[list[str]]:
     rows = [["schedule", "measured peak", "step", ""]]
     for trial in plan["trials"]:
-        verdict = "" if trial["fits"] else "does not fit" if trial["peak_bytes"] else "ran out of memory"
+        verdict = "a tie" if trial.get("tie") else trial.get("note", "")
+        if not trial["fits"] and not verdict:
+            verdict = "does not fit" if trial["peak_bytes"] else "ran out of memory"
         seconds = trial["step_seconds"]
         step = f"{1000 * median(seconds):.1f} ms" if seconds else "–"
         rows.append([trial["schedule"], mib(trial["peak_bytes"]), step, verdict])

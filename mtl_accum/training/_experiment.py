@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 import mtl_accum
+from mtl_accum._optimizers import Optimizers, steppable
 from mtl_accum._run import Run
 from mtl_accum.editions._pieces import samples_of
 from mtl_accum.report import timestamp
 
 __all__ = ["MakeOptimizer", "Run", "header", "make_optimizer", "samples_in", "snapshot_folder"]
 
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizers]
 
 
 def header(run: Run, seed: int) -> dict[str, Any]:
@@ -35,7 +36,11 @@ def header(run: Run, seed: int) -> dict[str, Any]:
 
 
 def make_optimizer(optimizer: MakeOptimizer, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a model's parameters; what it refuses is a ValueError that says so."""
+    """Make the optimizer of a model's parameters, one of several where `optimizer` returns a list.
+
+    Raises:
+        ValueError: The optimizer refuses its settings, or is none that a training can step with.
+    """
     if not callable(optimizer):
         raise ValueError(f"optimizer must make an optimizer of parameters, found {optimizer!r:.200}; see _partial_")
     try:
@@ -44,9 +49,13 @@ def make_optimizer(optimizer: MakeOptimizer, model: nn.Module) -> torch.optim.Op
         raise ValueError(f"optimizer: {error}") from error
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError) as error:
         raise ValueError(f"optimizer: {type(error).__name__}: {error}") from error
-    if not isinstance(made, torch.optim.Optimizer):
-        raise ValueError(f"optimizer must make an optimizer of torch, found {made!r:.200}")
-    return made
+    try:
+        one = steppable(made)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    if one is None:
+        raise ValueError(f"optimizer must return an optimizer of torch or a list of them, found {made!r:.200}")
+    return one
 
 
 def snapshot_folder(run: Run) -> Path:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from mtl_accum._optimizers import steppable
 from mtl_accum._trial import parameters_reached
 from mtl_accum.editions import Edition, require_edition
 from mtl_accum.editions._counts import read_counts
@@ -52,7 +53,7 @@ class Training:
         batches: one epoch of them at every iteration.
         schedules: editions; the first one computes the gradient, the others take over where memory runs out: see
             `Window`.
-        optimizer: of the model's parameters.
+        optimizer: of the model's parameters; or a list of several.
         loop: how to train.
         device: where the batches go.
         watchers: are told, in this order.
@@ -65,7 +66,8 @@ class Training:
         kept: what watchers want to find again when the run goes on; by name, of any nesting.
 
     Raises:
-        ValueError: a task finds no target in any batch, or the loop's settings do not fit together.
+        ValueError: a task finds no target in any batch, an optimizer needs a closure (LBFGS), or the loop's settings do
+            not fit together.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Training:
         model: MultiTaskModel,
         batches: Iterable[Any],
         schedules: Sequence[Edition],
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         loop: Loop,
         *,
         device: torch.device,
@@ -83,18 +85,21 @@ class Training:
         for edition in schedules:
             require_edition(edition)
         _require_targets(model, batches)
-        self.model, self.batches, self.optimizer, self.loop, self.device = model, batches, optimizer, loop, device
+        one = steppable(optimizer)
+        if one is None:
+            raise ValueError(f"optimizer must be an optimizer of torch or a list of them, found {optimizer!r}")
+        self.model, self.batches, self.optimizer, self.loop, self.device = model, batches, one, loop, device
         self.watchers = list(watchers)
         self.position, self.ended = Position(), ""
         self.losses = Losses(model.tasks, allow_nan=loop.on_nan == "skip")
         self.kept: dict[str, Any] = {}
         self.precision = Precision(loop.precision, device)
-        self.update = Update(model, optimizer, self.precision, clip_norm=loop.clip_norm, on_nan=loop.on_nan)
-        self.scheduler, self.plateau = make_scheduler(optimizer, loop.scheduler, warmup_steps=loop.warmup_steps)
+        self.update = Update(model, one, self.precision, clip_norm=loop.clip_norm, on_nan=loop.on_nan)
+        self.scheduler, self.plateau = make_scheduler(one, loop.scheduler, warmup_steps=loop.warmup_steps)
         if loop.step_in_backward:
-            schedules = [InBackward(schedules[0], optimizer)]  # a step that is half done cannot be undone
+            schedules = [InBackward(schedules[0], one)]  # a step that is half done cannot be undone
         self.window = Window(
-            *(model, optimizer, schedules, device),
+            *(model, one, schedules, device),
             precision=self.precision,
             update=self.update,
             after_first_backward=lambda batch: None if loop.step_in_backward else _require_gradients(model, batch),

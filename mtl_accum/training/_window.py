@@ -15,6 +15,7 @@ from torch import Tensor
 from mtl_accum.editions import Edition, OverBatches, phase
 from mtl_accum.memory import PeakMemory, predict
 from mtl_accum.memory._out_of_memory import is_out_of_memory
+from mtl_accum.memory._recover import recover
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import spelled
 from mtl_accum.report import mib
@@ -112,7 +113,7 @@ class Window:
         while True:
             last = len(self._schedules) == 1
             if not last:
-                self._undo.mark(copy=self._fresh)
+                self._mark()
             self._updating = isinstance(self.edition, InBackward)
             try:
                 losses = self._run(batches)
@@ -124,7 +125,7 @@ class Window:
                 self._fresh = False
                 self._steps += 1
                 return losses
-            self._free()  # here the error has let go of the step's tensors
+            self._free(reason)  # here the error has let go of the step's tensors
             if last:  # an edition leaves buffers as they were; the random numbers are the caller's
                 raise NoMemoryLeftError(self._in_words(batches[0], reason), undone=not self._updating)
             try:
@@ -137,6 +138,21 @@ class Window:
                 ) from None
             self._precision.undo()
             self._take_over(reason)
+
+    def _mark(self) -> None:
+        """Note the step's start; without copies of the weights where there is no room for them."""
+        for copy in (True, False) if self._fresh else (False,):
+            try:
+                return self._undo.mark(copy=copy)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).partition("\n")[0]
+            self._free(reason)
+        raise NoMemoryLeftError(
+            f"step {self._steps + 1}: memory ran out before it began ({reason}); a smaller batch or smaller samples",
+            undone=True,
+        )
 
     def _run(self, batches: Sequence[Any]) -> dict[str, Tensor]:
         with phase("zero_grad", "zero_grad"):
@@ -163,16 +179,15 @@ class Window:
         _LOG.warning(change)
         self._on_change(change)
 
-    def _free(self) -> None:
+    def _free(self, reason: str) -> None:
         for parameter in self._model.parameters():
             parameter.grad = None
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        recover(self._device, reason)
 
     def _in_words(self, batch: Any, reason: str) -> str:
         there = f"; free on {self._device} now: {_free_bytes(self._device)}" if self._device.type == "cuda" else ""
         needs = ""
-        with suppress(RuntimeError, ValueError, TypeError):  # what cannot be predicted is not said
+        with suppress(Exception):  # what cannot be predicted is not said; a half-made optimizer state raises anything
             peak = predict(
                 *(self._model.trunk, self._model.tasks, batch),
                 optimizer=self._optimizer,

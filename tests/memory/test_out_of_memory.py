@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mtl_accum.memory import _out_of_memory
 from mtl_accum.memory._out_of_memory import is_out_of_memory
 
 
@@ -15,6 +16,7 @@ from mtl_accum.memory._out_of_memory import is_out_of_memory
         (RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you"), True),
         (RuntimeError("CUDA error: out of memory"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("std::bad_alloc"), True),
         (MemoryError(), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),
@@ -28,3 +30,38 @@ def test_what_the_cpu_raises():
     with pytest.raises(RuntimeError) as found:
         torch.empty(2**50)
     assert is_out_of_memory(found.value)
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "expected"), [(GIB, 80 * GIB, True), (20 * GIB, 80 * GIB, False), (GIB, GIB, False)]
+)
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        ("could not create a primitive", "host_memory"),
+        ("could not create a primitive descriptor for the convolution forward", "host_memory"),
+        ("can't start new thread", "host_memory"),
+        ("FIND was unable to find an engine to execute this computation", "_device_memory"),
+        ("GET was unable to find an engine to execute this computation", "_device_memory"),
+        ("Unable to find an engine to execute this computation", "_device_memory"),
+        ("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if", "_device_memory"),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", "_device_memory"),
+    ],
+)
+def test_words_that_mean_it_only_where_little_is_left(monkeypatch, words, where, free, total, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for place in ("host_memory", "_device_memory"):
+        monkeypatch.setattr(_out_of_memory, place, lambda: (100 * GIB, 100 * GIB))
+    monkeypatch.setattr(_out_of_memory, where, lambda: (free, total))
+    assert is_out_of_memory(RuntimeError(words)) is expected
+    assert not is_out_of_memory(ValueError(words))
+
+
+def test_what_the_allocator_keeps_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 70 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 30 * GIB)
+    assert _out_of_memory._device_memory() == (41 * GIB, 80 * GIB)

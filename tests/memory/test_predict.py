@@ -111,7 +111,10 @@ def test_cuda_counts_what_cuda_keeps():
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
-        (lambda out: out[out > 0].mean(), "shapes depend on values .*measure with compare"),
+        (
+            lambda out: out[: int(torch.bincount(torch.ones(3, dtype=torch.int64)).numel())].mean(),
+            "shapes depend on values",
+        ),
         (lambda out: torch.from_numpy(out.detach().numpy()).sum() + out.sum(), "does not run on tensors without data"),
     ],
     ids=["boolean index", "numpy"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtl_accum.planning import _budget
+from mtl_accum.memory import _host_memory
 from mtl_accum.planning._budget import in_bytes
 
 CPU = torch.device("cpu")
@@ -45,10 +45,12 @@ def test_other_types(thing):
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """A machine with 8 GiB of which 5 are available, and no control group."""
-    monkeypatch.setattr(_budget, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(_budget, "_CGROUP", tmp_path)
+    monkeypatch.setattr(_host_memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(_host_memory, "_CGROUP", tmp_path)
     (tmp_path / "meminfo").write_text(f"MemTotal: {8 << 20} kB\nMemAvailable:    {5 << 20} kB\n")
-    monkeypatch.setattr(_budget.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**21, "SC_AVPHYS_PAGES": 1}.get)
+    monkeypatch.setattr(
+        _host_memory.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**21, "SC_AVPHYS_PAGES": 1}.get
+    )
     return tmp_path
 
 

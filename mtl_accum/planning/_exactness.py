@@ -1,0 +1,233 @@
+"""Schedules held against `SummedLoss` on a few samples of the user's own batch, before one is called exact."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from mtl_accum._check import CheckedEdition, check
+from mtl_accum._restore import without_a_trace
+from mtl_accum.editions import Accumulated, Cached, Checkpointed, Edition, Offloaded, PerTask, Split, SummedLoss, Tasks
+from mtl_accum.editions._counts import read_counts
+from mtl_accum.editions._pieces import Piece, equal_ranges, take
+from mtl_accum.memory._out_of_memory import is_out_of_memory
+from mtl_accum.memory._recover import recover
+from mtl_accum.memory._training_step import TrainingStep
+from mtl_accum.planning._candidates import HEAD_CHUNKS, TRUNK_CHUNKS
+from mtl_accum.planning._notation import spelled
+from mtl_accum.planning._simplicity import in_small
+
+__all__ = ["Exactness", "basic_kinds"]
+
+_FEW = 5  # samples: two pieces of three and two
+_FEW_IN_PIECES_OF_PIECES = 11  # six and five, which are cut again, none to a single sample
+_WINDOWS = 8  # places in the batch where samples with targets are looked for
+_RUNS = 8  # of a network for one schedule in `check`
+_PATIENCE = 30.0  # seconds for one schedule
+_HURRY = 10.0  # seconds for all that are not about to be chosen
+_NOT_CHECKED = "not checked: "
+_LATER = _NOT_CHECKED + "for lack of time; job=check does it"
+
+
+def basic_kinds(samples: int) -> dict[str, Edition]:
+    """Return a schedule of every kind that the others are made of, by its name among what is left out."""
+    kinds: dict[str, Edition] = {"PerTask": PerTask(), "Cached": Cached(samples), "Checkpointed": Checkpointed(Split())}
+    if samples > 1:
+        kinds |= {
+            TRUNK_CHUNKS: Cached(-(-samples // 2)),
+            HEAD_CHUNKS: Split(head_chunks=2),
+            "Accumulated": Accumulated(Split(), 2),
+        }
+    return kinds
+
+
+class Exactness:
+    """What is known of a network's schedules by numbers: losses, gradients and buffers compared by `check`.
+
+    Args:
+        step: A step of the network, on its device.
+        samples: Number of samples of the batch; 1 if it cannot be cut.
+        room: Bytes that may be taken, for the network and its copy in float64.
+        needs: Bytes that `SummedLoss` needs on so many samples.
+
+    Attributes:
+        verdicts: By the schedule on the few samples, in writing: how far it is from `SummedLoss`, or why that is not
+            known.
+    """
+
+    def __init__(self, step: TrainingStep, samples: int, room: int, needs: Mapping[int, int]) -> None:
+        self._step, self._samples, self._room, self._needs = step, samples, room, needs
+        self._wrong: dict[str, str] = {}
+        self._batches: dict[int, Any] = {}
+        self._seconds: dict[int, float] = {}  # of a SummedLoss, by the number of samples
+        self._spent = 0.0
+        self.verdicts: dict[str, str] = {}
+
+    @staticmethod
+    def sizes(samples: int) -> set[int]:
+        """Return the numbers of samples that schedules are held against `SummedLoss` with."""
+        return {min(samples, _FEW), min(samples, _FEW_IN_PIECES_OF_PIECES)}
+
+    @staticmethod
+    def few(edition: Edition, samples: int) -> int:
+        """Return how many samples a schedule is held against `SummedLoss` with."""
+        return min(samples, _FEW_IN_PIECES_OF_PIECES if _is_cut_twice(edition) else _FEW)
+
+    def why_not(self, editions: Iterable[Edition], *, hurry: bool) -> dict[Edition, str]:
+        """Check schedules as far as their kinds are not known yet.
+
+        Args:
+            editions: The schedules.
+            hurry: Whether to check no more once checks have taken some seconds: for schedules that are not about to be
+                chosen.
+
+        Returns:
+            By schedule why it is not exact; without those that are, or that could not be checked.
+        """
+        wrong = {}
+        for edition in editions:
+            if _is_whole(edition):
+                continue
+            few = self.few(edition, self._samples)
+            small = in_small(edition, self._samples, few)
+            name = spelled(small)
+            late = hurry and self._spent > _HURRY
+            if self.verdicts.get(name, _LATER) == _LATER:
+                self.verdicts[name] = _LATER
+                if not late:
+                    started = time.perf_counter()
+                    self._check(small, name, few)
+                    self._spent += time.perf_counter() - started
+            if name in self._wrong:
+                wrong[edition] = self._wrong[name]
+        return wrong
+
+    def pending(self, editions: Iterable[Edition]) -> set[Edition]:
+        """Return the schedules whose kind was not checked for lack of time."""
+        small = {edition: in_small(edition, self._samples, self.few(edition, self._samples)) for edition in editions}
+        return {edition for edition, one in small.items() if self.verdicts.get(spelled(one)) == _LATER}
+
+    def _check(self, edition: Edition, name: str, few: int) -> None:
+        reason = self._obstacle(few)
+        if reason:
+            self.verdicts[name] = _NOT_CHECKED + reason
+            return
+        try:
+            checked = self._checked(edition, few)
+        except Exception as error:
+            if is_out_of_memory(error):
+                reason = "memory ran out"
+            else:
+                reason = f"the check failed with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        if reason:
+            recover(self._step.device, reason)
+            self.verdicts[name] = _NOT_CHECKED + reason
+            if isinstance(edition, Checkpointed | Offloaded) and not _is_whole(edition.edition):
+                self._as(edition.edition, name, few)
+            return
+        if checked.refusal:
+            self._wrong[name] = checked.refusal
+        elif not checked.passed():
+            self._wrong[name] = _difference(checked, few)
+        self.verdicts[name] = "not exact, left out" if name in self._wrong else _agreement(checked, few)
+
+    def _as(self, inner: Edition, name: str, few: int) -> None:
+        """Take what is known of the schedule inside for the whole: how the trunk runs is checked by itself."""
+        inside = spelled(inner)
+        if self.verdicts.get(inside, _LATER) == _LATER:
+            self._check(inner, inside, few)
+        self.verdicts[name] = f"as {inside}"
+        if inside in self._wrong:
+            self._wrong[name] = self._wrong[inside]
+
+    def _obstacle(self, few: int) -> str:
+        """Say why a few samples cannot be had: memory, time, or a step that does not run on them."""
+        needed = 3 * self._needs[few]  # the network, its copy in twice the bytes
+        if needed > self._room:
+            return f"{few} samples need {needed >> 20} MiB, {self._room >> 20} MiB are free"
+        if few not in self._batches:
+            self._batches[few] = self._sample(few)
+            started = time.perf_counter()
+            try:
+                self._summed(few)
+            except Exception as error:
+                recover(self._step.device, str(error))
+                return f"SummedLoss fails on {few} samples with {str(error).partition(chr(10))[0]}"
+            self._seconds[few] = time.perf_counter() - started
+        if few not in self._seconds:
+            return f"SummedLoss fails on {few} samples"
+        if self._seconds[few] * _RUNS > _PATIENCE:
+            return f"it would take {self._seconds[few] * _RUNS:.0f} s"
+        return ""
+
+    def _summed(self, few: int) -> None:
+        step = self._step
+        with without_a_trace(step):
+            SummedLoss().forward_backward(step.trunk, step.tasks, self._batches[few])
+            step.zero_grad()
+
+    def _checked(self, edition: Edition, few: int) -> CheckedEdition:
+        step = self._step
+        with contextlib.redirect_stdout(io.StringIO()):
+            table = check(
+                step.trunk, step.tasks, self._batches[few], optimizer=step.optimizer, editions={"it": edition}
+            )
+        return table.editions["it"]
+
+    def _sample(self, few: int) -> Any:
+        """Copy neighbouring samples in which, if possible, all tasks have targets in both pieces, unequally many."""
+        batch, samples = self._step.batch, self._samples
+        if samples <= few:
+            return _copy(batch)
+        stride = max(1, (samples - few) // _WINDOWS)
+        windows = [take(batch, (start, start + few)) for start in range(0, samples - few + 1, stride)]
+        return _copy(max(windows, key=lambda window: _quality(self._step.tasks, window, few)))
+
+
+def _copy(batch: Any) -> Any:
+    """Copy the tensors of a batch, for a forward that writes into them."""
+    return tree_map_only(Tensor, lambda t: t.detach().clone().requires_grad_(t.requires_grad), batch)
+
+
+def _quality(tasks: Tasks, batch: Any, few: int) -> tuple[int, int]:
+    """Count the tasks that have targets in both halves, and those that have unequally many."""
+    try:
+        cuts = equal_ranges(few, 2)
+        counts = read_counts(tasks, [Piece(cut, take(batch, cut)) for cut in cuts])
+    except Exception:  # whatever a user's count raises, the check itself will show it
+        return 0, 0
+    rows = [[count[cut] for cut in cuts] for count in counts.values()]
+    return sum(all(row) for row in rows), sum(len(set(row)) > 1 for row in rows)
+
+
+def _is_whole(edition: Any) -> bool:
+    """Tell whether a schedule neither cuts the batch nor runs the trunk again."""
+    return isinstance(edition, SummedLoss) or (isinstance(edition, Split) and edition.head_chunks == 1)
+
+
+def _is_cut_twice(edition: Any) -> bool:
+    while hasattr(edition, "edition"):
+        if isinstance(edition, Accumulated) and not _is_whole(edition.edition):
+            return True
+        edition = edition.edition
+    return False
+
+
+def _difference(checked: CheckedEdition, few: int) -> str:
+    shown = checked.double or checked.own
+    if shown is None:
+        return checked.reason
+    worst = max(shown.losses, shown.gradients, shown.buffers)
+    return f"differs from SummedLoss by {worst:.1e} on {few} samples: {checked.reason}"
+
+
+def _agreement(checked: CheckedEdition, few: int) -> str:
+    shown = checked.double or checked.own
+    worst = 0.0 if shown is None else max(shown.losses, shown.gradients, shown.buffers)
+    return f"{worst:.1e} from SummedLoss on {few} samples"

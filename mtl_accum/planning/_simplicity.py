@@ -1,0 +1,87 @@
+"""The order of schedules from simple to complex: what is preferred where time does not decide."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import singledispatch
+from typing import Any
+
+from mtl_accum.editions import Accumulated, Cached, Checkpointed, Edition, Offloaded, PerTask, Split
+
+__all__ = ["in_small", "kind", "passes", "pieces", "simplicity"]
+
+
+def simplicity(edition: Edition, samples: int, tasks: int, peak_bytes: int) -> tuple[int, int, int]:
+    """Order schedules: fewest pieces first, then fewest passes through the trunk, then the smallest peak.
+
+    Args:
+        edition: The schedule.
+        samples: Number of samples of the batch.
+        tasks: Number of tasks.
+        peak_bytes: Peak of the schedule.
+    """
+    return pieces(edition, samples), passes(edition, tasks), peak_bytes
+
+
+@singledispatch
+def pieces(edition: object, samples: int) -> int:
+    """Count the pieces that a schedule cuts a batch of so many samples into."""
+    return 1
+
+
+@pieces.register
+def _(edition: Split, samples: int) -> int:
+    return edition.head_chunks
+
+
+@pieces.register
+def _(edition: Cached, samples: int) -> int:
+    return max(-(-samples // edition.chunk_size), edition.head_chunks)
+
+
+@pieces.register
+def _(edition: Accumulated, samples: int) -> int:
+    return edition.micro_batches * pieces(edition.edition, -(-samples // edition.micro_batches))
+
+
+@pieces.register(Checkpointed)
+@pieces.register(Offloaded)
+def _(edition: Any, samples: int) -> int:
+    return pieces(edition.edition, samples)
+
+
+def passes(edition: Any, tasks: int) -> int:
+    """Count the passes through the trunk, one more where its saved tensors go to the host and come back."""
+    if isinstance(edition, PerTask):
+        return max(2, tasks)  # of one task it is a longer way to do what Split does
+    inner = passes(edition.edition, tasks) if hasattr(edition, "edition") else 1
+    return inner + isinstance(edition, Cached | Checkpointed | Offloaded)
+
+
+def in_small(edition: Any, samples: int, few: int) -> Edition:
+    """Return a schedule of the same kind for a few samples: in two pieces where the schedule has several.
+
+    Args:
+        edition: A schedule for the batch.
+        samples: Number of samples of the batch.
+        few: Number of samples of the small batch.
+    """
+    half = -(-few // 2)
+    changes: dict[str, Any] = {}
+    if isinstance(edition, Split):
+        changes = {"heads_per_graph": 1, "head_chunks": min(2, edition.head_chunks)}
+    elif isinstance(edition, Cached):
+        changes = {
+            "chunk_size": half if edition.chunk_size < samples else few,
+            "head_chunks": min(2, edition.head_chunks),
+        }
+    elif isinstance(edition, Accumulated):
+        changes = {"micro_batches": 2, "edition": in_small(edition.edition, samples, half)}
+    elif isinstance(edition, Checkpointed | Offloaded):
+        changes = {"edition": in_small(edition.edition, samples, few)}
+    return dataclasses.replace(edition, **changes)  # type: ignore[no-any-return]
+
+
+def kind(edition: Edition, samples: int) -> str:
+    """Name what a schedule does, whatever the number of its pieces."""
+    return repr(in_small(edition, samples, 4))

@@ -1,0 +1,106 @@
+"""Shapes that depend on values: measured where the network is, bounded from above or refused in words elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mtl_accum import MultiTaskModel, Split, Task, plan
+from mtl_accum.memory import predict
+from mtl_accum.memory._rehearsal import PredictionError
+from mtl_accum.memory._training_step import TrainingStep
+from mtl_accum.planning import _timings
+
+
+def masked(out, target):
+    mask = target > 0
+    return F.l1_loss(out[mask], target[mask])
+
+
+def nonzero(out, target):
+    rows = torch.nonzero(target.flatten() > 0).flatten()
+    return out.flatten()[rows].square().mean()
+
+
+def selected(out, target):
+    return torch.masked_select(out, target > 0).mean()
+
+
+def hardest(out, target):
+    """Online hard example mining."""
+    losses = (out - target).square().flatten()
+    return losses[losses > losses.detach().mean()].mean()
+
+
+def of_classes(out, target):
+    return sum(out[target.round() == value].sum() for value in torch.unique(target.round()).unbind()[:2]) + out.mean()
+
+
+def repeated(out, target):
+    return torch.repeat_interleave(out.flatten(), (target.flatten() > 0).long()).mean()
+
+
+def matched(out, target):
+    """A matcher on the host, as set prediction has."""
+    order = out.detach().flatten().numpy().argsort()
+    return F.mse_loss(out.flatten()[torch.from_numpy(order.copy())], target.flatten().sort().values)
+
+
+BOUNDED = [masked, nonzero, selected, hardest, of_classes]
+REFUSED = [repeated, matched]
+
+
+def network(loss):
+    torch.manual_seed(0)
+    tasks = {"d": Task(nn.Linear(16, 4), loss, "y"), "s": Task(nn.Linear(16, 4), nn.MSELoss(), "y")}
+    model = MultiTaskModel(nn.Sequential(nn.Linear(8, 16), nn.Tanh()), tasks, "x")
+    return model, {"x": torch.randn(16, 8), "y": torch.randn(16, 4)}
+
+
+@pytest.fixture(autouse=True)
+def _in_short(monkeypatch):
+    monkeypatch.setattr(_timings, "PATIENCE", 0.0)
+
+
+@pytest.mark.parametrize("loss", [*BOUNDED, *REFUSED])
+def test_on_the_device_it_is_measured(loss):
+    model, batch = network(loss)
+    found = plan(model.trunk, model.tasks, batch, budget="1MiB")
+    step = TrainingStep(model.trunk, model.tasks, batch, None, found.edition)
+    step()
+    with step.tensor_meter() as meter:
+        step()
+    assert found.peak.peak_bytes == meter.result().peak_bytes
+    assert found.peak.categories is not None
+    assert "measured on this batch, not predicted" in found.notes[-1]
+
+
+@pytest.mark.parametrize("loss", BOUNDED)
+def test_elsewhere_it_is_bounded_from_above(loss):
+    model, batch = network(loss)
+    bound = predict(model.trunk, model.tasks, batch, edition=Split(), device="cpu")
+    assert bound.caveats[0].startswith("an upper bound: shapes depend on values in task 'd'")
+    step = TrainingStep(model.trunk, model.tasks, batch, None, Split())
+    with step.tensor_meter() as meter:
+        step()
+    assert meter.result().peak_bytes <= bound.peak_bytes <= 1.5 * meter.result().peak_bytes
+    found = plan(model.trunk, model.tasks, batch, budget="1MiB", device="cuda")
+    assert any(note.startswith("an upper bound") for note in found.notes)
+
+
+@pytest.mark.parametrize(("loss", "line"), [(repeated, "repeat_interleave"), (matched, "numpy")])
+def test_elsewhere_what_has_no_bound_is_refused_with_its_line_and_the_fix(loss, line):
+    model, batch = network(loss)
+    with pytest.raises(PredictionError) as error:
+        plan(model.trunk, model.tasks, batch, budget="1MiB", device="cuda")
+    text = str(error.value)
+    assert text.startswith("task 'd': ")
+    assert (
+        f"test_data_dependent.py, line {loss.__code__.co_firstlineno}" in text or "test_data_dependent.py, line" in text
+    )
+    assert line in text
+    assert "put network and batch on the device" in text
+    assert error.value.__cause__ is None
+    assert error.value.__suppress_context__

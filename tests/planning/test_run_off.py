@@ -1,0 +1,136 @@
+"""The run-off: who takes part, what it costs, and that a wrong clock leads to no nonsense."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from mtl_accum import (
+    Accumulated,
+    Cached,
+    Checkpointed,
+    MultiTaskModel,
+    Offloaded,
+    PerTask,
+    Split,
+    SummedLoss,
+    Task,
+    plan,
+)
+from mtl_accum.planning import _run_off, _search, _timings
+from mtl_accum.planning._choice import Option
+from mtl_accum.planning._formula import Estimate, estimate
+from mtl_accum.planning._run_off import run_off
+from mtl_accum.planning._simplicity import in_small, kind, passes, pieces, simplicity
+
+
+def network(samples=32, tasks=6, slow=0.0):
+    torch.manual_seed(0)
+
+    class Slow(nn.Module):
+        def forward(self, x):
+            if len(x) < samples:
+                time.sleep(slow)
+            return x
+
+    heads = {f"t{n}": Task(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 1)), nn.MSELoss(), "y") for n in range(tasks)}
+    model = MultiTaskModel(nn.Sequential(nn.Linear(4, 8), Slow()), heads, "x")
+    return model, {"x": torch.randn(samples, 4), "y": torch.randn(samples, 1)}
+
+
+def parts(*sizes, **changes):
+    model, batch = network(*sizes, **changes)
+    return model.trunk, model.tasks, batch, torch.optim.SGD(model.parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize(
+    ("edition", "cut", "through"),
+    [
+        (SummedLoss(), 1, 1),
+        (Split(heads_per_graph=2), 1, 1),
+        (PerTask(), 1, 3),
+        (Checkpointed(Split()), 1, 2),
+        (Offloaded(Checkpointed(Split())), 1, 3),
+        (Cached(12), 1, 2),
+        (Split(head_chunks=4), 4, 1),
+        (Cached(4, head_chunks=2), 3, 2),
+        (Accumulated(Split(head_chunks=2), 4), 8, 1),
+        (Checkpointed(Accumulated(SummedLoss(), 12)), 12, 2),
+    ],
+)
+def test_the_order_from_simple_to_complex(edition, cut, through):
+    assert (pieces(edition, 12), passes(edition, 3)) == (cut, through)
+    assert simplicity(edition, 12, 3, 99) == (cut, through, 99)
+
+
+@pytest.mark.parametrize(
+    ("edition", "small"),
+    [
+        (Accumulated(Split(heads_per_graph=4, head_chunks=8), 16), Accumulated(Split(head_chunks=2), 2)),
+        (Checkpointed(Cached(3, head_chunks=4)), Checkpointed(Cached(3, head_chunks=2))),
+        (Cached(64), Cached(5)),
+        (PerTask(), PerTask()),
+    ],
+)
+def test_a_kind_in_small(edition, small):
+    assert in_small(edition, 64, 5) == small
+    assert kind(edition, 64) == kind(small, 5)
+
+
+def options(editions, seconds):
+    return [Option(edition, Estimate(1000, "", at, 1)) for edition, at in zip(editions, seconds, strict=True)]
+
+
+def test_what_is_simple_takes_part_whatever_the_formula_says(monkeypatch):
+    monkeypatch.setattr(_timings, "PATIENCE", 0.0)
+    editions = [Accumulated(SummedLoss(), 16), Accumulated(Split(), 2), Split(), SummedLoss(), PerTask(), Cached(16)]
+    tried = run_off(parts(), options(editions, [0.001, 5.0, 6.0, 7.0, 8.0, 9.0]), 2**40, 32)
+    assert {trial.edition for trial in tried} >= {SummedLoss(), Split(), Accumulated(Split(), 2), PerTask()}
+    assert tried[0].edition in (SummedLoss(), Split())
+    assert all(trial.fits for trial in tried)
+
+
+def test_what_does_not_fit_is_not_taken_for_simple(monkeypatch):
+    monkeypatch.setattr(_timings, "PATIENCE", 0.0)
+    pair = options([Accumulated(SummedLoss(), 16), SummedLoss()], [1.0, 2.0])
+    monkeypatch.setattr(_run_off, "_weigh", lambda step, limit: (2**30 if step.edition == SummedLoss() else 1, ""))
+    first, last = run_off(parts(), pair, 2**20, 32)
+    assert (first.edition, last.edition, last.fits) == (Accumulated(SummedLoss(), 16), SummedLoss(), False)
+
+
+def test_a_trial_has_a_time_limit(monkeypatch):
+    monkeypatch.setattr(_timings, "PATIENCE", 0.0)
+    monkeypatch.setattr(_run_off, "_LEAST_LIMIT", 0.1)
+    editions = [Accumulated(SummedLoss(), 32), SummedLoss()]
+    began = time.perf_counter()
+    tried = run_off(parts(slow=0.2), options(editions, [1.0, 2.0]), 2**40, 32)
+    assert time.perf_counter() - began < 5.0  # 32 pieces of 0.2 s
+    assert [(trial.edition, trial.fits, trial.note[:8]) for trial in tried] == [
+        (SummedLoss(), True, ""),
+        (Accumulated(SummedLoss(), 32), False, "given up"),
+    ]
+
+
+@pytest.mark.parametrize("per_graph", [0.0003, 0.012, 5.0])
+def test_one_wrong_measurement_makes_no_time_negative_and_no_choice_absurd(monkeypatch, per_graph):
+    monkeypatch.setattr(_timings, "PATIENCE", 0.0)
+    monkeypatch.setattr(_search, "time_graph", lambda *_: per_graph)
+    model, batch = network()
+    found = plan(model.trunk, model.tasks, batch, budget="100MiB")
+    assert all(schedule.time_ratio >= 0 for schedule in found.front)
+    tried = [trial.edition for trial in found.trials]
+    assert {SummedLoss(), Split()} <= set(tried)
+    assert pieces(found.edition, 32) == 1
+
+
+def test_no_phase_takes_less_than_no_time():
+    from tests.planning.test_formula import Part, Pieces, Table, Tables
+
+    part = Part(forward_seconds=1e-4, backward_seconds=2e-4)
+    some = Pieces(part, part, {"a": part, "b": part, "c": part}, 0.0, 0.0, Part())
+    tables = Tables(0.0, 0.0, {"": Table([(8, some)])}, per_graph=1.0)
+    for edition in (SummedLoss(), Split(heads_per_graph=2), Accumulated(SummedLoss(), 8)):
+        assert estimate(edition, tables, 8).seconds > 0
