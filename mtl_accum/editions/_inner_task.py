@@ -61,7 +61,7 @@ class _Around:
 
     def absence(self, batch: Any) -> str:
         """Return in words which target a batch is without."""
-        return getattr(self._inner[0], "absence", lambda _: "")(batch)  # type: ignore[no-any-return]
+        return str(getattr(self._inner[0], "absence", lambda _: "")(batch))
 
     def count(self, batch: Any) -> float:
         """Return 1 for a sum; raise ValueError for what is not said to be one."""
