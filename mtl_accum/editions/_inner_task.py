@@ -23,7 +23,7 @@ def counted(task: Any) -> Any:
     the module adds, so that the returned object's `count` raises a ValueError that says what to define, unless the
     module says `reduction = "sum"` of itself.
     """
-    if not isinstance(task, nn.Module):
+    if not isinstance(task, nn.Module) or hasattr(type(task), "count"):
         return task
     inner = _inner_tasks(task)
     if not inner or _has_count(task):  # it may have been given one since

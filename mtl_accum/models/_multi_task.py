@@ -6,9 +6,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
+import torch
 from torch import Tensor, nn
 
 from mtl_accum._validate import number, selector
+from mtl_accum.editions import note_call
 from mtl_accum.models._default_count import default_count
 from mtl_accum.models._denominators import denominator
 
@@ -69,6 +71,8 @@ class Task(nn.Module):
 
     def forward(self, representation: Any, batch: Any) -> Tensor:
         """The weighted loss, a 0-dim tensor."""
+        if not torch.compiler.is_compiling():
+            note_call(self)
         output, target = self.head(representation), self.target(batch)
         for watch in self.watchers:
             watch(output, target)

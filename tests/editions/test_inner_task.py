@@ -166,6 +166,60 @@ def test_a_clamped_count_is_refused_below_a_module_that_adds(edition):
     assert_same_gradient(edition, lambda: around(make))
 
 
+def within(function, **more) -> Workload:
+    load = around(lambda: labelled(**more))
+    task = load.tasks["around"]
+    load.tasks["around"] = lambda z, batch: function(task, z, batch)
+    return load
+
+
+@in_pieces
+def test_a_function_around_a_task_is_refused_where_it_hides_another_count(edition):
+    load = within(lambda task, z, batch: 0.5 * task(z, batch))
+    message = r"task 'around': it calls a Task whose count of the pieces is .*set \.count .* on the function"
+    with pytest.raises(ValueError, match=message):
+        edition.forward_backward(load.trunk, load.tasks, load.batch)
+
+
+@in_pieces
+def test_a_function_around_a_task_that_couples_samples_is_refused(edition):
+    load = within(lambda task, z, batch: 0.5 * task(z, batch), couples_samples=True)
+    with pytest.raises(ValueError, match="task 'around': it calls a Task that declares couples_samples=True"):
+        edition.forward_backward(load.trunk, load.tasks, load.batch)
+
+
+def counted_function():
+    load = within(lambda task, z, batch: 0.5 * task(z, batch))
+    load.tasks["around"].count = count_labels("labels")
+    return load
+
+
+def around_a_mean():
+    load = vector(dropout=0.0, trunk_dropout=0.0, tasks=1)
+    task = Task(nn.Linear(8, 2).double(), nn.MSELoss(), "y0")
+    load.modules.append(task)
+    return Workload(load.trunk, {"around": lambda z, b: 0.5 * task(z, b)}, load.batch, load.modules)
+
+
+FUNCTIONS = {
+    "with the count": counted_function,
+    "around a mean over the samples": around_a_mean,
+    "of a task's head alone": lambda: within(lambda task, z, batch: task.head(z).square().mean()),
+}
+
+
+@every_edition
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_other_functions_around_a_task_are_exact(edition, name):
+    torch.manual_seed(3)
+    assert_same_gradient(edition, FUNCTIONS[name])
+
+
+@pytest.mark.parametrize("edition", [PerTask(), Split(), Cached(2)], ids=repr)
+def test_a_whole_batch_needs_no_count(edition):
+    assert_same_gradient(edition, lambda: within(lambda task, z, batch: 0.5 * task(z, batch)))
+
+
 def test_a_task_that_is_replaced_below_is_seen():
     first, second = labelled(), labelled()
     module = Uncertain(first)
