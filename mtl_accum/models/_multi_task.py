@@ -93,10 +93,10 @@ class Task(nn.Module):
         return False if self.target(batch) is None else None if self._counted() else True
 
     def absence(self, batch: Any) -> str:
-        """Return in words why a batch has nothing for this task."""
+        """Return in words which target a batch is without; "" where it is there."""
         if self.target(batch) is not None:
-            return "its count is 0"
-        return "its target returned nothing" if callable(self._target) else f"the batch has no {self._target!r}"
+            return ""
+        return "no target: its function found none" if callable(self._target) else f"no {self._target!r}"
 
     def count(self, batch: Any) -> float | Tensor:
         """Return the denominator of the loss's mean; 0 if the batch has nothing for this task.
