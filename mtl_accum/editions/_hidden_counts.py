@@ -57,8 +57,8 @@ def refuse_hidden(name: str, task: Any, own: Sequence[float], taken: Sequence[fl
     if off > _ROUNDING * total * samples:
         raise ValueError(
             f"task '{name}': it calls a {type(task).__name__} whose count of the pieces is {_listed(own)}, but has no "
-            f"count itself, so that they would weigh as {_listed(taken)}, their samples; set .count (the denominator of "
-            "its mean; for a sum .reduction = 'sum') on the function, or make it a module that holds the task"
+            f"count itself, so that they would weigh as {_listed(taken)}, their samples; set .count (the denominator "
+            "of its mean; for a sum .reduction = 'sum') on the function, or make it a module that holds the task"
         )
 
 

@@ -1,261 +1,186 @@
-"""Slips of the hand: what an edition is called with is looked at first, and one sentence says what to do."""
+"""What an edition is handed by mistake: one sentence with the fix, whichever edition it is."""
 
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_sequence
+from torch.nn.parallel import DistributedDataParallel
 
 from mtl_accum import (
     Accumulated,
-    Cached,
     Checkpointed,
     MultiTaskModel,
     Offloaded,
     OverBatches,
-    PerTask,
     Split,
-    SummedLoss,
     Task,
-    check,
     compare,
     plan,
     predict,
 )
-
-SAMPLES = 8
-WHOLE = [SummedLoss(), PerTask(), Split(), Checkpointed(Split()), Offloaded(Split()), OverBatches(Split())]
-IN_PIECES = [Split(head_chunks=2), Cached(3), Accumulated(Split(), 2), Checkpointed(Cached(3)), Offloaded(Cached(3))]
-every_edition = pytest.mark.parametrize("edition", WHOLE + IN_PIECES, ids=repr)
-in_pieces = pytest.mark.parametrize("edition", IN_PIECES, ids=repr)
+from mtl_accum._check import check
+from mtl_accum.editions import _parts
+from tests.editions.editions import every_edition
+from tests.workloads import vector
 
 
-def model(target="y") -> MultiTaskModel:
-    tasks = {name: Task(nn.Linear(4, 1), nn.MSELoss(), target) for name in ("a", "b")}
-    return MultiTaskModel(nn.Linear(3, 4), tasks, inputs="x")
+def model() -> MultiTaskModel:
+    torch.manual_seed(1)
+    return MultiTaskModel(nn.Linear(6, 8), {"t": Task(nn.Linear(8, 2), nn.MSELoss(), "y0")}, "x").double()
 
 
-def batch(samples=SAMPLES, **more):
-    return {"x": torch.randn(samples, 3), "y": torch.randn(samples, 1), **more}
-
-
-def run(edition, trunk, tasks, data):
-    return edition.forward_backward(trunk, tasks, [data, data] if isinstance(edition, OverBatches) else data)
-
-
+# What is handed over, from a workload: (trunk, tasks); the error; what it must say.
 SLIPS = {
-    "tasks as a list": (
-        lambda m: (m.trunk, list(m.tasks.values())),
+    "tasks as a list": (lambda w: (w.trunk, list(w.tasks.values())), TypeError, r"tasks must be .* found list; give"),
+    "tasks as a module list": (lambda w: (w.trunk, nn.ModuleList()), TypeError, "tasks must be .* found ModuleList"),
+    "tasks as a model": (lambda w: (w.trunk, model()), TypeError, "tasks must be .*MultiTaskModel; pass model.tasks"),
+    "no tasks": (lambda w: (w.trunk, {}), ValueError, "tasks must hold at least one task, found none; e.g."),
+    "no tasks in a module": (lambda w: (w.trunk, nn.ModuleDict()), ValueError, "tasks must hold at least one task"),
+    "tasks as None": (lambda w: (w.trunk, None), TypeError, "tasks must be .* found None"),
+    "a model as trunk": (lambda w: (model(), w.tasks), TypeError, "trunk must .* whole MultiTaskModel.*model.trunk"),
+    "a compiled model as trunk": (
+        lambda w: (torch.compile(model(), backend="eager"), w.tasks),
         TypeError,
-        r"tasks must be a mapping from names to tasks, found list; give each one a name: {\"depth\": task, ...}",
+        "whole MultiTaskModel.*model.trunk",
     ),
-    "the model in place of its tasks": (
-        lambda m: (m.trunk, m),
-        TypeError,
-        r"tasks must be a mapping .* found MultiTaskModel; pass model\.tasks",
-    ),
-    "one task in place of a mapping": (
-        lambda m: (m.trunk, m.tasks["a"]),
-        TypeError,
-        "tasks must be a mapping .* found Task; e.g.",
-    ),
-    "no tasks": (lambda m: (m.trunk, {}), ValueError, "tasks must hold at least one task, found none; e.g."),
-    "the model in place of its trunk": (
-        lambda m: (m, m.tasks),
-        TypeError,
-        r"trunk must map the batch .* found a whole MultiTaskModel .*; pass model\.trunk and model\.tasks",
-    ),
-    "a trunk that cannot be called": (
-        lambda m: (None, m.tasks),
-        TypeError,
-        "trunk must be a callable batch -> representation, found None",
-    ),
-    "a trunk's class": (
-        lambda m: (nn.Linear, m.tasks),
-        TypeError,
-        "trunk must be .* found the class Linear; make an instance",
-    ),
-    "a task that cannot be called": (
-        lambda m: (m.trunk, {"a": m.tasks["a"], "b": torch.zeros(())}),
-        TypeError,
-        r"task 'b' must be a callable \(representation, batch\) -> loss, found Tensor",
-    ),
-    "a loss's class as a task": (
-        lambda m: (m.trunk, {"b": nn.MSELoss}),
-        TypeError,
-        "task 'b' must be .* found the class MSELoss; make an instance",
-    ),
+    "no trunk": (lambda w: (None, w.tasks), TypeError, "trunk must be a callable .* found None"),
+    "a tensor as trunk": (lambda w: (w.batch["x"], w.tasks), TypeError, "trunk must be a callable .* found Tensor"),
+    "a class as trunk": (lambda w: (nn.Linear, w.tasks), TypeError, "trunk .* the class Linear; make an instance"),
+    "a number as task": (lambda w: (w.trunk, {"t0": 3}), TypeError, "task 't0' must be a callable .* found int"),
+    "a class as task": (lambda w: (w.trunk, {"t0": Task}), TypeError, "task 't0' .* the class Task; make an instance"),
+    "a name as task": (lambda w: (w.trunk, {**w.tasks, "t9": "mse"}), TypeError, "task 't9' must be .* found str"),
 }
 
 
 @every_edition
-@pytest.mark.parametrize("slip", SLIPS)
-def test_slips_are_one_sentence(edition, slip):
-    parts, kind, message = SLIPS[slip]
-    with pytest.raises(kind, match=message) as caught:
-        run(edition, *parts(model()), batch())
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("slip", SLIPS, ids=str)
+def test_slip_is_one_sentence(edition, slip):
+    make, error, message = SLIPS[slip]
+    load = vector()
+    trunk, tasks = make(load)
+    with pytest.raises(error, match=message) as raised:
+        edition.forward_backward(trunk, tasks, load.batch)
+    assert "\n" not in str(raised.value)
 
 
-@every_edition
-def test_a_module_dict_is_a_mapping(edition):
-    net = model()
-    assert set(run(edition, net.trunk, nn.ModuleDict(dict(net.tasks.items())), batch())) == {"a", "b"}
+@pytest.mark.parametrize("entry", [check, compare, plan], ids=lambda entry: entry.__name__)
+@pytest.mark.parametrize("slip", SLIPS, ids=str)
+def test_slip_is_one_sentence_where_editions_are_measured(entry, slip):
+    make, error, message = SLIPS[slip]
+    load = vector()
+    with pytest.raises(error, match=message):
+        entry(*make(load), load.batch)
 
 
-@pytest.mark.parametrize("entry", [check, predict, compare, plan], ids=lambda entry: entry.__name__)
-@pytest.mark.parametrize("slip", SLIPS)
-def test_slips_are_seen_by_what_measures_editions_too(entry, slip):
-    parts, kind, message = SLIPS[slip]
-    more = {"edition": Split(), "device": "cpu"} if entry is predict else {}
-    with pytest.raises(kind, match=message):
-        entry(*parts(model()), batch(), **more)
-
-
-CLASSES = {
-    "Accumulated": lambda m: Accumulated(Split, 2),
-    "Checkpointed": lambda m: Checkpointed(Split),
-    "Offloaded": lambda m: Offloaded(Split),
-    "OverBatches": lambda m: OverBatches(Split),
-    "predict": lambda m: predict(m.trunk, m.tasks, batch(), edition=Split, device="cpu"),
+# Everything that takes an edition, with its class in the instance's place.
+TAKERS = {
+    "Accumulated": lambda edition, w: Accumulated(edition, 2),
+    "Checkpointed": lambda edition, w: Checkpointed(edition),
+    "Offloaded": lambda edition, w: Offloaded(edition),
+    "OverBatches": lambda edition, w: OverBatches(edition),
+    "predict": lambda edition, w: predict(w.trunk, w.tasks, w.batch, edition=edition),
+    "check": lambda edition, w: check(w.trunk, w.tasks, w.batch, editions={"e": edition}),
+    "compare": lambda edition, w: compare(w.trunk, w.tasks, w.batch, editions={"e": edition}),
 }
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_a_class_in_place_of_an_edition(name):
-    with pytest.raises(
-        TypeError, match=r"edition must be an instance, found the class Split; call it: Split\(\.\.\.\)"
-    ):
-        CLASSES[name](model())
-
-
-@pytest.mark.parametrize("entry", [check, compare], ids=lambda entry: entry.__name__)
-def test_editions_are_a_mapping_of_instances(entry):
-    net = model()
-    with pytest.raises(TypeError, match=r"editions\['a'\] must be an instance, found the class Split"):
-        entry(net.trunk, net.tasks, batch(), editions={"a": Split})
-    with pytest.raises(TypeError, match="editions must be a mapping from names to editions, found list"):
-        entry(net.trunk, net.tasks, batch(), editions=[Split()])
-    with pytest.raises(TypeError, match=r"editions\['a'\] must have forward_backward, found 'split'"):
-        entry(net.trunk, net.tasks, batch(), editions={"a": "split"})
-
-
-@in_pieces
-def test_an_empty_batch_is_refused_where_it_is_cut(edition):
-    weight = torch.ones(3, 4, requires_grad=True)
-    with pytest.raises(ValueError, match="batch: to be cut, expected at least one sample, found none; leave empty"):
-        run(edition, lambda b: b["x"] @ weight, {"a": lambda z, b: z.mean()}, {"x": torch.empty(0, 3)})
+@pytest.mark.parametrize("taker", TAKERS)
+@pytest.mark.parametrize(
+    ("edition", "message"),
+    [(Split, "must be an instance, found the class Split; call it: Split"), (3, "must have forward_backward, found 3")],
+)
+def test_no_edition(taker, edition, message):
+    with pytest.raises(TypeError, match=message):
+        TAKERS[taker](edition, vector())
 
 
 @every_edition
-def test_a_batch_without_any_target_is_said_once(edition):
-    net, data = model("depht"), {"x": torch.randn(SAMPLES, 3), "depth": torch.randn(SAMPLES, 1)}
-    message = r"no task is present in this batch.*'a' \(no 'depht'\), 'b' .*has the keys 'x', 'depth'\."
-    with pytest.warns(UserWarning, match=message) as caught:
-        losses = run(edition, net.trunk, net.tasks, data)
-    assert caught[0].filename == __file__
-    assert losses == {"a": torch.zeros(()), "b": torch.zeros(())}
-    run(edition, net.trunk, dict(net.tasks.items()), data)  # warnings are errors
+def test_tasks_in_a_module_dict(edition):
+    load = vector()
+    tasks = nn.ModuleDict(load.tasks)
+    assert list(edition.forward_backward(load.trunk, tasks, load.batch)) == list(load.tasks)
 
 
 @every_edition
-def test_one_task_that_is_present_needs_no_word(edition):
-    net, other = model(), model("nowhere")
-    run(edition, net.trunk, {"here": net.tasks["a"], "away": other.tasks["a"]}, batch())
+def test_misspelt_targets_are_told_once(edition):
+    load = vector()
+    tasks = {"depth": Task(nn.Linear(8, 2).double(), nn.MSELoss(), "dept")}
+    with pytest.warns(UserWarning, match="no task is present.*'depth'.*'dept'.*'x', 'y0', 'y1'") as told:
+        assert edition.forward_backward(load.trunk, tasks, load.batch)["depth"] == 0
+    assert len(told) == 1
+    assert Path(told[0].filename).parent == Path(__file__).parent  # not a line of the package
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        edition.forward_backward(load.trunk, dict(tasks), load.batch)  # as a loop that makes its mapping anew
+
+
+@every_edition
+def test_one_task_of_several_may_be_absent(edition):
+    load = vector(tasks=1)
+    tasks = {**load.tasks, "depth": Task(nn.Linear(8, 2).double(), nn.MSELoss(), "dept")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert edition.forward_backward(load.trunk, tasks, load.batch)["t0"] > 0
 
 
 @every_edition
 def test_counts_of_0_need_no_word(edition):
-    task = Task(nn.Linear(4, 1), nn.MSELoss(), "y", count=lambda b: 0)
-    assert run(edition, model().trunk, {"a": task}, batch()) == {"a": torch.zeros(())}
+    """Labels that are all ignored are what counts are for; a target that is missing may be misspelt."""
+    load = vector()
+    tasks = {"depth": Task(nn.Linear(8, 2).double(), nn.MSELoss(), "y0", count=lambda batch: 0)}
+    assert edition.forward_backward(load.trunk, tasks, load.batch) == {"depth": 0}
 
 
-def of_package(package: str, name: str) -> object:
-    """An object of a class that a package, which need not be installed, would have made."""
-    return type(name, (), {"__module__": f"{package}.data"})()
+@pytest.fixture
+def ranks(monkeypatch):
+    """Two processes, as far as torch tells."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(_parts, "_warned", set())
 
 
-def cache():
-    return pytest.importorskip("transformers").DynamicCache()
+def wrapped(module: nn.Module) -> DistributedDataParallel:
+    """The wrapper, without the process group that its constructor asks for."""
+    wrapper = DistributedDataParallel.__new__(DistributedDataParallel)
+    nn.Module.__init__(wrapper)
+    wrapper.module = module
+    return wrapper
 
 
-CONTAINERS = {
-    "numpy array": (lambda: np.ones((SAMPLES, 2)), r"numpy\.ndarray; make it a tensor: torch\.as_tensor"),
-    "numpy boolean": (lambda: np.bool_(True), r"numpy\.bool.*; make it a tensor"),
-    "PyG batch": (
-        lambda: of_package("torch_geometric", "Batch"),
-        r"torch_geometric\.data\.Batch; .*Split\(\) and PerTask\(\) take it whole.*dict of tensors",
+WRAPPED = {
+    "trunk": lambda w: (wrapped(nn.Linear(6, 8)), w.tasks, "trunk"),
+    "task": lambda w: (w.trunk, {**w.tasks, "t1": wrapped(w.tasks["t1"])}, "task 't1'"),
+    "compiled": lambda w: (
+        w.trunk,
+        {**w.tasks, "t1": torch.compile(wrapped(w.tasks["t1"]), backend="eager")},
+        "task 't1'",
     ),
-    "a class of a PyG batch": (
-        lambda: type("Mine", (type(of_package("torch_geometric", "Data")),), {})(),
-        r"Mine; its nodes and edges do not lie along one dimension",
-    ),
-    "DGL graph": (lambda: of_package("dgl", "DGLGraph"), r"DGLGraph; its nodes and edges"),
-    "SparseTensor": (lambda: of_package("torch_sparse", "SparseTensor"), r"SparseTensor; its rows cannot be cut"),
-    "picture": (lambda: of_package("PIL", "Image"), r"PIL\.data\.Image; make it a tensor in the data set"),
-    "data frame": (lambda: of_package("pandas", "DataFrame"), r"DataFrame; .*torch\.as_tensor\(frame\.to_numpy\(\)\)"),
-    "cache": (cache, r"DynamicCache; pass use_cache=False to the model"),
-    "set": (lambda: {1, 2}, r"builtins\.set; hand over a dict or tuple of its tensors, or register it"),
+    "in the model": lambda w: (model_of(wrapped(nn.Linear(6, 8))).trunk, w.tasks, "trunk"),
+    "in a module dict": lambda w: (w.trunk, nn.ModuleDict({"t1": wrapped(w.tasks["t1"])}), "task 't1'"),
 }
 
 
-@in_pieces
-@pytest.mark.parametrize("name", CONTAINERS)
-def test_unknown_containers_in_a_batch(edition, name):
-    make, message = CONTAINERS[name]
-    net = model()
-    with pytest.raises(TypeError, match=r"batch\['more'\]: expected a tensor, .*; found .*" + message) as caught:
-        run(edition, net.trunk, net.tasks, batch(more=make()))
-    assert "\n" not in str(caught.value)
+def model_of(trunk: nn.Module) -> MultiTaskModel:
+    return MultiTaskModel(trunk, dict(model().tasks), "x")
 
 
-@pytest.mark.parametrize("edition", [Split(), *IN_PIECES], ids=repr)
-@pytest.mark.parametrize("name", CONTAINERS)
-def test_unknown_containers_in_a_representation(edition, name):
-    make, message = CONTAINERS[name]
-    net = model()
-    trunk = lambda b: (net.trunk(b), make())
-    with pytest.raises(TypeError, match=r"representation\[1\]: expected a tensor, .*; found .*" + message):
-        run(edition, trunk, {"a": lambda z, b: z[0].mean()}, batch())
+@every_edition
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_wrapped_in_ddp(edition, kind, ranks):
+    load = vector()
+    trunk, tasks, name = WRAPPED[kind](load)
+    with pytest.raises(TypeError, match=f"{name} must be a plain module.*hides count.*\\.module.*all_reduce"):
+        edition.forward_backward(trunk, tasks, load.batch)
 
 
-@pytest.mark.parametrize("name", CONTAINERS)
-def test_a_whole_batch_may_hold_anything(name):
-    net = model()
-    for edition in (SummedLoss(), PerTask(), Split()):
-        run(edition, net.trunk, net.tasks, batch(more=CONTAINERS[name][0]()))
-
-
-def quietly(make):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch: sparse CSR and nested tensors are in beta
-        return make()
-
-
-RAGGED = [torch.ones(2, 3)] * SAMPLES
-UNCUTTABLE = {
-    "sparse": (lambda: torch.eye(SAMPLES).to_sparse(), r"layout sparse_coo; .*Split\(\) on the whole batch.*to_dense"),
-    "sparse rows": (lambda: torch.eye(SAMPLES).to_sparse_csr(), "layout sparse_csr"),
-    "jagged": (
-        lambda: torch.nested.nested_tensor(RAGGED, layout=torch.jagged),
-        r"a nested one \(layout jagged\); pad it: torch\.nested\.to_padded_tensor",
-    ),
-    "packed": (lambda: pack_sequence(RAGGED), r"found a PackedSequence; hand over padded tensors and lengths"),
-}
-
-
-@in_pieces
-@pytest.mark.parametrize("name", UNCUTTABLE)
-def test_what_has_no_rows_to_cut(edition, name):
-    make, message = UNCUTTABLE[name]
-    net = model()
-    with pytest.raises(ValueError, match=r"batch\['more'\]: to be cut, expected .*" + message):
-        run(edition, net.trunk, net.tasks, batch(more=quietly(make)))
-    if not isinstance(edition, Accumulated):
-        value = quietly(make)
-        with pytest.raises(ValueError, match=r"representation\[1\]: to be cut, expected .*" + message):
-            run(edition, lambda b: (net.trunk(b), value), {"a": lambda z, b: z[0].mean()}, batch())
+@every_edition
+def test_several_ranks_are_told_once(edition, ranks):
+    load = vector()
+    with pytest.warns(UserWarning, match="on 2 processes: the gradients are this process's own.*all_reduce") as told:
+        edition.forward_backward(load.trunk, load.tasks, load.batch)
+    edition.forward_backward(load.trunk, load.tasks, load.batch)  # a second warning would be an error
+    assert len(told) == 1
