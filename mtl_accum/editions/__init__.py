@@ -5,6 +5,7 @@ from mtl_accum.editions._cached import Cached
 from mtl_accum.editions._checkpointed import Checkpointed
 from mtl_accum.editions._cut import cut
 from mtl_accum.editions._cutting import samples_of
+from mtl_accum.editions._hidden_counts import note_call
 from mtl_accum.editions._modules import modules_of
 from mtl_accum.editions._offloaded import Offloaded
 from mtl_accum.editions._over_batches import OverBatches
@@ -40,6 +41,7 @@ __all__ = [
     "backward_scale",
     "cut",
     "modules_of",
+    "note_call",
     "phase",
     "require_edition",
     "require_editions",

@@ -1,4 +1,4 @@
-"""A word about a batch that has nothing for any task: a misspelt target looks like that, with loss 0 for ever."""
+"""A word about a batch without any task's target: a misspelt target looks like that, with loss 0 for ever."""
 
 from __future__ import annotations
 
@@ -17,29 +17,40 @@ _warned: WeakSet[Any] = WeakSet()  # the first of the tasks: their mapping may b
 
 
 def warn_of_absence(tasks: Tasks, batch: Any) -> None:
-    """Warn that no task is present in a batch; once for these tasks."""
-    first = next(iter(tasks.values()))
-    try:
-        if first in _warned:
-            return
-        _warned.add(first)
-    except TypeError:  # it cannot be referred to weakly: Python's own registry keeps repetitions down
-        pass
-    reasons = ", ".join(f"'{name}' ({_reason(task, batch)})" for name, task in list(tasks.items())[:_MOST])
-    more = f" and {len(tasks) - _MOST} more" if len(tasks) > _MOST else ""
+    """Warn that no task is present in a batch, for the target of some is not in it; once for these tasks.
+
+    Where all targets are there and counts are 0 (labels that are all ignored), that is what the counts are for.
+    """
+    reasons = {name: reason for name, task in tasks.items() if (reason := _missing(task, batch))}
+    if not reasons or not _is_new(next(iter(tasks.values()))):
+        return
+    words = ", ".join(f"'{name}' ({reason})" for name, reason in list(reasons.items())[:_MOST])
+    more = f" and {len(reasons) - _MOST} more" if len(reasons) > _MOST else ""
     warn_caller(
-        f"no task is present in this batch, so nothing is computed, and every loss is 0: {reasons}{more}. The batch "
-        f"has {_contents(batch)}. If some batches are meant to be without tasks, all is well; this is said once"
+        f"no task is present in this batch, so nothing is computed, and every loss is 0: {words}{more}. {_has(batch)}. "
+        "If some batches are meant to be without tasks, all is well; this is said once"
     )
 
 
-def _reason(task: Any, batch: Any) -> str:
-    absence = getattr(counted(task), "absence", None)
-    return "its count is 0" if absence is None else str(absence(batch))
+def _is_new(task: Any) -> bool:
+    try:
+        new = task not in _warned
+        _warned.add(task)
+    except TypeError:  # it cannot be referred to weakly; Python's own registry keeps repetitions down
+        return True
+    return new
 
 
-def _contents(batch: Any) -> str:
+def _missing(task: Any, batch: Any) -> str:
+    """Return what of a task is not in a batch; "" where all is there."""
+    source = counted(task)
+    if hasattr(source, "absence"):
+        return str(source.absence(batch))
+    return "nothing for it" if hasattr(source, "presence") and source.presence(batch) is False else ""
+
+
+def _has(batch: Any) -> str:
     if not isinstance(batch, Mapping):
-        return f"no keys: it is a {type(batch).__name__}"
+        return f"The batch is a {type(batch).__name__}"
     keys = ", ".join(map(repr, list(batch)[:_MOST])) + (", ..." if len(batch) > _MOST else "")
-    return f"the keys {keys}" if keys else "no keys"
+    return f"The batch has the keys {keys}" if keys else "The batch is empty"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mtl_accum.editions._hidden_counts import calls_inside
 from mtl_accum.editions._inner_task import counted, couples_samples
 from mtl_accum.editions._pieces import Piece, Range
 from mtl_accum.editions._types import Tasks
@@ -29,11 +30,14 @@ class Share:
         samples: the piece.
         whole: all samples.
         counts: of the whole batch, of this piece, and of what an inner edition will cut it into.
+        on_call: Called with every task that a function without a count has called.
     """
 
-    def __init__(self, task: Any, samples: Range, whole: Range, counts: Counts) -> None:
+    def __init__(
+        self, task: Any, samples: Range, whole: Range, counts: Counts, on_call: Callable[[Any], None] = lambda _: None
+    ) -> None:
         self.reduction = reduction_of(task)
-        self._task = task
+        self._task, self._on_call = task, on_call
         self._share = 1.0 if self.reduction == "sum" else counts[samples] / counts[whole]
         self._known: Counts = {None: counts[samples]}
         first, last = samples
@@ -53,8 +57,17 @@ class Share:
 
     def __call__(self, representation: Any, batch: Any) -> Tensor:
         """The task's loss, weighted."""
-        loss: Any = self._task(representation, batch)
+        loss: Any = self._loss(representation, batch)
         return loss * self._share if isinstance(loss, Tensor) else loss
+
+    def _loss(self, representation: Any, batch: Any) -> Any:
+        if self.count is not None or self.reduction == "sum":
+            return self._task(representation, batch)
+        with calls_inside() as calls:
+            loss = self._task(representation, batch)
+        for task in calls:
+            self._on_call(task)
+        return loss
 
     def known(self, samples: Range | None) -> float | None:
         """The count of some of the piece's samples, if it has been read already."""

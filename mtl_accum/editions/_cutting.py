@@ -106,11 +106,6 @@ class _Reader(NamedTuple):
     def read(self, tree: Any, path: str) -> _Cut:
         refuse_uncuttable(path, tree)
         if isinstance(tree, Tensor):
-            if tree.is_nested:
-                raise ValueError(
-                    f"{path}: to be cut, expected a tensor with the samples in dimension 0; found a nested (jagged) "
-                    "one, which torch cannot slice. Pad it (to_padded_tensor), or use Split() on the whole batch"
-                )
             if not tree.dim() or tree.shape[0] != self.samples:
                 raise _mismatch(path, tree, self.samples, fix=_FIX if self.of_batch else _FIX_OF_REPRESENTATION)
             return _Cut(lambda samples: tree[slice(*samples)], tensors=True)

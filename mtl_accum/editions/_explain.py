@@ -76,4 +76,4 @@ class _Derivatives(TorchFunctionMode):
 
 def _storage(tensor: Tensor) -> int:
     """Return what a tensor and its pieces have in common."""
-    return int(tensor.untyped_storage()._cdata)
+    return int(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else id(tensor)

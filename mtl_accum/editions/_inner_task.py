@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,15 +20,16 @@ def counted(task: Any) -> Any:
 
     That is the task itself, unless it is a module without a `count` around one that has it, such as an uncertainty
     weight: `exp(-s) * task(z, batch) + s`. Around a sum, or around several tasks, no count can be right for all that
-    the module adds, so that the returned object's `count` raises a ValueError that says what to define.
+    the module adds, so that the returned object's `count` raises a ValueError that says what to define, unless the
+    module says `reduction = "sum"` of itself.
     """
-    if not isinstance(task, nn.Module):
+    if not isinstance(task, nn.Module) or hasattr(type(task), "count"):
         return task
     inner = _inner_tasks(task)
     if not inner or _has_count(task):  # it may have been given one since
         return task
     if len(inner) > 1 or getattr(inner[0], "reduction", None) == "sum":
-        return task if getattr(task, "reduction", None) == "sum" else _Uncountable(task, inner)
+        return _Around(task, inner)
     return inner[0]
 
 
@@ -48,20 +48,26 @@ def facts(task: Any) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-class _Uncountable:
-    """A module around tasks, whose count cannot be told from theirs."""
+class _Around:
+    """A module around several tasks, or around a sum: what else it adds is in none of their counts."""
 
     def __init__(self, task: nn.Module, inner: list[nn.Module]) -> None:
         self._task, self._inner = task, inner
 
     def presence(self, batch: Any) -> bool | None:
-        """Return whether the batch has something for the one task inside; several are taken to be there."""
-        presence: Callable[[Any], bool | None] | None = getattr(self._inner[0], "presence", None)
-        return presence(batch) if len(self._inner) == 1 and presence is not None else True
+        """Return False where the batch has nothing for any task inside."""
+        known = [getattr(task, "presence", lambda _: None)(batch) for task in self._inner]
+        return known[0] if len(known) == 1 else any(there is not False for there in known)
+
+    def absence(self, batch: Any) -> str:
+        """Return in words which target a batch is without."""
+        return str(getattr(self._inner[0], "absence", lambda _: "")(batch))
 
     def count(self, batch: Any) -> float:
-        """Raise ValueError."""
+        """Return 1 for a sum; raise ValueError for what is not said to be one."""
         kind = type(self._task).__name__
+        if getattr(self._task, "reduction", None) == "sum":
+            return 1
         if len(self._inner) > 1:
             raise ValueError(
                 f"{kind} holds {len(self._inner)} modules with a count each, so that the batch cannot be cut for it; "

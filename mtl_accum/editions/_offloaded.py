@@ -81,7 +81,7 @@ def _away(resting: set[int], trunk: Trunk, batch: Any) -> Any:
 
 def _storage(tensor: Tensor) -> int:
     """What tells a storage from all others that are alive; 0 for a tensor that has none."""
-    return 0 if tensor.is_sparse else tensor.untyped_storage()._cdata
+    return tensor.untyped_storage()._cdata if tensor.layout in (torch.strided, torch.jagged) else 0
 
 
 def _copied(tensor: Tensor) -> Callable[[], Tensor]:

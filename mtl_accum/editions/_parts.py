@@ -27,8 +27,8 @@ def require_parts(trunk: Trunk, tasks: Tasks) -> None:
         ValueError: There is no task.
     """
     _require_callable("trunk", trunk, "batch -> representation")
-    if isinstance(trunk, nn.Module) and "trunk" in trunk._modules and "tasks" in trunk._modules:
-        kind = type(trunk).__name__
+    if isinstance(trunk, nn.Module) and _is_whole(trunk):
+        kind = type(trunk._modules.get("_orig_mod") or trunk).__name__
         raise TypeError(
             f"trunk must map the batch to the representation, found a whole {kind} with a trunk and tasks of its own; "
             "pass model.trunk and model.tasks (or model.forward, if that returns the representation)"
@@ -49,6 +49,12 @@ def require_samples(samples: int) -> int:
             "over nothing is NaN)"
         )
     return samples
+
+
+def _is_whole(model: nn.Module) -> bool:
+    """Return whether a module holds a trunk and tasks, compiled or not."""
+    inner = model._modules
+    return ("trunk" in inner and "tasks" in inner) or ((own := inner.get("_orig_mod")) is not None and _is_whole(own))
 
 
 def _seen(tasks: Any) -> bool:

@@ -70,7 +70,8 @@ def refuse_uncuttable(path: str, value: Any) -> None:
     layout = str(value.layout).removeprefix("torch.").removeprefix("_")
     if value.is_nested:
         raise ValueError(
-            f"{path}: to be cut, expected a dense tensor, found a nested one (layout {layout}); pad it: "
-            "torch.nested.to_padded_tensor(..., 0.0), or hand over a list with a tensor a sample"
+            f"{path}: to be cut, expected a tensor with the samples in dimension 0; found a nested ({layout}) one, "
+            "which torch cannot slice. Pad it (torch.nested.to_padded_tensor(..., 0.0)), hand over a list with a "
+            "tensor a sample, or use Split() on the whole batch"
         )
     raise ValueError(f"{path}: to be cut, expected a dense tensor, found one of layout {layout}; {_SPARSE}")

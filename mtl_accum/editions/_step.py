@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +18,7 @@ from mtl_accum.editions._buffers import BufferLog
 from mtl_accum.editions._counts import Counts, Share, read_counts, require_sums, whole_task
 from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._explain import explain, explain_derivative, watching_derivatives
+from mtl_accum.editions._hidden_counts import refuse_hidden
 from mtl_accum.editions._modules import buffer_owners, modules_of
 from mtl_accum.editions._parts import require_parts, require_samples
 from mtl_accum.editions._phase import SILENCE, heard, phase
@@ -83,6 +85,7 @@ class Step:
         owners = ((name, buffer_owners(whole_task(tasks[name]))) for name in self.present)
         self._owners = {name: found for name, found in owners if found}
         self._losses: dict[str, Tensor] = {}
+        self._visible: set[tuple[str, Any]] = set()  # tasks that functions called, with counts that fit
         self._running: Sequence[str] = ()
         self._scale = ambient_scale()
         self._buffers = BufferLog()
@@ -220,7 +223,17 @@ class Step:
         """The task on a piece: itself, or its share."""
         if piece.samples is None or self._whole is None:
             return self._tasks[name]
-        return Share(self._tasks[name], piece.samples, self._whole, self._counts[name])
+        return Share(
+            self._tasks[name], piece.samples, self._whole, self._counts[name], partial(self._require_visible, name)
+        )
+
+    def _require_visible(self, name: str, inner: Any) -> None:
+        """Raise ValueError if a task that a function calls would have the pieces weigh something else."""
+        if (name, inner) not in self._visible:
+            self._visible.add((name, inner))
+            own = read_counts({name: inner}, self.pieces)[name]
+            ranges = [piece.samples for piece in self.pieces]
+            refuse_hidden(name, inner, [own[r] for r in ranges], [self._counts[name][r] for r in ranges])
 
     def _who(self) -> str:
         return f"task {', '.join(map(repr, self._running))}"

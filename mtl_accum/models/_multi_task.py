@@ -6,9 +6,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
+import torch
 from torch import Tensor, nn
 
 from mtl_accum._validate import number, selector
+from mtl_accum.editions import note_call
 from mtl_accum.models._default_count import default_count
 from mtl_accum.models._denominators import denominator
 
@@ -69,6 +71,8 @@ class Task(nn.Module):
 
     def forward(self, representation: Any, batch: Any) -> Tensor:
         """The weighted loss, a 0-dim tensor."""
+        if not torch.compiler.is_compiling():
+            note_call(self)
         output, target = self.head(representation), self.target(batch)
         for watch in self.watchers:
             watch(output, target)
@@ -93,10 +97,10 @@ class Task(nn.Module):
         return False if self.target(batch) is None else None if self._counted() else True
 
     def absence(self, batch: Any) -> str:
-        """Return in words why a batch has nothing for this task."""
+        """Return in words which target a batch is without; "" where it is there."""
         if self.target(batch) is not None:
-            return "its count is 0"
-        return "its target returned nothing" if callable(self._target) else f"the batch has no {self._target!r}"
+            return ""
+        return "no target: its function found none" if callable(self._target) else f"no {self._target!r}"
 
     def count(self, batch: Any) -> float | Tensor:
         """Return the denominator of the loss's mean; 0 if the batch has nothing for this task.

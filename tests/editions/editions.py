@@ -1,0 +1,25 @@
+"""The editions that every mistake is tried on."""
+
+from __future__ import annotations
+
+import pytest
+
+from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, OverBatches, PerTask, Split, SummedLoss
+
+__all__ = ["ALL", "IN_PIECES", "Windowed", "every_edition", "in_pieces"]
+
+
+class Windowed:
+    """OverBatches, handed its batch twice, as the other editions are handed theirs."""
+
+    def __repr__(self) -> str:
+        return "OverBatches(Split())"
+
+    def forward_backward(self, trunk, tasks, batch):
+        return OverBatches(Split()).forward_backward(trunk, tasks, [batch, batch])
+
+
+IN_PIECES = [Cached(2), Split(head_chunks=2), Accumulated(Split(), 2), Checkpointed(Cached(2)), Offloaded(Cached(2))]
+ALL = [SummedLoss(), PerTask(), Split(), Windowed(), *IN_PIECES]
+every_edition = pytest.mark.parametrize("edition", ALL, ids=repr)
+in_pieces = pytest.mark.parametrize("edition", IN_PIECES, ids=repr)
