@@ -152,7 +152,7 @@ def test_what_no_sample_can_be_had_for_is_not_checked(monkeypatch):
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(_exactness, "check", fail)
+    monkeypatch.setattr(_exactness, "examine", fail)
     found = plan(trunk, tasks, batch, budget="1GiB")
     assert set(found.exactness.values()) <= {
         "not checked: memory ran out",
