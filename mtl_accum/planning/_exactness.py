@@ -157,7 +157,8 @@ class Exactness:
             self._batches[few] = self._sample(few)
             started = time.perf_counter()
             try:
-                self._summed(few)
+                with without_a_trace(self._step):
+                    self._summed(few)
             except Exception as error:
                 recover(self._step.device, str(error))
                 return f"SummedLoss fails on {few} samples with {str(error).partition(chr(10))[0]}"
@@ -170,13 +171,16 @@ class Exactness:
 
     def _summed(self, few: int) -> None:
         step = self._step
-        with without_a_trace(step):
-            SummedLoss().forward_backward(step.trunk, step.tasks, self._batches[few])
-            step.zero_grad()
+        SummedLoss().forward_backward(step.trunk, step.tasks, _copy(self._batches[few]))
+        step.zero_grad()
 
     def _checked(self, edition: Edition, few: int) -> CheckedEdition:
         step = self._step
-        table = examine(step.trunk, step.tasks, self._batches[few], optimizer=step.optimizer, editions={"it": edition})
+        with without_a_trace(step):
+            self._summed(few)  # state that a trunk carries from batch to batch has the size of the few samples now
+            table = examine(
+                step.trunk, step.tasks, self._batches[few], optimizer=step.optimizer, editions={"it": edition}
+            )
         return table.editions["it"]
 
     def _sample(self, few: int) -> Any:
