@@ -113,10 +113,10 @@ def test_in_a_budget_for_which_only_a_wrong_schedule_is_small_enough_nothing_fit
     torch.manual_seed(0)
     trunk, tasks = Stateful(), heads()
     batch = {"x": torch.randn(SAMPLES, 5, 4), **{name: torch.randn(SAMPLES, 5, 1) for name in "ab"}}
-    found = plan(trunk, tasks, batch, budget="100KiB")
+    found = plan(trunk, tasks, batch, budget="60KiB")
     assert found.chosen is None
     assert {"Cached", "Accumulated", "PerTask"} <= set(found.left_out)
-    assert found.peak.peak_bytes > 100 << 10
+    assert found.peak.peak_bytes > 60 << 10
 
 
 def test_an_honest_network_loses_nothing():
