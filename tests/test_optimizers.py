@@ -200,5 +200,5 @@ def test_the_command_line_takes_a_function_that_returns_a_list():
     optimizer = make_optimizer(by_dimensions, net)
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.1]
     for nothing in ([], None):
-        with pytest.raises(ValueError, match="must return an optimizer of torch or a list of them"):
+        with pytest.raises(ValueError, match="must make an optimizer of torch or a list of them"):
             make_optimizer(lambda parameters, nothing=nothing: nothing, net)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from mtl_accum._check import CheckedEdition, check
+from mtl_accum._check import CheckedEdition, examine
 from mtl_accum._restore import without_a_trace
 from mtl_accum.editions import Accumulated, Cached, Checkpointed, Edition, Offloaded, PerTask, Split, SummedLoss, Tasks
 from mtl_accum.editions._counts import read_counts
@@ -120,6 +118,8 @@ class Exactness:
             return
         try:
             checked = self._checked(edition, few)
+            if checked.failure and is_out_of_memory(RuntimeError(checked.failure)):
+                reason = "memory ran out"
         except Exception as error:
             if is_out_of_memory(error):
                 reason = "memory ran out"
@@ -131,11 +131,13 @@ class Exactness:
             if isinstance(edition, Checkpointed | Offloaded) and not _is_whole(edition.edition):
                 self._as(edition.edition, name, few)
             return
-        if checked.refusal:
-            self._wrong[name] = checked.refusal
-        elif not checked.passed():
-            self._wrong[name] = _difference(checked, few)
-        self.verdicts[name] = "not exact, left out" if name in self._wrong else _agreement(checked, few)
+        if checked.undecided and checked.verdict == "not decided":
+            self.verdicts[name] = _NOT_CHECKED + checked.undecided.removeprefix("not decided: ")
+        elif checked.passed() and not checked.refusal:
+            self.verdicts[name] = f"{_worst(checked):.1e} from SummedLoss on {few} samples"
+        else:
+            self.verdicts[name] = "not exact, left out"
+            self._wrong[name] = checked.refusal or checked.failure or _difference(checked, few)
 
     def _as(self, inner: Edition, name: str, few: int) -> None:
         """Take what is known of the schedule inside for the whole: how the trunk runs is checked by itself."""
@@ -155,7 +157,8 @@ class Exactness:
             self._batches[few] = self._sample(few)
             started = time.perf_counter()
             try:
-                self._summed(few)
+                with without_a_trace(self._step):
+                    self._summed(few)
             except Exception as error:
                 recover(self._step.device, str(error))
                 return f"SummedLoss fails on {few} samples with {str(error).partition(chr(10))[0]}"
@@ -168,14 +171,14 @@ class Exactness:
 
     def _summed(self, few: int) -> None:
         step = self._step
-        with without_a_trace(step):
-            SummedLoss().forward_backward(step.trunk, step.tasks, self._batches[few])
-            step.zero_grad()
+        SummedLoss().forward_backward(step.trunk, step.tasks, _copy(self._batches[few]))
+        step.zero_grad()
 
     def _checked(self, edition: Edition, few: int) -> CheckedEdition:
         step = self._step
-        with contextlib.redirect_stdout(io.StringIO()):
-            table = check(
+        with without_a_trace(step):
+            self._summed(few)  # state that a trunk carries from batch to batch has the size of the few samples now
+            table = examine(
                 step.trunk, step.tasks, self._batches[few], optimizer=step.optimizer, editions={"it": edition}
             )
         return table.editions["it"]
@@ -220,14 +223,11 @@ def _is_cut_twice(edition: Any) -> bool:
 
 
 def _difference(checked: CheckedEdition, few: int) -> str:
-    shown = checked.double or checked.own
-    if shown is None:
-        return checked.reason
-    worst = max(shown.losses, shown.gradients, shown.buffers)
-    return f"differs from SummedLoss by {worst:.1e} on {few} samples: {checked.reason}"
+    missing = f"no gradient for {', '.join(checked.missing)}" if checked.missing else ""
+    why = checked.reason or missing
+    return f"differs from SummedLoss by {_worst(checked):.1e} on {few} samples{f': {why}' if why else ''}"
 
 
-def _agreement(checked: CheckedEdition, few: int) -> str:
-    shown = checked.double or checked.own
-    worst = 0.0 if shown is None else max(shown.losses, shown.gradients, shown.buffers)
-    return f"{worst:.1e} from SummedLoss on {few} samples"
+def _worst(checked: CheckedEdition) -> float:
+    shown = checked.decisive
+    return 0.0 if shown is None else max(shown.losses, shown.gradients, shown.buffers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from statistics import median
 
@@ -98,7 +99,9 @@ def timed(step: TrainingStep) -> float:
 def ran(step: TrainingStep) -> bool:
     """Run a step; False where memory ran out."""
     try:
-        step()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "no task is present")  # in a piece, which the user has not asked for
+            step()
         return True
     except Exception as error:
         if not is_out_of_memory(error):

@@ -51,10 +51,10 @@ def make_optimizer(optimizer: MakeOptimizer, model: nn.Module) -> torch.optim.Op
         raise ValueError(f"optimizer: {type(error).__name__}: {error}") from error
     try:
         one = steppable(made)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
+    except TypeError:
+        one = None
     if one is None:
-        raise ValueError(f"optimizer must return an optimizer of torch or a list of them, found {made!r:.200}")
+        raise ValueError(f"optimizer must make an optimizer of torch or a list of them, found {made!r:.200}")
     return one
 
 
