@@ -80,7 +80,7 @@ def _numpy_state() -> Any:
     numbers = getattr(sys.modules.get("numpy"), "random", None)  # absent while numpy is being imported
     if numbers is None:
         return None
-    generator = getattr(numbers, "get_bit_generator", lambda: None)()
+    generator: Any = getattr(numbers, "get_bit_generator", lambda: None)()
     if type(generator).__name__ != "MT19937":
         return numbers.get_state()
     seen = generator, ctypes.string_at(generator.ctypes.state_address, _MT19937)
