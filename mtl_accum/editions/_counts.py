@@ -103,13 +103,14 @@ def read_counts(tasks: Tasks, pieces: Sequence[Piece]) -> dict[str, Counts]:
     counts: dict[str, Counts] = {name: {} for name in tasks}
     terms: dict[str, Counts] = {}
     transfer = _Transfer()
+    cut = [piece for piece in pieces if piece.samples is not None]
     for name, task in tasks.items():
-        own_terms: Any = None if isinstance(task, Share) else getattr(counted(task), "terms", None)
         for piece in pieces:
-            count = _count(name, task, piece)
-            transfer.put(counts[name], piece.samples, count)
-            if own_terms is not None and piece.samples is not None:
-                transfer.put(terms.setdefault(name, {}), piece.samples, own_terms(piece.batch))
+            transfer.put(counts[name], piece.samples, _count(name, task, piece))
+        if cut and not isinstance(task, Share) and (own := getattr(counted(task), "terms", None)) is not None:
+            terms[name] = {}
+            for piece in cut:
+                transfer.put(terms[name], piece.samples, own(piece.batch))
     transfer.run()
     for name in tasks:
         for count in counts[name].values():
