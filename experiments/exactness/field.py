@@ -104,8 +104,8 @@ from the same random numbers, in float64 with {SAMPLES} samples, so that no piec
 {torch.__version__}). A figure is the largest relative difference from it. "refused" is an exception in one sentence,
 listed below. "`check`" marks what no edition can see while it runs: the edition's gradient is another one, and
 `mtl_accum.check` finds it by numbers (so `plan` does not choose it). Where a network draws random numbers, editions in
-pieces are held against the summed loss over the same pieces; the last row runs under bfloat16 autocast, where every piece
-rounds on its own. The tests hold every cell.
+pieces are held against the summed loss over the same pieces; the last row runs under bfloat16 autocast, where every
+piece rounds on its own. The tests hold every cell.
 
 """
         + "\n".join([*lines, "", "## The refusals", "", *refusals, ""])
