@@ -116,5 +116,5 @@ def test_a_jagged_representation_is_whole(edition):
 @pytest.mark.parametrize("edition", [Split(head_chunks=2), Cached(1), Accumulated(Split(), 2)], ids=repr)
 def test_a_jagged_tensor_in_pieces_is_refused(edition):
     layer, head, batch = jagged()
-    with pytest.raises(ValueError, match=r"found a nested one \(layout jagged\); pad it"):
+    with pytest.raises(ValueError, match=r"nested \(jagged\) one, which torch cannot slice. Pad it"):
         edition.forward_backward(layer, {"t": lambda z, b: head(z).values().mean()}, batch)

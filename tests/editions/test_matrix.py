@@ -55,7 +55,7 @@ def refusal(edition, situation: Situation) -> str | None:
         return "task 'contrastive' declares couples_samples=True"
     cut = {"trunk": cuts_trunk(edition), "heads": cuts_heads(edition), "": False}[situation.statistics]
     if situation is SITUATIONS["spectral norm"]:
-        return r"\(ParametrizedLinear\) has spectral normalisation.*every piece" if cut else None
+        return r"\(_SpectralNorm\) has spectral normalisation.*every piece" if cut else None
     return r"\(BatchNorm1d\) uses batch statistics.*to_group_norm\(module\)" if cut else None
 
 
