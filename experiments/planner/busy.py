@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,7 +115,10 @@ class Subject:
 @contextmanager
 def busy_loops() -> Iterator[None]:
     """Keep two cores busy."""
-    processes = [multiprocessing.get_context("spawn").Process(target=_spin, daemon=True) for _ in range(BUSY)]
+    processes = [
+        multiprocessing.get_context("spawn").Process(target=_spin, args=(os.getpid(),), daemon=True)
+        for _ in range(BUSY)
+    ]
     for process in processes:
         process.start()
     try:
@@ -125,8 +129,8 @@ def busy_loops() -> Iterator[None]:
             process.join()
 
 
-def _spin() -> None:
-    while True:
+def _spin(parent: int) -> None:
+    while os.getppid() == parent:  # a plan that is killed takes its loops with it
         pass
 
 
