@@ -35,7 +35,7 @@ def test_the_study_of_the_planner(monkeypatch):
     """On a network that takes a moment; times are whatever they are."""
     for name, value in {"ROUNDS": 1, "FINAL_ROUNDS": 2, "FINALISTS": 2, "keep_freed_memory": lambda: None}.items():
         monkeypatch.setattr(planner, name, value)
-    monkeypatch.setattr(_timings, "_PATIENCE", 0.0)
+    monkeypatch.setattr(_timings, "PATIENCE", 0.0)
     monkeypatch.setitem(planner.MODELS, "tiny", lambda: convolutional(samples=4))
     threads = torch.get_num_threads()
     subject = planner.Subject("tiny")

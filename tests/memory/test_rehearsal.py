@@ -197,9 +197,10 @@ def test_wrong_arguments_get_one_line(tmp_path):
     for device in ("cuda:abc", "gpu", torch.device("meta")):
         with pytest.raises(ValueError, match="device must be cpu or cuda"):
             predict(*parts, edition=Split(), device=device)
-    for edition in ("split", Split):
-        with pytest.raises(TypeError, match="edition must have forward_backward"):
-            predict(*parts, edition=edition)
+    with pytest.raises(TypeError, match="edition must have forward_backward, found 'split'"):
+        predict(*parts, edition="split")
+    with pytest.raises(TypeError, match="edition must be an instance, found the class Split"):
+        predict(*parts, edition=Split)
     with pytest.raises(TypeError, match="tasks must be a mapping from names to tasks, found list"):
         predict(model.trunk, list(model.tasks.values()), batch, edition=Split())
     with pytest.raises(ValueError, match="snapshot must be a file in a folder that exists"):

@@ -117,7 +117,7 @@ def test_a_gradient_in_two_backwards_is_an_error():
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     way = InBackward(SummedLoss(), optimizer)
-    object.__setattr__(way, "edition", PerTask())
+    object.__setattr__(way, "edition", Accumulated(SummedLoss(), micro_batches=2))
     with pytest.raises(RuntimeError, match="came in two backwards"):
         way.forward_backward(net.trunk, net.tasks, batches()[0])
 
