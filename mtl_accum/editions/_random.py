@@ -48,7 +48,7 @@ class HostState:
 
     def __init__(self, python: Any = None, numpy: Any = None) -> None:
         if python is None:
-            python, numpy = random.getstate(), _numpy_state()
+            python, numpy = _python_state(), _numpy_state()
         self.python, self.numpy = python, numpy
 
     def restore(self) -> None:
@@ -59,7 +59,9 @@ class HostState:
 
     def same_as(self, other: HostState) -> bool:
         """Return whether nothing was drawn between the two."""
-        if self.python != other.python or (self.numpy is None) != (other.numpy is None):
+        if (self.python is not other.python and self.python != other.python) or (
+            (self.numpy is None) != (other.numpy is None)
+        ):
             return False
         if self.numpy is other.numpy:
             return True
@@ -67,8 +69,20 @@ class HostState:
         return all(bool((mine == theirs).all() if hasattr(mine, "all") else mine == theirs) for mine, theirs in pairs)
 
 
-_MT19937 = 625 * 4  # bytes of the state: 624 words and the position in them
+_MT19937 = 625 * 4  # bytes of both generators' states: 624 words and the position in them
 _LAST: dict[str, Any] = {}  # the bytes of the state that was read last, and that state
+_LAST_OF_PYTHON: dict[str, Any] = {}
+
+
+def _python_state() -> Any:
+    """Return the state of Python's global generator, read again only where its bytes have changed; see below."""
+    generator = getattr(random.getstate, "__self__", None)
+    if type(generator) is not random.Random or sys.implementation.name != "cpython":
+        return random.getstate()
+    seen = ctypes.string_at(id(generator) + object.__basicsize__, _MT19937)  # behind the object's header
+    if _LAST_OF_PYTHON.get("seen") != seen or _LAST_OF_PYTHON["state"][2] is not None:
+        _LAST_OF_PYTHON.update(seen=seen, state=random.getstate())
+    return _LAST_OF_PYTHON["state"]
 
 
 def _numpy_state() -> Any:

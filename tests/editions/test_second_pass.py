@@ -13,6 +13,7 @@ from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Spl
 from mtl_accum._difference import gradient_difference
 from mtl_accum.editions import ReplayError, always_comparing
 from mtl_accum.editions._fingerprint import Fingerprint
+from mtl_accum.editions._random import HostState
 
 AGAIN = [PerTask(), Cached(chunk_size=100), Cached(chunk_size=3), Checkpointed(Split())]
 again = pytest.mark.parametrize("edition", AGAIN, ids=repr)
@@ -247,3 +248,19 @@ def test_spectral_norm_is_replayed(change):
         net.load_state_dict(before, strict=False)
         assert gradient_difference(gradients(edition, net, tasks, batch), expected) <= 1e-12
         assert all(torch.equal(buffer, ends[name]) for name, buffer in net.named_buffers())
+
+
+def test_host_states_are_read_as_their_own_functions_read_them():
+    """They are cached by the bytes of the generators, beside which a second normal number may wait."""
+    draws = [random.random, lambda: random.gauss(0, 1), np.random.rand, np.random.randn, lambda: np.random.seed(4)]
+    draws += [lambda: random.seed(4), lambda: None]
+    order = random.Random(0)
+    for _ in range(300):
+        order.choice(draws)()
+        state = HostState()
+        assert state.python == random.getstate()
+        assert state.same_as(HostState(random.getstate(), np.random.get_state()))
+        order.choice(draws)()
+        state.restore()
+        assert random.getstate() == state.python
+        assert state.same_as(HostState(random.getstate(), np.random.get_state()))
