@@ -12,6 +12,7 @@ from statistics import mean
 
 import torch
 
+from experiments.exactness import field
 from mtl_accum import SummedLoss
 from mtl_accum._difference import gradient_difference
 from mtl_accum._oracle import oracle
@@ -107,14 +108,17 @@ def main() -> None:
 Each cell is the largest relative difference of gradients, losses and buffers from `SummedLoss` on a small network with
 7 samples (so that no chunk divides the batch), torch {torch.__version__} on the CPU. A figure in bold would be above
 the bound; it is infinite where the random stream ends elsewhere. "refused" is a ValueError that names the module or the
-task: batch statistics in pieces, or a task that declares `couples_samples=True`. Where a network draws random numbers
-or keeps running state, editions in pieces are held against the summed loss over the same pieces; everywhere else
-against the whole batch. The same cells run in the tests (`pytest tests/editions/test_matrix.py`), with mutations of the
-code that must turn some of them red. Not here: CUDA, for want of a device.
+task: batch statistics or spectral normalisation in pieces, or a task that declares `couples_samples=True`. Where a
+network draws random numbers or keeps running state, editions in pieces are held against the summed loss over the same
+pieces; everywhere else against the whole batch. The same cells run in the tests
+(`pytest tests/editions/test_matrix.py`), with mutations of the code that must turn some of them red. Not here: CUDA,
+because there was no device.
+[field.md](field.md), which the same command writes, has situations of real networks and batches.
 
 """
         + "\n".join(lines)
     )
+    field.main()
 
 
 if __name__ == "__main__":
