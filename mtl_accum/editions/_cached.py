@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtl_accum._validate import boolean, positive_int
 from mtl_accum.editions._cut import Leaves
-from mtl_accum.editions._parts import require_parts, require_samples
+from mtl_accum.editions._parts import require_parts
 from mtl_accum.editions._pieces import Assembly, Range, cut_batch, equal_ranges, ranges, samples_of
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_hidden_modules
 from mtl_accum.editions._step import Step
@@ -74,7 +74,7 @@ class Cached:
         """See `Edition.forward_backward`."""
         require_parts(trunk, tasks)
         refuse_hidden_modules(self, {"trunk": trunk})
-        samples = require_samples(samples_of(batch, "batch"))
+        samples = samples_of(batch, "batch")
         chunks = cut_batch(batch, ranges(samples, self.chunk_size))
         if len(chunks) > 1 and not self.allow_batch_statistics:
             refuse_batch_statistics(self, {"trunk": trunk})

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mtl_accum.editions._types import Tasks, Trunk
 from mtl_accum.editions._warn import warn_caller
 
-__all__ = ["require_parts", "require_samples"]
+__all__ = ["require_parts"]
 
 
 def require_parts(trunk: Trunk, tasks: Tasks) -> None:
@@ -39,16 +39,6 @@ def require_parts(trunk: Trunk, tasks: Tasks) -> None:
         if any(map(_is_wrapped, (trunk, *tasks.values()))):
             _refuse_wrapped({"trunk": trunk, **{f"task '{name}'": task for name, task in tasks.items()}})
         _warn_of_ranks(torch.distributed.get_world_size())
-
-
-def require_samples(samples: int) -> int:
-    """Return a number of samples that can be cut; raise ValueError for none."""
-    if not samples:
-        raise ValueError(
-            "batch: to be cut, expected at least one sample, found none; leave empty batches out (the mean of a loss "
-            "over nothing is NaN)"
-        )
-    return samples
 
 
 def _is_whole(model: nn.Module) -> bool:

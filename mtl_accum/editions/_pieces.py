@@ -38,7 +38,10 @@ def cut_batch(batch: Any, cuts: list[Range]) -> list[Piece]:
         ValueError: Something in it cannot be cut, by its path; see `cutter`.
     """
     if not cuts:
-        raise ValueError("batch: to be cut, expected at least one sample, found none")
+        raise ValueError(
+            "batch: to be cut, expected at least one sample, found none; leave empty batches out (the mean of a loss "
+            "over nothing is NaN)"
+        )
     piece = cutter(batch, "batch", cuts[-1][1])
     return [Piece(samples, piece(samples)) for samples in cuts]
 

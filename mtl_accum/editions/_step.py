@@ -20,7 +20,7 @@ from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._explain import explain, explain_derivative, watching_derivatives
 from mtl_accum.editions._hidden_counts import refuse_hidden
 from mtl_accum.editions._modules import buffer_owners, modules_of
-from mtl_accum.editions._parts import require_parts, require_samples
+from mtl_accum.editions._parts import require_parts
 from mtl_accum.editions._phase import SILENCE, heard, phase
 from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, samples_of, take
 from mtl_accum.editions._pytree import leaves
@@ -70,7 +70,7 @@ class Step:
         self.pieces = list(window) or [Piece(None, batch)]
         whole: list[Piece] = []
         if cuts > 1:
-            samples = require_samples(samples_of(batch, "batch"))
+            samples = samples_of(batch, "batch")
             self.pieces = cut_batch(batch, equal_ranges(samples, cuts))
             whole = [Piece((0, samples), batch)]
         self._counts: dict[str, Counts] = read_counts(tasks, [*whole, *self.pieces, *_inner_pieces(self.pieces, inner)])
