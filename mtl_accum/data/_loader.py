@@ -6,6 +6,7 @@ import atexit
 import hashlib
 import os
 import random
+import re
 import signal
 import sys
 import traceback
@@ -126,11 +127,11 @@ class Loader:
                     raise loaded.error()
                 yield loaded
         except RuntimeError as error:
-            if "worker" not in str(error) or "exited unexpectedly" not in str(error):
+            if not _WORKER_DIED.search(str(error)):
                 raise
             first = str(error).partition("\n")[0]
             raise WorkerError(
-                f"{first}: it was killed, most often for want of memory; fewer data.num_workers, or 0, may help"
+                f"{first}: most often it was killed for want of memory; fewer data.num_workers, or 0, may help"
             ) from error
 
 
@@ -195,6 +196,9 @@ def _as_it_is(batch: Any) -> Any:
     """It is collated already."""
     return batch
 
+
+# torch's words when it waits for a worker's batch, and those of its handler of SIGCHLD, which may be first.
+_WORKER_DIED = re.compile(r"DataLoader worker.* (exited unexpectedly|is killed by signal)")
 
 _TO_THE_GROUP = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C and pre-emption reach all processes of a group
 

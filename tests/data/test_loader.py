@@ -89,8 +89,21 @@ def test_a_sample_that_fails_is_named(workers):
 
 
 def test_a_worker_that_is_killed():
-    with pytest.raises(WorkerError, match=r"DataLoader worker .* exited unexpectedly.*fewer data.num_workers"):
+    words = r"DataLoader worker .* (exited unexpectedly|is killed by signal).*fewer data.num_workers"
+    with pytest.raises(WorkerError, match=words):
         epochs(Loader(Noisy(dies=7), 5, num_workers=2))
+
+
+def test_a_worker_whose_death_the_signal_handler_reports_first(monkeypatch):
+    loader = Loader(Noisy(), 5)
+
+    def batches(_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        yield
+
+    monkeypatch.setattr(type(loader._loader), "__iter__", batches)
+    with pytest.raises(WorkerError, match=r"is killed by signal: Killed.*fewer data.num_workers"):
+        epochs(loader)
 
 
 def _mixed_up(samples):
