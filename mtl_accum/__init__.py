@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mtl_accum._compare import compare
     from mtl_accum.editions import (
         Accumulated,
+        AsLoss,
         Batched,
         Cached,
         Checkpointed,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         SummedLoss,
         backward_scale,
         cut,
+        fold,
     )
     from mtl_accum.memory import predict
     from mtl_accum.models import MultiTaskModel, Task, count_labels, count_mask, count_present, to_group_norm
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accumulated",
+    "AsLoss",
     "Batched",
     "Cached",
     "Checkpointed",
@@ -60,6 +63,7 @@ __all__ = [
     "count_mask",
     "count_present",
     "cut",
+    "fold",
     "plan",
     "predict",
     "to_group_norm",
@@ -69,6 +73,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Accumulated": "editions",
+    "AsLoss": "editions",
     "Batched": "editions",
     "Cached": "editions",
     "Checkpointed": "editions",
@@ -88,6 +93,7 @@ _HOMES = {
     "count_mask": "models",
     "count_present": "models",
     "cut": "editions",
+    "fold": "editions",
     "plan": "planning",
     "predict": "memory",
     "to_group_norm": "models",

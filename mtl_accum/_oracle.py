@@ -15,7 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_accum.editions import Accumulated, Cached, Checkpointed, Edition, Offloaded, Split, SummedLoss, Tasks, Trunk
+from mtl_accum.editions import (
+    Accumulated,
+    AsLoss,
+    Cached,
+    Checkpointed,
+    Edition,
+    Offloaded,
+    Split,
+    SummedLoss,
+    Tasks,
+    Trunk,
+)
 from mtl_accum.editions._counts import read_counts, reduction_of
 from mtl_accum.editions._inner_task import facts
 from mtl_accum.editions._pieces import Piece, cut_batch, equal_ranges, ranges, samples_of, take
@@ -61,15 +72,17 @@ def _(edition: Accumulated) -> Edition:
     return _PieceByPiece(oracle(edition.edition), edition.micro_batches)
 
 
+@oracle.register(AsLoss)
 @oracle.register(Checkpointed)
 @oracle.register(Offloaded)
-def _(edition: Checkpointed | Offloaded) -> Edition:
+def _(edition: AsLoss | Checkpointed | Offloaded) -> Edition:
     return oracle(edition.edition)
 
 
+@in_pieces.register(AsLoss)
 @in_pieces.register(Checkpointed)
 @in_pieces.register(Offloaded)
-def _(edition: Checkpointed | Offloaded) -> bool:
+def _(edition: AsLoss | Checkpointed | Offloaded) -> bool:
     return in_pieces(edition.edition)
 
 

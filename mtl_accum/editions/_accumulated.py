@@ -8,8 +8,10 @@ from typing import Any, final
 from torch import Tensor
 
 from mtl_accum._validate import boolean, positive_int
+from mtl_accum.editions._forms import Form
 from mtl_accum.editions._pieces import Range, equal_ranges
 from mtl_accum.editions._refuse import refuse_hidden_modules
+from mtl_accum.editions._schedule import Schedule
 from mtl_accum.editions._step import Step, inner_ranges
 from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
 
@@ -18,7 +20,7 @@ __all__ = ["Accumulated"]
 
 @final
 @dataclass(frozen=True)
-class Accumulated:
+class Accumulated(Schedule):
     """Accumulated: micro-batches one after the other, each through another edition; the gradients add up.
 
     Equals::
@@ -62,11 +64,13 @@ class Accumulated:
         boolean("allow_batch_statistics", self.allow_batch_statistics)
         require_edition(self.edition)
 
-    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-        """See `Edition.forward_backward`."""
+    def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Schedule.run`."""
         refuse_hidden_modules(self, {"trunk": trunk})
-        with Step(trunk, tasks, batch, cuts=self.micro_batches, inner=self.edition) as step:
+        with Step(trunk, tasks, batch, cuts=self.micro_batches, inner=self.edition, form=form) as step:
             step.refuse_in_pieces(self, allow_batch_statistics=self.allow_batch_statistics, trunk=True)
+            if form.defers:
+                step.run_trunk_again_in_backward(self)
             for piece in step.pieces:
                 step.run_edition(self.edition, piece)
         return step.losses()

@@ -10,7 +10,7 @@ from typing import Any
 
 from mtl_accum.editions._types import Trunk
 
-__all__ = ["around_trunk", "run_trunk"]
+__all__ = ["Inside", "around_trunk", "current_around", "run_trunk"]
 
 Around = Callable[[Trunk, Any], Any]  # (trunk, batch) -> representation
 
@@ -34,6 +34,15 @@ def around_trunk(around: Around) -> Iterator[None]:
         _AROUND.reset(token)
 
 
+class Inside:
+    """A trunk that runs these blocks inside of itself."""
+
+
+def current_around() -> Around:
+    """Return what runs the trunk in the blocks around the caller."""
+    return _AROUND.get()
+
+
 def run_trunk(trunk: Trunk, batch: Any) -> Any:
     """The representation of a batch, by way of the blocks around the caller."""
-    return _AROUND.get()(trunk, batch)
+    return trunk(batch) if isinstance(trunk, Inside) else _AROUND.get()(trunk, batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, final
 
 import torch
@@ -11,9 +10,11 @@ from torch import Tensor
 
 from mtl_accum._validate import boolean, positive_int
 from mtl_accum.editions._cut import Leaves
+from mtl_accum.editions._forms import Form
 from mtl_accum.editions._parts import require_parts
-from mtl_accum.editions._pieces import Assembly, Range, cut_batch, equal_ranges, ranges, samples_of
+from mtl_accum.editions._pieces import Assembly, Piece, Range, cut_batch, equal_ranges, ranges, samples_of
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_hidden_modules
+from mtl_accum.editions._schedule import Schedule
 from mtl_accum.editions._step import Step
 from mtl_accum.editions._types import Tasks, Trunk
 
@@ -22,7 +23,7 @@ __all__ = ["Cached"]
 
 @final
 @dataclass(frozen=True)
-class Cached:
+class Cached(Schedule):
     """Cached: the trunk chunk by chunk, forward without a graph, heads as in Split, then each chunk with its graph.
 
     Equals::
@@ -70,39 +71,54 @@ class Cached:
         positive_int("head_chunks", self.head_chunks)
         boolean("allow_batch_statistics", self.allow_batch_statistics)
 
-    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-        """See `Edition.forward_backward`."""
+    def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Schedule.run`."""
         require_parts(trunk, tasks)
         refuse_hidden_modules(self, {"trunk": trunk})
         samples = samples_of(batch, "batch")
         chunks = cut_batch(batch, ranges(samples, self.chunk_size))
         if len(chunks) > 1 and not self.allow_batch_statistics:
             refuse_batch_statistics(self, {"trunk": trunk})
-        with Step(trunk, tasks, batch, cuts=self.head_chunks) as step:
+        with Step(trunk, tasks, batch, cuts=self.head_chunks, form=form) as step:
             step.refuse_in_pieces(self, allow_batch_statistics=self.allow_batch_statistics)
             if not step.present:
                 return step.losses()
-            watch, replays = step.replays(self, len(chunks))
-            assembly = Assembly(samples)
-            with torch.no_grad(), watch.first_passes():
-                for chunk, replay in zip(chunks, replays, strict=True):
-                    assembly.add(chunk, step.run_again(replay, chunk))
-            z = Leaves(assembly.whole(), require_grad=True)
-            parts = z.cut(step.pieces)
-            without_graph = []
-            with step.behind_the_cut():
-                for name, (piece, part) in list(product(step.present, parts)):
-                    loss = step.run_heads([name], part, piece)
-                    if loss is not None and not loss.requires_grad and watch.comparing:
-                        without_graph.append(name)
-                    step.backward(loss)
-            z.land()
-            for chunk, replay in reversed(list(zip(chunks, replays, strict=True))):  # as autograd would go back
-                representation = step.run_again(replay, chunk)
-                step.require_no_graph(self, without_graph, z.tree)
-                step.send_back(z, representation, chunk.samples)
-                del representation  # the next chunk must not find this one's graph alive
+            if form.defers:
+                self._run_deferred(step, chunks)
+            else:
+                self._run(step, chunks)
         return step.losses()
+
+    def _run(self, step: Step, chunks: list[Piece]) -> None:
+        """The trunk's second passes are this edition's own: the first ones need no graph at all."""
+        watch, replays = step.replays(self, len(chunks))
+        assembly = Assembly(_end(chunks))
+        with torch.no_grad(), watch.first_passes():
+            for chunk, replay in zip(chunks, replays, strict=True):
+                assembly.add(chunk, step.run_again(replay, chunk))
+        z = Leaves(assembly.whole(), require_grad=True)
+        without_graph = step.run_each(z, z.tree, step.present)
+        for chunk, replay in reversed(list(zip(chunks, replays, strict=True))):  # as autograd would go back
+            representation = step.run_again(replay, chunk)
+            step.require_no_graph(self, without_graph if watch.comparing else [], z.tree)
+            step.send_back(z, representation, chunk.samples)
+            del representation  # the next chunk must not find this one's graph alive
+
+    def _run_deferred(self, step: Step, chunks: list[Piece]) -> None:
+        """The trunk's second passes are the caller's backward."""
+        step.run_trunk_again_in_backward(self)
+        assembly = Assembly(_end(chunks))
+        for chunk in chunks:
+            assembly.add(chunk, step.run_trunk(chunk))
+        representation = assembly.whole()
+        z = Leaves(representation)
+        step.run_each(z, representation, step.present)
+        step.send_back(z, representation)
 
     def _counted(self, samples: int) -> list[Range]:
         return equal_ranges(samples, self.head_chunks)
+
+
+def _end(chunks: list[Piece]) -> int:
+    assert chunks[-1].samples is not None
+    return chunks[-1].samples[1]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from mtl_accum.editions._around_trunk import around_trunk
+from mtl_accum.editions._forms import Form
 from mtl_accum.editions._modules import is_compiled, modules_of
 from mtl_accum.editions._parts import require_parts
 from mtl_accum.editions._pieces import Range
 from mtl_accum.editions._refuse import refuse_hidden_modules
-from mtl_accum.editions._replay import Replay
+from mtl_accum.editions._rerun import rerun
+from mtl_accum.editions._schedule import Schedule, run_inner
 from mtl_accum.editions._second_pass import Watch
 from mtl_accum.editions._step import inner_ranges
 from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
@@ -27,7 +28,7 @@ __all__ = ["Checkpointed"]
 
 @final
 @dataclass(frozen=True)
-class Checkpointed:
+class Checkpointed(Schedule):
     """Checkpointed: the trunk keeps what goes into its blocks, and runs each block again in its backward.
 
     Equals the edition on a trunk whose blocks run under `torch.utils.checkpoint`. The blocks are the items of the
@@ -56,16 +57,18 @@ class Checkpointed:
     def __post_init__(self) -> None:
         require_edition(self.edition)
 
-    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-        """See `Edition.forward_backward`."""
+    def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Schedule.run`."""
         require_parts(trunk, tasks)
+        if not torch.is_grad_enabled():  # nothing is kept, so nothing runs again
+            return run_inner(form, self.edition, trunk, tasks, batch)
         refuse_hidden_modules(self, {"trunk": trunk})
         modules = modules_of(trunk)
         compiled = is_compiled(trunk) or any(hasattr(module, "_orig_mod") for module in modules)
         blocks = [] if compiled else _blocks(modules)
         watch = Watch(trunk, modules, self)
         with around_trunk(partial(_in_blocks, blocks, watch) if blocks else partial(_whole, modules, watch)):
-            return self.edition.forward_backward(trunk, tasks, batch)
+            return run_inner(form, self.edition, trunk, tasks, batch)
 
     def _counted(self, samples: int) -> list[Range]:
         return inner_ranges(self.edition, samples)
@@ -91,7 +94,7 @@ def _in_blocks(blocks: list[nn.Module], watch: Watch, trunk: Trunk, batch: Any) 
 
 def _whole(modules: list[nn.Module], watch: Watch, trunk: Trunk, batch: Any) -> Any:
     with watch.first_passes():
-        return _run(modules, watch, trunk, batch)
+        return rerun(modules, watch, trunk, batch)
 
 
 @contextmanager
@@ -99,7 +102,7 @@ def _patched(blocks: list[nn.Module], watch: Watch) -> Iterator[None]:
     """Blocks that run under checkpointing; an instance's own `forward` comes before its class's."""
     before = [vars(block).get("forward") for block in blocks]
     for block in blocks:
-        vars(block)["forward"] = partial(_run, list(block.modules()), watch, block.forward)
+        vars(block)["forward"] = partial(rerun, list(block.modules()), watch, block.forward)
     try:
         yield
     finally:
@@ -107,40 +110,3 @@ def _patched(blocks: list[nn.Module], watch: Watch) -> Iterator[None]:
             del vars(block)["forward"]
             if own is not None:
                 vars(block)["forward"] = own
-
-
-def _run(modules: list[nn.Module], watch: Watch, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
-    """A forward of which only the inputs are kept, where a graph is made."""
-    if not torch.is_grad_enabled():
-        return forward(*inputs, **named)
-    replay = Replay(modules, watch)
-    with set_checkpoint_early_stop(False) if watch.comparing else nullcontext():  # a whole second pass, to compare
-        return checkpoint(
-            partial(_compared, replay, partial(forward, **named)),
-            *inputs,
-            use_reentrant=False,
-            preserve_rng_state=False,  # the replay does, on every device
-            context_fn=lambda: (_Again(replay.forward), _Again(replay.forward)),
-        )
-
-
-def _compared(replay: Replay, forward: Callable[..., Any], *inputs: Any) -> Any:
-    outputs = forward(*inputs)
-    replay.compare(outputs)
-    return outputs
-
-
-class _Again:
-    """A context manager that can be entered more than once: a second backward makes another second pass."""
-
-    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
-        self._make = make
-        self._entered: list[AbstractContextManager[None]] = []
-
-    def __enter__(self) -> None:
-        context = self._make()
-        context.__enter__()
-        self._entered.append(context)
-
-    def __exit__(self, *error: Any) -> bool | None:
-        return self._entered.pop().__exit__(*error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from threading import get_ident
 from typing import Any, TypeVar
 
@@ -15,15 +16,15 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from mtl_accum.editions._autocast import without_autocast
 from mtl_accum.editions._cutting import Range, cutter
 from mtl_accum.editions._explain import explain_derivative
+from mtl_accum.editions._gradients import SHORT, Sources, Sum
 from mtl_accum.editions._phase import phase
 from mtl_accum.editions._pieces import Piece
 from mtl_accum.editions._pytree import flatten, unflatten
+from mtl_accum.editions._walk import walk
 
 __all__ = ["Leaves", "cut"]
 
 T = TypeVar("T")
-
-_SHORT = (torch.bfloat16, torch.float16)
 
 
 @contextmanager
@@ -75,7 +76,9 @@ def _refusing_steps(representation: Any) -> Iterator[None]:
     def refuse(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if get_ident() != thread:
             return
-        behind = _parameters_behind(representation)
+        values = flatten(representation, "representation")[0]
+        graph = walk(value for value in values if isinstance(value, Tensor) and value.requires_grad)
+        behind = set(map(id, graph.leaves))
         if any(id(parameter) in behind for group in optimizer.param_groups for parameter in group["params"]):
             raise RuntimeError(
                 f"cut: {type(optimizer).__name__}.step() ran inside the block, where the trunk has no gradient yet; "
@@ -87,20 +90,6 @@ def _refusing_steps(representation: Any) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _parameters_behind(representation: Any) -> set[int]:
-    """Return the ids of the leaves that the graph of a representation ends in."""
-    pending = [value.grad_fn for value in flatten(representation, "representation")[0] if isinstance(value, Tensor)]
-    seen: set[Any] = set()
-    leaves: set[int] = set()
-    while pending:
-        node = pending.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            leaves.add(id(getattr(node, "variable", None)))
-            pending += [following for following, _ in node.next_functions]
-    return leaves
 
 
 class Leaves:
@@ -134,6 +123,23 @@ class Leaves:
         part = cutter(self.tree, "representation", ranges[-1][1], of_batch=False)
         self._parts = [(samples, Leaves(part(samples))) for samples in ranges]
         return [(piece, part.tree) for piece, (_, part) in zip(pieces, self._parts, strict=True)]
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Return, for every leaf that heads see, the leaf of the whole batch and which of its samples it is."""
+        own = {leaf.tensor: (leaf.tensor, None) for leaf in self._leaves if leaf is not None}
+        parts = {
+            theirs.tensor: (mine.tensor, samples)
+            for samples, part in self._parts
+            for mine, theirs in zip(self._leaves, part._leaves, strict=True)
+            if mine is not None and theirs is not None
+        }
+        return {**own, **parts}
+
+    def roots(self, representation: Any) -> dict[Tensor, Tensor]:
+        """Return, for every leaf, the tensor with a graph that it was detached from."""
+        values = flatten(representation, "representation")[0]
+        return {leaf.tensor: value for value, leaf in zip(values, self._leaves, strict=True) if leaf is not None}
 
     def land(self) -> None:
         """Add what the leaves of the pieces have summed up, in their slices."""
@@ -184,18 +190,16 @@ class _Leaf:
 
     def __init__(self, value: Tensor) -> None:
         self.tensor = value.detach().requires_grad_()
-        self._sum: _Sum | None = None
-        if value.dtype in _SHORT or value.is_nested:  # autograd does not add two gradients of a nested tensor
-            self._sum = _Sum()
+        self._sum: Sum | None = None
+        if value.dtype in SHORT or value.is_nested:  # autograd does not add two gradients of a nested tensor
+            self._sum = Sum(wide=True)
             self.tensor.register_post_accumulate_grad_hook(self._sum.take)
 
     def add(self, gradient: Tensor | None, samples: Range) -> None:
         """Add a gradient in its slice."""
         if gradient is not None:
-            self._sum = self._sum or _Sum()
-            if self._sum.value is None:
-                self._sum.value = torch.zeros_like(self.tensor, dtype=gradient.dtype, requires_grad=False)
-            self._sum.value[slice(*samples)] += gradient
+            self._sum = self._sum or Sum(wide=True)
+            self._sum.add_slice(gradient, samples, self.tensor)
 
     def sum(self) -> Tensor | None:
         """All that has been added; None if no head reached the leaf."""
@@ -227,19 +231,3 @@ class _Handing(torch.autograd.Function):
         """Hand them out."""
         gradients, ctx.gradients = ctx.gradients, None
         return None, *gradients
-
-
-class _Sum:
-    """A sum in float32 at least; knows no tensor that has it as a hook, or both would stay for ever."""
-
-    def __init__(self) -> None:
-        self.value: Tensor | None = None
-
-    def take(self, tensor: Tensor) -> None:
-        """Move a leaf's new gradient over; autograd calls this right after it has set it."""
-        assert tensor.grad is not None
-        term, tensor.grad = tensor.grad, None
-        if self.value is None:
-            self.value = term.float() if term.dtype in _SHORT else term
-        else:
-            self.value = self.value.add_(term)  # the kernel widens the term

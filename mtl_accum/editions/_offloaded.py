@@ -14,10 +14,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.parameter import is_lazy
 
 from mtl_accum.editions._around_trunk import around_trunk
+from mtl_accum.editions._forms import Form
 from mtl_accum.editions._modules import modules_of
 from mtl_accum.editions._parts import require_parts
 from mtl_accum.editions._pieces import Range
 from mtl_accum.editions._pytree import leaves
+from mtl_accum.editions._schedule import Schedule, run_inner
 from mtl_accum.editions._step import inner_ranges
 from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
 
@@ -28,7 +30,7 @@ _SMALL = 65536  # bytes; to move less costs more time than it saves memory
 
 @final
 @dataclass(frozen=True)
-class Offloaded:
+class Offloaded(Schedule):
     """Offloaded: what the trunk saves for its backward waits in the CPU's memory, and comes back when it is needed.
 
     Equals the edition with `torch.autograd.graph.save_on_cpu(pin_memory=True)` around the trunk, without the copies
@@ -54,15 +56,15 @@ class Offloaded:
     def __post_init__(self) -> None:
         require_edition(self.edition)
 
-    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-        """See `Edition.forward_backward`."""
+    def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Schedule.run`."""
         require_parts(trunk, tasks)
         modules = modules_of(trunk)
         owned = [t for m in modules for t in (*m.parameters(recurse=False), *m.buffers(recurse=False))]
         resting = {_storage(tensor) for tensor in owned if not is_lazy(tensor)}  # a lazy one has no storage yet
         resting |= {_storage(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor)}
         with around_trunk(partial(_away, resting)):
-            return self.edition.forward_backward(trunk, tasks, batch)
+            return run_inner(form, self.edition, trunk, tasks, batch)
 
     def _counted(self, samples: int) -> list[Range]:
         return inner_ranges(self.edition, samples)

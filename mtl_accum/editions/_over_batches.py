@@ -9,9 +9,11 @@ from typing import Any, final
 from torch import Tensor
 
 from mtl_accum.editions._cutting import samples_of
+from mtl_accum.editions._forms import Form
 from mtl_accum.editions._inner_task import counted
 from mtl_accum.editions._parts import require_parts
 from mtl_accum.editions._pieces import Piece
+from mtl_accum.editions._schedule import Schedule, run_inner
 from mtl_accum.editions._step import Step
 from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
 
@@ -20,7 +22,7 @@ __all__ = ["OverBatches"]
 
 @final
 @dataclass(frozen=True)
-class OverBatches:
+class OverBatches(Schedule):
     """OverBatches: several batches, one after the other, with the gradient of the one large batch that they make up.
 
     Equals, for batches that could be put together::
@@ -55,14 +57,16 @@ class OverBatches:
         ValueError: There is no batch; or a count, or the number of samples for a task without one, cannot be told.
     """
 
+    no_loss = "its batches come one after the other; let the trainer accumulate, with the loss of one batch at a time"
+
     edition: Edition
     prepare: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         require_edition(self.edition)
 
-    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Sequence[Any]) -> dict[str, Tensor]:
-        """See `Edition.forward_backward`; the batch is a list of batches, the losses are over all of them."""
+    def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Sequence[Any]) -> dict[str, Tensor]:
+        """See `Schedule.run`; the batch is a list of batches, the losses are over all of them."""
         require_parts(trunk, tasks)
         if not isinstance(batch, list | tuple):
             raise TypeError(f"batch must be a list of batches for OverBatches, found {type(batch).__name__}")
@@ -70,8 +74,10 @@ class OverBatches:
             raise ValueError("batch must hold at least one batch for OverBatches, found none")
         prepare = self.prepare or (lambda one: one)
         if len(batch) == 1:
-            return self.edition.forward_backward(trunk, tasks, prepare(batch[0]))
-        with Step(trunk, tasks, batch, window=_one_after_the_other(batch, tasks), inner=self.edition) as step:
+            return run_inner(form, self.edition, trunk, tasks, prepare(batch[0]))
+        with Step(
+            trunk, tasks, batch, window=_one_after_the_other(batch, tasks), inner=self.edition, form=form
+        ) as step:
             for samples, one in step.pieces:
                 step.run_edition(self.edition, Piece(samples, prepare(one)))
         return step.losses()

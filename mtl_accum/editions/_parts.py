@@ -13,13 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from mtl_accum.editions._types import Tasks, Trunk
 from mtl_accum.editions._warn import warn_caller
 
-__all__ = ["require_parts"]
+__all__ = ["require_parts", "warn_of_ranks"]
 
 
 def require_parts(trunk: Trunk, tasks: Tasks) -> None:
     """Raise unless a trunk and tasks are what an edition runs, as far as can be seen at once.
-
-    On several processes it warns, once, that gradients are those of this process.
 
     Raises:
         TypeError: The trunk or a task cannot be called, is a class, a whole model, or wrapped in
@@ -35,10 +33,12 @@ def require_parts(trunk: Trunk, tasks: Tasks) -> None:
         )
     if not _seen(tasks):
         _require_tasks(tasks)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        if any(map(_is_wrapped, (trunk, *tasks.values()))):
-            _refuse_wrapped({"trunk": trunk, **{f"task '{name}'": task for name, task in tasks.items()}})
-        _warn_of_ranks(torch.distributed.get_world_size())
+    if _on_ranks() and any(map(_is_wrapped, (trunk, *tasks.values()))):
+        _refuse_wrapped({"trunk": trunk, **{f"task '{name}'": task for name, task in tasks.items()}})
+
+
+def _on_ranks() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _is_whole(model: nn.Module) -> bool:
@@ -106,7 +106,9 @@ _AVERAGE = (
 _warned: set[str] = set()
 
 
-def _warn_of_ranks(ranks: int) -> None:
+def warn_of_ranks() -> None:
+    """Warn on several processes, once, that gradients are those of this one."""
+    ranks = torch.distributed.get_world_size() if _on_ranks() else 1
     if ranks > 1 and "ranks" not in _warned:
         _warned.add("ranks")
         warn_caller(

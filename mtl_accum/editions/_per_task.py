@@ -8,7 +8,9 @@ from typing import Any, final
 
 from torch import Tensor
 
+from mtl_accum.editions._forms import Form
 from mtl_accum.editions._refuse import refuse_hidden_modules
+from mtl_accum.editions._schedule import Schedule
 from mtl_accum.editions._step import Step
 from mtl_accum.editions._types import Tasks, Trunk
 
@@ -17,7 +19,7 @@ __all__ = ["PerTask"]
 
 @final
 @dataclass(frozen=True)
-class PerTask:
+class PerTask(Schedule):
     """Edition 2: each task runs trunk, head and backward on its own; the gradients add up in `.grad`.
 
     Equals::
@@ -44,10 +46,12 @@ class PerTask:
         ReplayError: a later pass of the trunk is not its first one again (compared in its first three steps).
     """
 
-    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-        """See `Edition.forward_backward`."""
+    no_loss = "each task's pass through the trunk would be kept until the backward; use Split(), which runs it once"
+
+    def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Schedule.run`."""
         refuse_hidden_modules(self, {"trunk": trunk})
-        with Step(trunk, tasks, batch) as step:
+        with Step(trunk, tasks, batch, form=form) as step:
             watch, (replay,) = step.replays(self, 1)
             for number, name in enumerate(step.present):
                 with watch.first_passes() if number == 0 else nullcontext():

@@ -57,6 +57,7 @@ class Assembly:
         self._samples = samples
         self._values: list[Any] = []
         self._spec: TreeSpec | None = None
+        self._graphs: dict[int, list[tuple[Range, Tensor]]] = {}  # by value: what stands for a piece with a graph
 
     def add(self, piece: Piece, tree: Any) -> None:
         """Fill in the representation of one piece.
@@ -70,16 +71,64 @@ class Assembly:
         if self._spec is None:
             self._values = [_room(value, self._samples) if isinstance(value, Tensor) else value for value in values]
             self._spec = spec
-        for whole, value in zip(self._values, values, strict=True):
+        for index, (whole, value) in enumerate(zip(self._values, values, strict=True)):
             if isinstance(value, Tensor):
                 whole[start:stop] = value.detach()
+                if value.requires_grad:
+                    graph: Tensor = _Placed.apply(value)  # type: ignore[no-untyped-call]
+                    self._graphs.setdefault(index, []).append(((start, stop), graph))
             elif whole != value:
                 raise ValueError(f"representation: {whole!r} in one piece and {value!r} in another; make it a tensor")
 
     def whole(self) -> Any:
         """The container, once every piece is in."""
         assert self._spec is not None
+        for index, graphs in self._graphs.items():
+            ranges, pieces = zip(*graphs, strict=True)
+            self._values[index] = _Joined.apply(self._values[index], ranges, *pieces)  # type: ignore[no-untyped-call]
         return unflatten(self._values, self._spec)
+
+
+class _Placed(torch.autograd.Function):
+    """What stands for a piece whose values are in their place: its shape and its graph, without its memory."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor) -> Tensor:
+        """Zeros of that shape, which are one number."""
+        return value.new_zeros(()).expand(value.shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Hand the gradient on."""
+        return gradients[0]
+
+
+class _Joined(torch.autograd.Function):
+    """`torch.cat` of pieces that lie in their places already: the whole never exists twice."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(whole: Tensor, ranges: tuple[Range, ...], *pieces: Tensor) -> Tensor:
+        """The whole."""
+        return whole.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep where the pieces lie."""
+        ctx.ranges = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Hand every piece its slice of the gradient."""
+        (gradient,) = gradients
+        return None, None, *(gradient[slice(*samples)] for samples in ctx.ranges)
 
 
 def _room(value: Tensor, samples: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from mtl_accum.editions._refusals import unknown_container
 
-__all__ = ["Batched", "PerSample", "TreeSpec", "children", "flatten", "leaves", "paths", "unflatten"]
+__all__ = ["Batched", "PerSample", "TreeSpec", "children", "flatten", "flatten_any", "leaves", "paths", "unflatten"]
 
 TreeSpec = pytree.TreeSpec
 _LEAF = pytree.tree_structure(None)  # of a single leaf, whatever it is
@@ -71,6 +71,14 @@ def flatten(tree: Any, what: str) -> tuple[list[Any], TreeSpec]:
     if not sum(_register(kind) for kind in {type(leaf) for leaf in unknown}):
         raise TypeError(_refusal(tree, what))
     return flatten(tree, what)
+
+
+def flatten_any(tree: Any) -> tuple[list[Any], TreeSpec]:
+    """Take a container apart as `flatten` does; what is no container (a module, a function) is a leaf of its own."""
+    try:
+        return flatten(tree, "")
+    except TypeError:
+        return pytree.tree_flatten(tree)
 
 
 def unflatten(found: list[Any], spec: TreeSpec) -> Any:

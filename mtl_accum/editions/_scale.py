@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-__all__ = ["ambient_scale", "backward_scale", "start_gradient"]
+__all__ = ["ambient_scale", "backward_scale", "set_aside", "start_gradient"]
 
 _SCALE: ContextVar[float | Tensor] = ContextVar("mtl_accum_backward_scale", default=1.0)
 
@@ -33,6 +33,17 @@ def backward_scale(scale: float | Tensor) -> Iterator[None]:
     token = _SCALE.set(_SCALE.get() * scale)
     try:
         yield
+    finally:
+        _SCALE.reset(token)
+
+
+@contextmanager
+def set_aside() -> Iterator[float | Tensor | None]:
+    """Run the block without the scale around the caller, which it is handed in its place; None for 1."""
+    scale = ambient_scale()
+    token = _SCALE.set(1.0)
+    try:
+        yield scale
     finally:
         _SCALE.reset(token)
 

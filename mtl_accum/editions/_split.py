@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, Literal, final
 
 from torch import Tensor
 
 from mtl_accum._validate import boolean, positive_int
 from mtl_accum.editions._cut import Leaves
+from mtl_accum.editions._forms import Form
 from mtl_accum.editions._pieces import Range, equal_ranges
+from mtl_accum.editions._schedule import Schedule
 from mtl_accum.editions._step import Step
 from mtl_accum.editions._types import Tasks, Trunk
 
@@ -19,7 +20,7 @@ __all__ = ["Split"]
 
 @final
 @dataclass(frozen=True)
-class Split:
+class Split(Schedule):
     """Split: the trunk once; each head alone, forward and backward, on the detached representation.
 
     Equals::
@@ -70,19 +71,15 @@ class Split:
         if self.order not in ("forward", "reverse"):
             raise ValueError(f"order must be 'forward' or 'reverse', found {self.order!r}")
 
-    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-        """See `Edition.forward_backward`."""
-        with Step(trunk, tasks, batch, cuts=self.head_chunks) as step:
+    def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Schedule.run`."""
+        with Step(trunk, tasks, batch, cuts=self.head_chunks, form=form) as step:
             step.refuse_in_pieces(self, allow_batch_statistics=self.allow_batch_statistics)
             names = step.present if self.order == "forward" else step.present[::-1]
             if names:
                 representation = step.run_trunk()
                 z = Leaves(representation)
-                groups = [names[i : i + self.heads_per_graph] for i in range(0, len(names), self.heads_per_graph)]
-                with step.behind_the_cut():
-                    for group, (piece, part) in list(product(groups, z.cut(step.pieces))):
-                        step.backward(step.run_heads(group, part, piece))
-                z.land()
+                step.run_each(z, representation, names, self.heads_per_graph)
                 step.send_back(z, representation)
         return step.losses()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from types import TracebackType
 from typing import Any
 
@@ -13,21 +13,22 @@ from torch import Tensor
 
 from mtl_accum.editions._absence import warn_of_absence
 from mtl_accum.editions._around_trunk import run_trunk
-from mtl_accum.editions._autocast import without_autocast
 from mtl_accum.editions._buffers import BufferLog
 from mtl_accum.editions._counts import Counts, Share, read_counts, require_sums, whole_task
 from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._explain import explain, explain_derivative, watching_derivatives
+from mtl_accum.editions._forms import Backward, Form
 from mtl_accum.editions._hidden_counts import refuse_hidden
 from mtl_accum.editions._modules import buffer_owners, modules_of
-from mtl_accum.editions._parts import require_parts
+from mtl_accum.editions._parts import require_parts, warn_of_ranks
 from mtl_accum.editions._phase import SILENCE, heard, phase
 from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, samples_of, take
 from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._random import same_random_numbers
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_coupled_samples
 from mtl_accum.editions._replay import Replay
-from mtl_accum.editions._scale import ambient_scale, start_gradient
+from mtl_accum.editions._rerun import Rerun
+from mtl_accum.editions._schedule import run_inner
 from mtl_accum.editions._second_pass import Watch
 from mtl_accum.editions._types import Edition, Tasks, Trunk
 
@@ -43,6 +44,7 @@ class Step:
         trunk: maps a batch to its representation.
         tasks: by name.
         batch: all of it.
+        form: What becomes of the losses; by default their backward runs at once.
         cuts: into how many pieces of equal size to cut the batch; 1 leaves it whole, and uncuttable.
         window: the pieces of a batch that comes in several; cuts is 1.
         inner: an edition that each piece goes through.
@@ -58,13 +60,17 @@ class Step:
         tasks: Tasks,
         batch: Any,
         *,
+        form: Form | None = None,
         cuts: int = 1,
         window: Sequence[Piece] = (),
         inner: Edition | None = None,
     ) -> None:
-        if not torch.is_grad_enabled():
+        self.form = form or Backward()
+        if not torch.is_grad_enabled() and not self.form.defers:
             raise RuntimeError("forward_backward: expected gradients to be enabled, found no_grad or inference_mode")
         require_parts(trunk, tasks)
+        if not self.form.defers:
+            warn_of_ranks()
         self._trunk, self._tasks, self._batch = trunk, tasks, batch
         self._whole: Range | None = None
         self.pieces = list(window) or [Piece(None, batch)]
@@ -87,7 +93,6 @@ class Step:
         self._losses: dict[str, Tensor] = {}
         self._visible: set[tuple[str, Any]] = set()  # tasks that functions called, with counts that fit
         self._running: Sequence[str] = ()
-        self._scale = ambient_scale()
         self._buffers = BufferLog()
         self._heard = heard()
 
@@ -117,6 +122,12 @@ class Step:
     def run_again(self, replay: Replay, piece: Piece | None = None) -> Any:
         """Return the representation of the batch, or of a piece of it, by a pass that runs more than once."""
         return replay.run(lambda: self.run_trunk(piece), self._batch if piece is None else piece.batch)
+
+    def run_trunk_again_in_backward(self, edition: object) -> None:
+        """Have every pass of the trunk from now on keep its inputs alone, and run again in the caller's backward."""
+        self.form.in_pieces = True
+        if torch.is_grad_enabled():
+            self._trunk = Rerun.of(self._trunk, edition)
 
     def run_trunk(self, piece: Piece | None = None) -> Any:
         """The representation of the batch, or of a piece of it."""
@@ -157,15 +168,31 @@ class Step:
             total = loss if total is None else total + loss
         return total
 
-    @contextmanager
-    def behind_the_cut(self) -> Iterator[None]:
-        """Run heads whose graphs end at the representation; see `watching_derivatives`."""
+    def run_each(self, z: Leaves, representation: Any, names: Sequence[str], size: int = 1) -> list[str]:
+        """Forward and backward of heads on the leaves of a cut, some at a time, each piece of the batch on its own.
+
+        Args:
+            z: The leaves.
+            representation: What they are detached from.
+            names: The tasks, in the order to run them.
+            size: How many share a graph.
+
+        Returns:
+            The tasks whose losses had no graph.
+        """
+        parts = z.cut(self.pieces)
+        self.form.begin(z, representation)
+        without_graph = []
         with watching_derivatives(self._batch):
             try:
-                yield
+                for group, (piece, part) in list(product(self.form.groups(names, size), parts)):
+                    if not self.backward(self.run_heads(group, part, piece)):
+                        without_graph += group
             except RuntimeError as error:
                 explain_derivative(error, self._who())
                 raise
+        z.land()
+        return without_graph
 
     def require_no_graph(self, edition: object, names: Sequence[str], representation: Any) -> None:
         """Call tasks whose losses had no graph once more, now that the trunk has one, and raise if they have one too.
@@ -183,22 +210,27 @@ class Step:
                     "as a part of the representation, or use PerTask()"
                 )
 
-    def backward(self, total: Tensor | None, *, into_trunk: bool = False) -> None:
-        """Backward of a sum of losses, with the ambient scale; nothing to do where no gradient is required."""
+    def backward(self, total: Tensor | None, *, into_trunk: bool = False) -> bool:
+        """Backward of a sum of losses, now or, where that is the caller's, as far as the cut.
+
+        Returns:
+            Whether all was done; a loss without a graph has no backward.
+        """
         if total is None or not total.requires_grad:
-            return
+            return total is None
         try:
-            with phase(self._behind(into_trunk), "backward") if self._heard else SILENCE, without_autocast():
-                total.backward(None if self._scale is None else start_gradient(total, self._scale))
+            with phase(self._behind(into_trunk), "backward") if self._heard else SILENCE:
+                self.form.take(self._running, total, self._who(), into_trunk=into_trunk)
         except RuntimeError as error:
             explain(error, self._who())
             raise
         torch.clear_autocast_cache()
+        return True
 
     def send_back(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
-        """Backward of the trunk from what the heads left in the leaves."""
+        """Backward of the trunk from what the heads left in the leaves, now or by the caller."""
         try:
-            z.send_back(representation, samples)
+            self.form.send_back(z, representation, samples)
         except RuntimeError as error:
             explain(error, "a task")
             raise
@@ -210,7 +242,7 @@ class Step:
             return
         functions: tuple[Callable[..., Any], ...] = (self._trunk, *(whole_task(self._tasks[name]) for name in tasks))
         fresh = self._buffers.before({owner: None for function in functions for owner in buffer_owners(function)})
-        for name, loss in edition.forward_backward(self._trunk, tasks, piece.batch).items():
+        for name, loss in run_inner(self.form, edition, self._trunk, tasks, piece.batch).items():
             self._losses[name] = self._losses[name] + loss if name in self._losses else loss
         self._buffers.after(fresh)
 

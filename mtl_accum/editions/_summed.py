@@ -7,6 +7,9 @@ from typing import Any, final
 
 from torch import Tensor
 
+from mtl_accum.editions._forms import Form
+from mtl_accum.editions._schedule import Schedule
+from mtl_accum.editions._split import Split
 from mtl_accum.editions._step import Step
 from mtl_accum.editions._types import Tasks, Trunk
 
@@ -15,7 +18,7 @@ __all__ = ["SummedLoss"]
 
 @final
 @dataclass(frozen=True)
-class SummedLoss:
+class SummedLoss(Schedule):
     """Edition 1: all heads, one sum, one backward.
 
     Equals::
@@ -28,10 +31,13 @@ class SummedLoss:
     average `.grad` over the processes after the call.
     """
 
-    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-        """See `Edition.forward_backward`."""
-        with Step(trunk, tasks, batch) as step:
+    def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Schedule.run`."""
+        if form.defers and form.in_pieces:  # the trunk runs again for each piece: the heads end at its representation
+            return Split(heads_per_graph=max(1, len(tasks))).run(form, trunk, tasks, batch)
+        with Step(trunk, tasks, batch, form=form) as step:
             if step.present:
                 z = step.run_trunk()
-                step.backward(step.run_heads(step.present, z, step.pieces[0]), into_trunk=True)
+                for names in form.groups(step.present, len(step.present)):
+                    step.backward(step.run_heads(names, z, step.pieces[0]), into_trunk=True)
         return step.losses()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
+from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum._oracle import in_pieces, oracle
 from tests.asserts import assert_same_gradient, run
 from tests.situations import SITUATIONS, Situation, vector
@@ -31,12 +31,24 @@ EDITIONS = [
     Checkpointed(Cached(chunk_size=3, head_chunks=2)),
     Offloaded(Split()),
     Offloaded(Checkpointed(Accumulated(Split(head_chunks=2), micro_batches=2))),
+    AsLoss(SummedLoss()),
+    AsLoss(Split()),
+    AsLoss(Split(heads_per_graph=2)),
+    AsLoss(Split(head_chunks=3)),
+    AsLoss(Split(order="reverse"), each=True),
+    AsLoss(Split(head_chunks=2), each=True),
+    AsLoss(Cached(chunk_size=3)),
+    AsLoss(Cached(chunk_size=2, head_chunks=2), each=True),
+    AsLoss(Accumulated(SummedLoss(), micro_batches=3)),
+    AsLoss(Accumulated(Cached(chunk_size=2, head_chunks=2), micro_batches=2)),
+    AsLoss(Checkpointed(Split())),
+    AsLoss(Offloaded(Checkpointed(Accumulated(Split(head_chunks=2), micro_batches=2))), each=True),
 ]
 
 
 def inner(edition):
     """The edition that decides what is cut."""
-    return inner(edition.edition) if isinstance(edition, Checkpointed | Offloaded) else edition
+    return inner(edition.edition) if isinstance(edition, AsLoss | Checkpointed | Offloaded) else edition
 
 
 def cuts_trunk(edition) -> bool:

@@ -1,0 +1,72 @@
+"""The loss of an edition and its backward, as an edition: to measure, check and plan what a trainer will run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor
+
+from mtl_accum._validate import boolean
+from mtl_accum.editions._autocast import without_autocast
+from mtl_accum.editions._forms import Form
+from mtl_accum.editions._phase import phase
+from mtl_accum.editions._pieces import Range
+from mtl_accum.editions._scale import set_aside
+from mtl_accum.editions._schedule import Schedule, run_inner
+from mtl_accum.editions._step import inner_ranges
+from mtl_accum.editions._types import Tasks, Trunk, require_edition
+
+__all__ = ["AsLoss"]
+
+
+@final
+@dataclass(frozen=True)
+class AsLoss(Schedule):
+    """AsLoss: an edition's `loss`, and then the backward that a trainer runs.
+
+    Equals::
+
+        total, losses = edition.loss(trunk, tasks, batch)
+        total.backward()
+
+    so that `compare`, `predict`, `plan` and `check` have figures for those whose trainer runs the backward.
+
+    Memory: the edition's, and a copy of the heads' gradients. Passes: the edition's; those that run the trunk in
+    pieces run it again in the backward.
+
+    Args:
+        edition: What computes the loss.
+        each: Take `sum(edition.losses(...).values())` in its place: a dL/dz for each task.
+
+    Raises:
+        TypeError: edition is none, or has no loss.
+    """
+
+    edition: Schedule
+    each: bool = False
+
+    def __post_init__(self) -> None:
+        require_edition(self.edition)
+        boolean("each", self.each)
+        if not isinstance(self.edition, Schedule) or self.edition.no_loss is not None:
+            raise TypeError(f"edition must have a loss, found {self.edition!r}; e.g. Split()")
+
+    def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Schedule.run`."""
+        if form.defers:
+            return run_inner(form, self.edition, trunk, tasks, batch)
+        with set_aside() as scale:
+            if self.each:
+                separate = self.edition.losses(trunk, tasks, batch, scale=scale)
+                losses = {name: loss.detach() for name, loss in separate.items()}
+                first, *others = separate.values()
+                total = sum(others, first)
+            else:
+                total, losses = self.edition.loss(trunk, tasks, batch, scale=scale)
+        with phase("trunk", "backward"), without_autocast():
+            (total if scale is None else total * scale).backward()
+        return losses
+
+    def _counted(self, samples: int) -> list[Range]:
+        return inner_ranges(self.edition, samples)

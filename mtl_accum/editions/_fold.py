@@ -1,0 +1,138 @@
+"""A loss whose graph is already gone, and which is an ordinary loss for every training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtl_accum.editions._explain import explain
+from mtl_accum.editions._gradients import Gradients, Scale, Sources, factor_of
+from mtl_accum.editions._phase import phase
+from mtl_accum.editions._pytree import flatten_any, unflatten
+from mtl_accum.editions._walk import Beginning, walk
+
+__all__ = ["fold", "take"]
+
+
+@torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
+def fold(function: Callable[..., Tensor], *inputs: Any, scale: Scale | None = None) -> Tensor:
+    """Compute a loss and its gradient at once, and free its graph before the loss is returned.
+
+    What comes back is an ordinary 0-dim loss: its gradient is attached to the inputs and to every parameter that the
+    function used, so that `.backward()` on it, or on a sum that it is part of, does what it would have done::
+
+        z = encoder(x)                                                    # in autograd's own graph, as ever
+        losses = [fold(head_and_loss, z, y) for head_and_loss, y in ...]  # one head's graph at a time
+        sum(losses).backward()                                            # by any trainer
+
+    Like `torch.utils.checkpoint`, it trades what a part of the network keeps until the backward; unlike it, nothing
+    is computed twice. In place of the head's activations it keeps the gradients of its inputs and of its parameters:
+    use it where these are smaller, as in dense heads.
+
+    Equals `function(*inputs)`, to the last bit for losses that are added up. What it changes:
+
+    - The head's backward runs in the forward. Time moves there, and hooks on tensors and modules inside of the function
+      run there, with gradients that nothing has multiplied yet. Hooks on parameters run in the backward, as ever.
+    - `retain_graph=True` and a second backward work; `create_graph=True` is refused.
+    - A 16-bit floating point (fp16) head needs the scale of its scaler in the forward: `scale=scaler.get_scale`.
+    - Each call holds gradients of the parameters that it used until the backward: for chunks of one head see `chunked`.
+    - Under `torch.compile` it is a graph break; compile trunk and heads themselves.
+
+    Under `torch.no_grad()` it is a plain call. Memory: O(function) while it runs; dL/d(inputs) and dL/d(parameters)
+    until the backward. Passes: one each.
+
+    Args:
+        function: Maps the inputs to a 0-dim loss. Parameters and raw tensors in its closure are right too.
+        inputs: Any pytrees. Tensors that require a gradient are cut off from their graph for the call.
+        scale: What losses will be multiplied by before their backward: a number, a 0-dim tensor, or a callable that
+            returns one. It stays in the kept gradients until the backward divides it out.
+
+    Returns:
+        The loss, 0-dim.
+
+    Raises:
+        TypeError: The function returns no tensor, or scale is no number.
+        ValueError: The loss is not 0-dim, or scale is not greater than 0.
+        RuntimeError: The function is in fp16 without `scale`; it reads a tensor whose graph, outside of the inputs,
+            belongs to theirs or is gone already; or the backward runs with `create_graph=True`.
+    """
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    factor = factor_of(scale)
+    values, spec = flatten_any(inputs)
+    cut = {value: value.detach().requires_grad_() for value in values if _has_graph(value)}
+    roots = {leaf: value for value, leaf in cut.items()}
+    who = f"fold: {_name(function)}"
+    beginning = Beginning()
+    try:
+        with phase(_name(function), "forward"):
+            loss = function(*unflatten([cut[value] if _has_graph(value) else value for value in values], spec))
+        _require_loss(who, loss)
+        gradients = Gradients(factor)
+        if not loss.requires_grad:
+            return loss
+        with phase(_name(function), "backward"):
+            sources = {leaf: (leaf, None) for leaf in roots}
+            take(gradients, loss, sources=sources, beginning=beginning, roots=roots.values(), who=who)
+    except RuntimeError as error:
+        explain(error, who)
+        raise
+    gradients.land(roots)
+    return gradients.attach(loss)
+
+
+def take(
+    gradients: Gradients,
+    loss: Tensor,
+    *,
+    sources: Sources,
+    beginning: Beginning,
+    roots: Iterable[Tensor],
+    who: str,
+) -> None:
+    """Add the gradient of a loss to others, and free its graph.
+
+    Args:
+        gradients: To add to.
+        loss: 0-dim, with a graph.
+        sources: The leaves of the cut.
+        beginning: When the graph was begun.
+        roots: The tensors that were cut, with their graphs.
+        who: For messages.
+
+    Raises:
+        RuntimeError: The graph runs into the one behind the cut, or it is in fp16 without a scale.
+    """
+    graph = walk([loss], beginning, dtypes=gradients.unscaled)
+    if graph.outside and not graph.outside.isdisjoint(walk(root for root in roots if root.requires_grad).nodes):
+        raise RuntimeError(
+            f"{who}: expected to read the representation alone, but it reads a tensor that was computed on the way to "
+            "it (features kept in an attribute or by a hook), whose graph is still needed; make that tensor a part of "
+            "the representation, or an input of its own"
+        )
+    if graph.in_float16:
+        raise RuntimeError(
+            f"{who}: expected scale= for values in float16, whose small gradients become 0 before the loss is "
+            "multiplied; pass the scaler's, scale=scaler.get_scale, or use bfloat16"
+        )
+    gradients.take(loss, graph.leaves, sources)
+
+
+def _require_loss(who: str, loss: Any) -> None:
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"{who}: expected one 0-dim tensor as loss, found {type(loss).__name__}; call fold once a loss")
+    if loss.dim():
+        raise ValueError(
+            f"{who}: expected a 0-dim loss, found one of shape {tuple(loss.shape)}; reduce it to a mean or a sum"
+        )
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _has_graph(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad

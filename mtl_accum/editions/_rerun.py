@@ -1,0 +1,93 @@
+"""A forward of which only the inputs are kept, and which runs again in its backward, as its first pass did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+from mtl_accum.editions._around_trunk import Inside, current_around
+from mtl_accum.editions._modules import modules_of
+from mtl_accum.editions._replay import Replay
+from mtl_accum.editions._second_pass import Watch
+from mtl_accum.editions._types import Trunk
+
+__all__ = ["Rerun", "rerun"]
+
+
+def rerun(modules: list[nn.Module], watch: Watch, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+    """Run a forward under `torch.utils.checkpoint`, where a graph is made.
+
+    Its second pass draws the random numbers of its first, and changes no buffer.
+
+    Args:
+        modules: All that the forward reaches.
+        watch: The step that runs it again.
+        forward: Called with the inputs.
+        inputs: By position.
+        named: By name.
+    """
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **named)
+    replay = Replay(modules, watch)
+    with set_checkpoint_early_stop(False) if watch.comparing else nullcontext():  # a whole second pass, to compare
+        return checkpoint(
+            partial(_compared, replay, partial(forward, **named)),
+            *inputs,
+            use_reentrant=False,
+            preserve_rng_state=False,  # the replay does, on every device
+            context_fn=lambda: (_Again(replay.forward), _Again(replay.forward)),
+        )
+
+
+class Rerun(Inside):
+    """A trunk of which every pass is kept as its inputs alone, and runs again in its backward.
+
+    What runs around the trunk (checkpointed blocks, saved tensors on the host) runs around both passes.
+
+    Args:
+        trunk: Maps a batch to its representation.
+        edition: The edition, whose name is for messages.
+    """
+
+    def __init__(self, trunk: Trunk, edition: object) -> None:
+        self._trunk = trunk
+        self._modules = modules_of(trunk)
+        self._watch = Watch(trunk, self._modules, edition)
+
+    @staticmethod
+    def of(trunk: Trunk, edition: object) -> Rerun:
+        """Return the trunk itself if it is one already."""
+        return trunk if isinstance(trunk, Rerun) else Rerun(trunk, edition)
+
+    def __call__(self, batch: Any) -> Any:
+        """Return the representation of a batch."""
+        with self._watch.first_passes():
+            return rerun(self._modules, self._watch, partial(current_around(), self._trunk), batch)
+
+
+def _compared(replay: Replay, forward: Callable[..., Any], *inputs: Any) -> Any:
+    outputs = forward(*inputs)
+    replay.compare(outputs)
+    return outputs
+
+
+class _Again:
+    """A context manager that can be entered more than once: a second backward makes another second pass."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self._make = make
+        self._entered: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        context = self._make()
+        context.__enter__()
+        self._entered.append(context)
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._entered.pop().__exit__(*error)

@@ -1,0 +1,76 @@
+"""What a graph of autograd ends in, found by walking it: raw tensors in closures too, which no search would reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Beginning", "Graph", "walk"]
+
+
+class Beginning:
+    """A moment: which nodes of a graph were made after it in this thread."""
+
+    def __init__(self) -> None:
+        node = torch.empty((), requires_grad=True).view_as(torch.empty(())).grad_fn
+        assert node is not None
+        self._number = node._sequence_nr()
+
+    def before(self, node: Any) -> bool:
+        """Return whether a node was there already."""
+        return bool(node._sequence_nr() < self._number)
+
+
+@dataclass
+class Graph:
+    """A graph of autograd, walked.
+
+    Attributes:
+        leaves: The leaf tensors that it ends in, each once.
+        nodes: All nodes, without those of the leaves.
+        outside: Nodes that were there before it was begun.
+        in_float16: Whether a value in it has 16 bit without the range of float32; only where that was to be seen.
+    """
+
+    leaves: list[Tensor] = field(default_factory=list)
+    nodes: set[Any] = field(default_factory=set)
+    outside: set[Any] = field(default_factory=set)
+    in_float16: bool = False
+
+
+def walk(roots: Iterable[Tensor], beginning: Beginning | None = None, *, dtypes: bool = False) -> Graph:
+    """Walk the graph behind some tensors that require a gradient.
+
+    Args:
+        roots: The tensors.
+        beginning: When their graph was begun; by default nothing is outside.
+        dtypes: Look for float16.
+    """
+    graph = Graph()
+    leaves: dict[Tensor, None] = {}
+    pending: list[Any] = []
+    for root in roots:
+        if root.grad_fn is None:
+            leaves[root] = None
+        else:
+            pending.append(root.grad_fn)
+    while pending:
+        node = pending.pop()
+        if node in graph.nodes:
+            continue
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            leaves[variable] = None
+            continue
+        graph.nodes.add(node)
+        if beginning is not None and beginning.before(node):
+            graph.outside.add(node)
+        if dtypes and not graph.in_float16:
+            graph.in_float16 = any(value.dtype is torch.float16 for value in node._input_metadata)
+        pending += [below for below, _ in node.next_functions if below is not None]
+    graph.leaves = list(leaves)
+    return graph
