@@ -22,12 +22,14 @@ from mtl_accum.editions import (
     Checkpointed,
     Edition,
     Offloaded,
+    Schedule,
     Split,
     SummedLoss,
     Tasks,
     Trunk,
 )
 from mtl_accum.editions._counts import read_counts, reduction_of
+from mtl_accum.editions._forms import Form
 from mtl_accum.editions._inner_task import facts
 from mtl_accum.editions._pieces import Piece, cut_batch, equal_ranges, ranges, samples_of, take
 from mtl_accum.editions._pytree import flatten, unflatten
@@ -36,7 +38,7 @@ __all__ = ["in_pieces", "oracle"]
 
 
 @singledispatch
-def oracle(edition: object) -> Edition:
+def oracle(edition: object) -> Schedule:
     """The edition that computes the same gradient without any of the tricks, in the memory of `SummedLoss`.
 
     Args:
@@ -52,7 +54,7 @@ def in_pieces(edition: object) -> bool:
 
 
 @oracle.register(Split)
-def _(edition: Split) -> Edition:
+def _(edition: Split) -> Schedule:
     forward = edition.order == "forward"
     return _SummedOver(
         lambda trunk: trunk,
@@ -61,22 +63,26 @@ def _(edition: Split) -> Edition:
 
 
 @oracle.register(Cached)
-def _(edition: Cached) -> Edition:
+def _(edition: Cached) -> Schedule:
     return _SummedOver(
         lambda trunk: _Concatenated(trunk, edition.chunk_size), lambda tasks: _over_pieces(tasks, edition.head_chunks)
     )
 
 
 @oracle.register(Accumulated)
-def _(edition: Accumulated) -> Edition:
+def _(edition: Accumulated) -> Schedule:
     return _PieceByPiece(oracle(edition.edition), edition.micro_batches)
 
 
-@oracle.register(AsLoss)
 @oracle.register(Checkpointed)
 @oracle.register(Offloaded)
-def _(edition: AsLoss | Checkpointed | Offloaded) -> Edition:
+def _(edition: Checkpointed | Offloaded) -> Schedule:
     return oracle(edition.edition)
+
+
+@oracle.register(AsLoss)
+def _(edition: AsLoss) -> Schedule:
+    return AsLoss(oracle(edition.edition))  # all forward passes come before the backward
 
 
 @in_pieces.register(AsLoss)
@@ -98,31 +104,31 @@ def _(edition: Edition) -> bool:
 
 
 @dataclass(frozen=True)
-class _SummedOver:
+class _SummedOver(Schedule):
     """`SummedLoss` of another trunk and other tasks."""
 
     trunk: Callable[[Trunk], Trunk]
     tasks: Callable[[Tasks], Tasks]
 
-    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-        """See `Edition.forward_backward`."""
-        losses = SummedLoss().forward_backward(self.trunk(trunk), self.tasks(tasks), batch)
+    def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Schedule.run`."""
+        losses = SummedLoss().run(form, self.trunk(trunk), self.tasks(tasks), batch)
         return {name: losses[name] for name in tasks}
 
 
 @dataclass(frozen=True)
-class _PieceByPiece:
+class _PieceByPiece(Schedule):
     """An edition on every micro-batch, each task weighted by its share."""
 
-    edition: Edition
+    edition: Schedule
     pieces: int
 
-    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-        """See `Edition.forward_backward`."""
+    def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Schedule.run`."""
         total = {name: torch.zeros(()) for name in tasks}
         for piece, shares in _shares(tasks, batch, self.pieces):
             weighted = {name: _Weighted(task, shares[name]) for name, task in tasks.items() if shares[name]}
-            for name, loss in self.edition.forward_backward(trunk, weighted, piece.batch).items():
+            for name, loss in self.edition.run(form, trunk, weighted, piece.batch).items():
                 total[name] = total[name] + loss
         return total
 
