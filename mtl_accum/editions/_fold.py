@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtl_accum.editions._eager import eager
 from mtl_accum.editions._explain import explain
 from mtl_accum.editions._gradients import Gradients, Scale, Sources, factor_of
 from mtl_accum.editions._phase import phase
@@ -17,7 +18,7 @@ from mtl_accum.editions._walk import Beginning, walk
 __all__ = ["fold", "take"]
 
 
-@torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
+@eager
 def fold(function: Callable[..., Tensor], *inputs: Any, scale: Scale | None = None) -> Tensor:
     """Compute a loss and its gradient at once, and free its graph before the loss is returned.
 

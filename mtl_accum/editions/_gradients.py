@@ -165,9 +165,11 @@ def factor_of(scale: Scale | None) -> float | Tensor | None:
         TypeError: It is neither a number, a tensor of one element, nor a callable that returns one.
         ValueError: A number is not greater than 0.
     """
+    if scale is None:
+        return None
     factor = scale() if callable(scale) else scale
-    if factor is None or (isinstance(factor, Tensor) and factor.numel() == 1):
-        return None if factor is None else factor.detach().reshape(())
+    if isinstance(factor, Tensor) and factor.numel() == 1:
+        return factor.detach().reshape(())
     if isinstance(factor, bool) or not isinstance(factor, int | float):
         raise TypeError(
             "scale must be a number, a 0-dim tensor, or a callable that returns one (scaler.get_scale); "

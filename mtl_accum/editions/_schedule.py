@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor
 
+from mtl_accum.editions._eager import eager
 from mtl_accum.editions._forms import Attached, Backward, Form
 from mtl_accum.editions._gradients import Scale, factor_of
 from mtl_accum.editions._scale import ambient_scale
@@ -37,7 +37,7 @@ class Schedule(ABC):
         """See `Edition.forward_backward`."""
         return self.run(Backward(), trunk, tasks, batch)
 
-    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
+    @eager
     def loss(
         self, trunk: Trunk, tasks: Tasks, batch: Any, *, scale: Scale | None = None, group: ProcessGroup | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -82,7 +82,7 @@ class Schedule(ABC):
         losses = self._run_attached(form, trunk, tasks, batch, group)
         return form.total(losses), losses
 
-    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
+    @eager
     def losses(
         self, trunk: Trunk, tasks: Tasks, batch: Any, *, scale: Scale | None = None, group: ProcessGroup | None = None
     ) -> dict[str, Tensor]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 import warnings
+from types import FrameType
 
 __all__ = ["warn_caller"]
 
 
 def warn_caller(message: str) -> None:
-    """Warn at the innermost line that is not of this package."""
+    """Warn at the innermost line that is of neither this package nor torch."""
     frame, level = sys._getframe(), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "mtl_accum":
+    while frame.f_back is not None and _package(frame) in ("mtl_accum", "torch"):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, OverBatches, PerTask, Split, SummedLoss
+from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, Offloaded, OverBatches, PerTask, Split, SummedLoss
 
 __all__ = ["ALL", "IN_PIECES", "Windowed", "every_edition", "in_pieces"]
 
@@ -20,6 +20,9 @@ class Windowed:
 
 
 IN_PIECES = [Cached(2), Split(head_chunks=2), Accumulated(Split(), 2), Checkpointed(Cached(2)), Offloaded(Cached(2))]
-ALL = [SummedLoss(), PerTask(), Split(), Windowed(), *IN_PIECES]
+LOSSES = [AsLoss(Split()), AsLoss(SummedLoss(), each=True)]
+LOSSES_IN_PIECES = [AsLoss(Cached(2)), AsLoss(Split(head_chunks=2), each=True), AsLoss(Accumulated(Split(), 2))]
+IN_PIECES += LOSSES_IN_PIECES
+ALL = [SummedLoss(), PerTask(), Split(), Windowed(), *LOSSES, *IN_PIECES]
 every_edition = pytest.mark.parametrize("edition", ALL, ids=repr)
 in_pieces = pytest.mark.parametrize("edition", IN_PIECES, ids=repr)

@@ -1,0 +1,416 @@
+"""A loss whose graph is already gone: the gradient of the plain loss, whatever the function does and the loop wants."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from mtl_accum import fold
+
+D = torch.float64
+
+
+class Net(nn.Module):
+    """A trunk, and heads that `forward` folds, or adds up as ever."""
+
+    def __init__(self, heads=3, dropout=0.0):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(3, 5), nn.Tanh())
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(5, 4), nn.Dropout(dropout), nn.Linear(4, 2)) for _ in range(heads)
+        )
+        self.to(D)
+
+    def forward(self, x, y, call=fold):
+        z = self.trunk(x)
+        return sum(call(lambda z, head=head: F.mse_loss(head(z), y), z) for head in self.heads)
+
+
+def plain(function, *inputs):
+    return function(*inputs)
+
+
+def data(samples=7):
+    torch.manual_seed(1)
+    return torch.randn(samples, 3, dtype=D), torch.randn(samples, 2, dtype=D)
+
+
+def gradients(loss, module, **named):
+    module.zero_grad()
+    torch.manual_seed(2)
+    loss().backward(**named)
+    return [None if parameter.grad is None else parameter.grad.clone() for parameter in module.parameters()]
+
+
+def assert_equal(one, other):
+    for mine, theirs in zip(one, other, strict=True):
+        assert (mine is None) == (theirs is None)
+        assert mine is None or torch.equal(mine, theirs)
+
+
+def test_the_same_to_the_last_bit():
+    net = Net(dropout=0.5)
+    assert_equal(gradients(lambda: net(*data()), net), gradients(lambda: net(*data(), plain), net))
+
+
+def test_the_graph_is_gone_and_the_trunks_is_not():
+    net, (x, y) = Net(1), data()
+    saved = weakref.WeakSet()
+
+    class Saved:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            saved.add(self)
+
+    def function(z):
+        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda packed: packed.tensor):
+            loss = F.mse_loss(net.heads[0](z), y)
+        assert saved
+        return loss
+
+    loss = fold(function, net.trunk(x))
+    gc.collect()
+    assert not saved
+    assert loss.requires_grad
+    assert all(parameter.grad is None for parameter in net.parameters())
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+# What a function may read, each as (module, loss of a call): the gradient must be the plain one's.
+def _containers(call):
+    net, (x, y) = Net(1), data()
+    z = net.trunk(x)
+    tree = {"z": [z, z], "y": (y, None, "name", 3), "net": net}
+    return net, call(lambda t, scale: F.mse_loss(net.heads[0](t["z"][0] * t["z"][1]), t["y"][0]) * scale, tree, 2.0)
+
+
+def _raw_tensor(call):
+    net, (x, y) = Net(1), data()
+    raw = net.heads[0][0].weight
+    return net, call(lambda z: F.mse_loss(z @ raw.T[:, :2], y), net.trunk(x))
+
+
+def _parameter_as_input_and_in_the_closure(call):
+    net, (x, y) = Net(1), data()
+    bias = net.heads[0][2].bias
+    return net, call(lambda z, b: F.mse_loss(net.heads[0](z) + b, y), net.trunk(x), bias)
+
+
+def _parametrization(call):
+    net, (x, y) = Net(1), data()
+    torch.manual_seed(3)
+    nn.utils.parametrizations.weight_norm(net.heads[0][0])
+    return net, call(lambda z: F.mse_loss(net.heads[0](z), y), net.trunk(x))
+
+
+def _hypernetwork(call):
+    net, (x, y) = Net(1), data()
+    weight = net.heads[0](net.trunk(x[:5] * 2)).T  # (2, 5), with a graph outside, used once
+    return net, call(lambda z: F.mse_loss(F.linear(z, weight), y), net.trunk(x))
+
+
+def _sum_of_two_leaves(call):  # autograd.grad returns one tensor for both
+    net, (x, y) = Net(2), data()
+    first, second = net.heads[0][2].bias, net.heads[1][2].bias
+    z = net.trunk(x)
+    one = call(lambda z: F.mse_loss((first + second) + z[:, :2], y), z)
+    return net, one + call(lambda z: (first * 3 + second + z[:, :2]).pow(2).sum(), z)
+
+
+def _expanded(call):  # autograd.grad returns a tensor of one number
+    net, (x, _) = Net(1), data()
+    z = net.trunk(x)
+    return net, call(lambda z: z.sum(), z) + call(lambda z: z.sum() * 2, z) + call(lambda z: z.pow(2).sum(), z)
+
+
+def _two_tensors_fused(call):
+    net, (x, _) = Net(1), data()
+    z = net.trunk(x)
+    one, other = z[:, :2], z[:, 2:4]
+    return net, call(lambda a, b: (a + b).sum() + (a * b).sum(), one, other) + call(
+        lambda a, b: (a - b).sum(), one, other
+    )
+
+
+def _no_parameters(call):
+    net, (x, _) = Net(1), data()
+    return net, call(lambda z: z.pow(2).mean(), net.trunk(x))
+
+
+def _frozen_head(call):
+    net, (x, y) = Net(1), data()
+    net.heads.requires_grad_(False)
+    return net, call(lambda z: F.mse_loss(net.heads[0](z), y), net.trunk(x))
+
+
+def _frozen_trunk(call):
+    net, (x, y) = Net(1), data()
+    net.trunk.requires_grad_(False)
+    return net, call(lambda z: F.mse_loss(net.heads[0](z), y), net.trunk(x))
+
+
+def _the_input_itself(call):
+    net, (x, _) = Net(1), data()
+    return net, call(lambda z: z, net.trunk(x).mean())
+
+
+def _the_trunk_inside(call):  # nothing is cut: all leaves are behind the loss
+    net, (x, y) = Net(1), data()
+    return net, call(lambda: F.mse_loss(net.heads[0](net.trunk(x)), y))
+
+
+def _sparse(call):
+    net = nn.Embedding(9, 2, sparse=True).to(D)
+    return net, call(lambda y: F.mse_loss(net(torch.tensor([1, 4, 1])), y), data(3)[1])
+
+
+def _complex(call):
+    net = nn.Module()
+    net.weight = nn.Parameter(torch.tensor([1 + 2j, 3 - 1j], dtype=torch.complex128))
+    return net, call(lambda y: (net.weight * y).abs().pow(2).sum(), data(3)[1])
+
+
+READS = [
+    _containers, _raw_tensor, _parameter_as_input_and_in_the_closure, _parametrization, _hypernetwork,
+    _sum_of_two_leaves, _expanded, _two_tensors_fused, _no_parameters, _frozen_head, _frozen_trunk, _the_input_itself,
+    _the_trunk_inside, _sparse, _complex,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("read", READS, ids=lambda read: read.__name__[1:])
+def test_whatever_it_reads(read):
+    results = []
+    for call in (plain, fold):
+        torch.manual_seed(4)
+        net, loss = read(call)
+        (loss * 0.5).backward()
+        results.append([parameter.grad for parameter in net.parameters()])
+    for mine, theirs in zip(*results, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            torch.testing.assert_close(mine.to_dense(), theirs.to_dense(), rtol=1e-14, atol=1e-14)
+
+
+def test_nothing_that_requires_a_gradient():
+    loss = fold(lambda x: x.sum(), torch.ones(3))
+    assert loss == 3
+    assert not loss.requires_grad
+
+
+def test_without_gradients_it_is_a_plain_call():
+    net, (x, y) = Net(1), data()
+    with torch.no_grad():
+        assert fold(lambda a, b: (a, b), x, y) == (x, y)
+        assert not net(x, y).requires_grad
+    with torch.inference_mode():
+        assert net(x, y).is_inference()
+
+
+# How a loop may go about it.
+def test_a_loss_that_is_scaled_and_accumulated():
+    net, (x, y) = Net(), data()
+
+    def steps(call):
+        net.zero_grad()
+        for part in (slice(0, 3), slice(3, 7)):
+            (net(x[part], y[part], call) * 0.3).backward()
+        return [parameter.grad for parameter in net.parameters()]
+
+    for mine, theirs in zip(steps(fold), steps(plain), strict=True):  # the factor comes last, not first
+        torch.testing.assert_close(mine, theirs, rtol=1e-14, atol=1e-15)
+
+
+def test_a_second_backward():
+    net, (x, y) = Net(1), data()
+    once = gradients(lambda: net(x, y), net)
+    net.zero_grad()
+    loss = net(x, y)
+    loss.backward(retain_graph=True)
+    loss.backward()
+    assert_equal([parameter.grad for parameter in net.parameters()], [2 * gradient for gradient in once])
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_a_batched_backward():
+    net, (x, y) = Net(2), data()
+    z = net.trunk(x)
+
+    def rows(call):
+        losses = torch.stack([call(lambda z, head=head: F.mse_loss(head(z), y), z) for head in net.heads])
+        return torch.autograd.grad(losses, [z, *net.heads.parameters()], torch.eye(2, dtype=D), is_grads_batched=True)
+
+    for mine, theirs in zip(rows(fold), rows(plain), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-14, atol=1e-14)
+
+
+def test_a_checkpointed_trunk():
+    net, (x, y) = Net(), data()
+
+    def loss(call):
+        z = checkpoint(net.trunk, x, use_reentrant=False)
+        return sum(call(lambda z, head=head: F.mse_loss(head(z), y), z) for head in net.heads)
+
+    assert_equal(gradients(lambda: loss(fold), net), gradients(lambda: loss(plain), net))
+
+
+def test_a_head_under_checkpoint():
+    net, (x, y) = Net(dropout=0.5), data()
+
+    def loss(call):
+        z = net.trunk(x)
+        return sum(
+            call(lambda z, head=head: F.mse_loss(checkpoint(head, z, use_reentrant=False), y), z) for head in net.heads
+        )
+
+    assert_equal(gradients(lambda: loss(fold), net), gradients(lambda: loss(plain), net))
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_anomaly_mode():
+    net, (x, y) = Net(), data()
+    with torch.autograd.detect_anomaly():
+        mine = gradients(lambda: net(x, y), net)
+    assert_equal(mine, gradients(lambda: net(x, y, plain), net))
+
+
+def test_compiled():
+    net, (x, y) = Net(), data()
+    compiled = torch.compile(net, backend="eager")
+    assert_equal(gradients(lambda: compiled(x, y), net), gradients(lambda: net(x, y, plain), net))
+
+
+def test_autocast_around_all():
+    net, (x, y) = Net().float(), [value.float() for value in data()]
+
+    def loss(call):
+        with torch.autocast("cpu", torch.bfloat16):
+            z = net.trunk(x)
+            return sum(
+                call(lambda z, head=head: _in_float32(lambda: F.mse_loss(head(z).float(), y)), z) for head in net.heads
+            )
+
+    assert_equal(gradients(lambda: loss(fold), net), gradients(lambda: loss(plain), net))
+
+
+def _in_float32(function):
+    """A loss in float32, whose backward would run in 16 bit under an autocast that is on at that time."""
+    result = function()
+    with torch.autocast("cpu", enabled=False):
+        return result + (torch.ones(4, 4, requires_grad=True) @ torch.ones(4, 4) * result).mean()
+
+
+@pytest.mark.parametrize("scale", [1024.0, torch.tensor(1024.0), lambda: 1024.0], ids=["number", "tensor", "callable"])
+def test_small_gradients_in_float16_are_kept(scale):
+    net, (x, y) = Net(2).float(), [value.float() for value in data()]
+
+    def loss(call):
+        with torch.autocast("cpu", torch.float16):
+            z = net.trunk(x)
+            return sum(call(lambda z, head=head: 1e-4 * F.mse_loss(head(z), y), z) for head in net.heads) * 1024
+
+    mine = gradients(lambda: loss(lambda function, z: fold(function, z, scale=scale)), net)
+    theirs = gradients(lambda: loss(plain), net)
+    lost = gradients(lambda: loss(lambda function, z: fold(function, z, scale=1.0)), net)
+    difference = max(((a - b).norm() / b.norm()).item() for a, b in zip(mine, theirs, strict=True))
+    assert difference < 2e-3
+    assert max(((a - b).norm() / b.norm()).item() for a, b in zip(lost, theirs, strict=True)) > 0.01
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["around", "inside"])
+def test_float16_without_a_scale(inside):
+    net, (x, y) = Net(1).float(), [value.float() for value in data()]
+    autocast = torch.autocast("cpu", torch.float16)
+    head = autocast(net.heads[0]) if inside else net.heads[0]
+    function = lambda z: F.mse_loss(head(z).float(), y)
+    with pytest.raises(RuntimeError, match="scale= for values in float16.*scaler.get_scale"):
+        if inside:
+            fold(function, net.trunk(x))
+        else:
+            autocast(lambda: fold(function, net.trunk(x)))()
+
+
+def test_hooks_on_parameters_run_once_in_the_backward():
+    net, (x, y) = Net(), data()
+    seen = []
+    handle = net.heads[0][0].weight.register_hook(lambda gradient: seen.append(gradient.clone()) or gradient * 10)
+    loss = net(x, y) * 0.5
+    assert not seen
+    loss.backward()
+    mine = net.heads[0][0].weight.grad.clone()
+    theirs = gradients(lambda: net(x, y, plain) * 0.5, net)
+    assert len(seen) == 2
+    assert torch.equal(*seen)
+    assert_equal([mine], [theirs[2]])
+    handle.remove()
+    assert_equal(gradients(lambda: net(x, y), net), gradients(lambda: net(x, y, plain), net))
+    assert len(seen) == 2
+
+
+# What is refused, in words.
+def test_a_derivative_of_the_derivative():
+    net, (x, y) = Net(), data()
+    with pytest.raises(RuntimeError, match="without create_graph=True.*cannot be differentiated again.*SummedLoss"):
+        net(x, y).backward(create_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "message"),
+    [
+        (lambda z: (z.sum(), z.sum()), TypeError, "fold: <lambda>: expected one 0-dim tensor as loss, found tuple"),
+        (lambda z: 3.0, TypeError, "expected one 0-dim tensor as loss, found float"),
+        (lambda z: z, ValueError, r"expected a 0-dim loss, found one of shape \(2, 3\); reduce it"),
+        (lambda z: z.mul_(2).sum(), RuntimeError, "fold: <lambda>: .* in-place operation on the representation"),
+    ],
+)
+def test_no_loss(function, kind, message):
+    with pytest.raises(kind, match=message):
+        fold(function, torch.ones(2, 3, requires_grad=True))
+
+
+@pytest.mark.parametrize(
+    ("scale", "kind", "message"),
+    [
+        ("1024", TypeError, "scale must be a number.*found '1024'"),
+        (True, TypeError, "scale must be a number"),
+        (torch.ones(2), TypeError, "scale must be a number"),
+        (lambda: None, TypeError, "scale must be a number"),
+        (0, ValueError, "scale must be a finite number greater than 0, found 0"),
+        (float("nan"), ValueError, "found nan"),
+    ],
+)
+def test_no_scale(scale, kind, message):
+    with pytest.raises(kind, match=message):
+        fold(lambda z: z.sum(), torch.ones(2, requires_grad=True), scale=scale)
+
+
+def test_features_that_the_trunk_computed_besides():
+    net, (x, y) = Net(1), data()
+    kept = []
+    net.trunk[0].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    z = net.trunk(x)
+    with pytest.raises(RuntimeError, match="expected to read the representation alone.*an input of its own"):
+        fold(lambda z: F.mse_loss(net.heads[0](z + kept[0]), y), z)
+
+
+def test_a_graph_outside_that_another_loss_has_freed():
+    net, (x, y) = Net(1), data()
+    weight = torch.exp(net.heads[0][2].bias)
+    z = net.trunk(x)
+    fold(lambda z: F.mse_loss(weight * net.heads[0](z), y), z)
+    with pytest.raises(RuntimeError, match="fold: <lambda>: it reads what another task.*computed; that graph is gone"):
+        fold(lambda z: F.mse_loss(weight * net.heads[0](z), y), z)
+
+
+def test_derivatives_of_the_input():
+    x = torch.ones(3, requires_grad=True)
+    z = x * 2
+    with pytest.raises(RuntimeError, match="not have been used in the graph"):
+        fold(lambda z: torch.autograd.grad(z.pow(2).sum(), x, create_graph=True)[0].sum(), z)
