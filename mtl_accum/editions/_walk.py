@@ -16,7 +16,8 @@ class Beginning:
     """A moment: which nodes of a graph were made after it in this thread."""
 
     def __init__(self) -> None:
-        node = torch.empty((), requires_grad=True).view_as(torch.empty(())).grad_fn
+        with torch.enable_grad():
+            node = torch.empty((), requires_grad=True).view(()).grad_fn
         assert node is not None
         self._number = node._sequence_nr()
 
