@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ __all__ = [
     "probability",
     "require_callables",
     "selector",
+    "selectors",
     "share",
     "size",
     "small_int",
@@ -118,6 +119,18 @@ def _hashable(value: Any) -> bool:
     return isinstance(value, Hashable)
 
 
+def _selector(value: Any) -> bool:
+    return callable(value) or _hashable(value)
+
+
+def _selectors(value: Any) -> bool:
+    if callable(value) or isinstance(value, str | bytes):
+        return True
+    if isinstance(value, Mapping):
+        return bool(value) and all(isinstance(name, str) and _selectors(inner) for name, inner in value.items())
+    return all(map(_selectors, value)) and len(value) > 0 if isinstance(value, Sequence) else _hashable(value)
+
+
 def _size(value: Any) -> bool:
     if not isinstance(value, str):
         return _integer(value, 1)
@@ -140,6 +153,9 @@ fraction = Rule("a number between 0 and 1", lambda value: _number(value) and 0 <
 share = Rule("a number from 0 to 1, 1 excluded", lambda value: _number(value) and 0 <= value < 1, "; ")
 probability = Rule("a number from 0 to 1", lambda value: _number(value) and 0 <= value <= 1)
 pair = Rule("two numbers", lambda value: isinstance(value, list | tuple) and len(value) == 2)
-selector = Rule("a key of the batch or a callable of it", lambda value: callable(value) or _hashable(value))
+selector = Rule("a key of the batch or a callable of it", _selector)
+selectors = Rule(
+    "a key of the batch, a callable of it, or a mapping (by the names of keywords) or tuple of these", _selectors
+)
 device = Rule("auto, cpu, cuda or cuda:N", lambda value: isinstance(value, str) and bool(_DEVICE.fullmatch(value)))
 size = Rule("a size such as 6GiB or 6GB, a share such as 80%, or auto", _size, "; ")

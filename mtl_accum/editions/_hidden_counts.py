@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mtl_accum.editions._inner_task import couples_samples
+from mtl_accum.editions._inner_task import couples_samples, obstacle_in_pieces
 
 __all__ = ["calls_inside", "note_call", "refuse_hidden"]
 
@@ -51,6 +51,11 @@ def refuse_hidden(name: str, task: Any, own: Sequence[float], taken: Sequence[fl
         raise ValueError(
             f"task '{name}': it calls a {type(task).__name__} that declares couples_samples=True, so that its loss "
             "over pieces is another loss; Cached without head_chunks, Split and PerTask give it the whole batch"
+        )
+    if reason := obstacle_in_pieces(task):
+        raise ValueError(
+            f"task '{name}': it calls a {type(task).__name__}; {reason}, so that the loss over pieces is another loss; "
+            "Cached without head_chunks, Split and PerTask give it the whole batch"
         )
     total, samples = sum(own), sum(taken)
     off = max(abs(mine * samples - its * total) for mine, its in zip(own, taken, strict=True))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
-__all__ = ["counted", "couples_samples", "facts"]
+__all__ = ["counted", "couples_samples", "facts", "obstacle_in_pieces"]
 
 Path = tuple[str, ...]  # the names of the submodules that lead from a module to one inside of it
 
@@ -40,11 +42,17 @@ def couples_samples(task: Any) -> bool:
     return bool(_declared(task)) if _declared(task) is not None else any(map(_declared, task.modules()))
 
 
+def obstacle_in_pieces(task: Any) -> str:
+    """Say why a task, or one below a module around it, is another loss over pieces of a batch; "" if none says so."""
+    return next(filter(None, (state() for state in _obstacles(task))), "")
+
+
 def facts(task: Any) -> dict[str, Any]:
     """Return what a task tells of itself by name, for the attributes of a callable around it."""
     source = counted(task)
     told = {name: getattr(source, name, None) for name in ("count", "presence", "terms", "absence")}
     told |= {"reduction": getattr(task, "reduction", None), "couples_samples": couples_samples(task)}
+    told["obstacle_in_pieces"] = partial(obstacle_in_pieces, task) if any(_obstacles(task)) else None
     return {name: value for name, value in told.items() if value is not None}
 
 
@@ -82,6 +90,16 @@ class _Around:
 def _declared(module: nn.Module) -> Any:
     """Return a module's `couples_samples`, None where it has none: many times faster than `getattr`, which raises."""
     return vars(module).get("couples_samples", getattr(type(module), "couples_samples", None))
+
+
+def _obstacles(task: Any) -> Iterator[Callable[[], str]]:
+    """Yield what states obstacles of a task and of those below it; of the class, for `getattr` of a module is slow."""
+    if not isinstance(task, nn.Module):
+        yield from filter(None, [getattr(task, "obstacle_in_pieces", None)])
+        return
+    for part in task.modules():
+        if (state := getattr(type(part), "obstacle_in_pieces", None)) is not None:
+            yield partial(state, part)
 
 
 def _inner_tasks(task: nn.Module) -> list[nn.Module]:

@@ -13,6 +13,7 @@ from mtl_accum.editions._forms import Form
 from mtl_accum.editions._inner_task import counted
 from mtl_accum.editions._parts import require_parts
 from mtl_accum.editions._pieces import Piece
+from mtl_accum.editions._refuse import refuse_weights
 from mtl_accum.editions._schedule import Schedule, run_inner
 from mtl_accum.editions._step import Step
 from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
@@ -54,7 +55,8 @@ class OverBatches(Schedule):
 
     Raises:
         TypeError: edition is none, or the batch is no list or tuple of batches.
-        ValueError: There is no batch; or a count, or the number of samples for a task without one, cannot be told.
+        ValueError: There is no batch; a task's weight is not exact over several; or a count, or the number of samples
+            for a task without one, cannot be told.
     """
 
     no_loss = "its batches come one after the other; let the trainer accumulate, with the loss of one batch at a time"
@@ -75,6 +77,7 @@ class OverBatches(Schedule):
         prepare = self.prepare or (lambda one: one)
         if len(batch) == 1:
             return run_inner(form, self.edition, trunk, tasks, prepare(batch[0]))
+        refuse_weights(self, tasks)
         with Step(
             trunk, tasks, batch, window=_one_after_the_other(batch, tasks), inner=self.edition, form=form
         ) as step:

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
-from mtl_accum.editions._inner_task import couples_samples
+from mtl_accum.editions._inner_task import couples_samples, obstacle_in_pieces
 from mtl_accum.editions._modules import is_compiled, modules_of, named_modules_of
 
-__all__ = ["refuse_batch_statistics", "refuse_coupled_samples", "refuse_hidden_modules"]
+__all__ = ["refuse_batch_statistics", "refuse_coupled_samples", "refuse_hidden_modules", "refuse_weights"]
 
 Parts = Mapping[str, Callable[..., Any]]  # the trunk and the tasks, by the name to call them
 
@@ -61,12 +61,23 @@ def _iterates(module: nn.Module) -> bool:
 
 
 def refuse_coupled_samples(edition: object, tasks: Parts) -> None:
-    """Raise ValueError if a task declares that its loss couples samples."""
+    """Raise ValueError if a task declares that its loss couples samples, or has a weight that pieces change."""
     for name, task in tasks.items():
         if couples_samples(task):
             raise ValueError(
                 f"{_name(edition)}: task '{name}' declares couples_samples=True: its loss over pieces is another loss; "
                 "Cached without head_chunks, Split and PerTask give it the whole batch"
+            )
+    refuse_weights(edition, tasks)
+
+
+def refuse_weights(edition: object, tasks: Mapping[str, Any]) -> None:
+    """Raise ValueError if a task's weight makes its loss over pieces of a batch another loss."""
+    for name, task in tasks.items():
+        if reason := obstacle_in_pieces(task):
+            raise ValueError(
+                f"{_name(edition)}: task '{name}': {reason}, so that the loss over pieces is another loss; Cached "
+                "without head_chunks, Split and PerTask give it the whole batch"
             )
 
 

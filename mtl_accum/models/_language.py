@@ -14,6 +14,7 @@ from mtl_accum.models._counts import count_labels
 from mtl_accum.models._masked import TokenCrossEntropy
 from mtl_accum.models._multi_task import MultiTaskModel, Selector, Task
 from mtl_accum.models._transformer import TransformerBlock, scaled_trunk
+from mtl_accum.models._weight import Weight
 
 __all__ = ["Ahead", "LanguageHead", "LanguageTask", "lm_heads"]
 
@@ -65,14 +66,14 @@ class LanguageTask(Task):
     Args:
         head: whose `words` run chunk by chunk.
         target: key of the batch, or callable of it: labels (N, L), int64, -100 where there is none.
-        weight: factor of the loss.
+        weight: as a `Task` has it.
         chunks: pieces of the sequence; 1 makes all logits at once, without checkpointing.
 
     Raises:
         ValueError: chunks is less than 1.
     """
 
-    def __init__(self, head: LanguageHead, target: Selector, weight: float = 1.0, *, chunks: int = 1) -> None:
+    def __init__(self, head: LanguageHead, target: Selector, weight: Weight = 1.0, *, chunks: int = 1) -> None:
         positive_int("chunks", chunks)
         super().__init__(head, TokenCrossEntropy(), target, weight, count_labels(target))
         self._chunks = chunks
@@ -88,7 +89,7 @@ class LanguageTask(Task):
         for features, theirs in pieces:
             part = partial(self._sum, watched=[])
             total = total + checkpoint(part, features, theirs, use_reentrant=False, preserve_rng_state=False)
-        return self.weight * total / (labels != -100).sum()
+        return self.weighted(total / (labels != -100).sum())
 
     def _sum(self, features: Tensor, labels: Tensor, watched: list[bool]) -> Tensor:
         logits: Tensor = self.head.words(features)  # type: ignore[attr-defined]

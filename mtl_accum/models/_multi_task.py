@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote
 
 import torch
 from torch import Tensor, nn
 
-from mtl_accum._validate import number, selector
+from mtl_accum._validate import selector, selectors
 from mtl_accum.editions import note_call
 from mtl_accum.models._default_count import default_count
 from mtl_accum.models._denominators import denominator
+from mtl_accum.models._weight import Weight, obstacle_in_pieces, require_weight, weighted
 
-__all__ = ["MultiTaskModel", "Selector", "Task", "select"]
+__all__ = ["Inputs", "MultiTaskModel", "Selector", "Task", "module_key", "select"]
 
 Selector = Hashable | Callable[[Any], Any]  # a key of the batch, or a function of it
+Inputs = Selector | Mapping[str, Any] | Sequence[Any]  # of selectors, or of such mappings and sequences
 
 
 class Task(nn.Module):
-    """One task: `weight * loss(head(representation), target)`.
+    """One task: `weight * loss(head(representation), target)`, or `weight(loss(head(representation), target))`.
 
     Args:
         head: maps the representation to the task's output.
         loss: maps (output, target) to a 0-dim loss: a mean over `count` terms.
         target: a key of the batch, or a callable of it. A batch without the key (or a callable that returns
             None or raises KeyError) has nothing for this task: it is absent.
-        weight: factor of the loss; it is part of the loss that an edition returns.
+        weight: factor of the loss: a number, or an `nn.Parameter` of shape (1,) (or (), which FSDP2 cannot shard); or
+            a module `weight(loss) -> loss`, such as `UncertaintyWeight`. It is part of the loss that an edition returns
+            and is trained with the task. In pieces of a batch a module must be affine, `a * loss + b`, and b be 0 where
+            the loss is a sum: `log(loss)` is refused there. Weights that all tasks share (a softmax over them) are no
+            task's own: weigh the losses instead.
         count: callable of the batch, the denominator of the mean: a number or a 0-dim tensor; 0 makes the task
             absent. See `count_labels`, `count_mask` and `count_present`. By default it is read only where the batch
             is cut or accumulated: for torch's cross-entropies the labels that are not ignored, with their classes'
@@ -41,9 +47,9 @@ class Task(nn.Module):
         watchers: called with every output and its target, in the head's own phase: metrics without a second forward.
 
     Raises:
-        TypeError: head or loss cannot be called, or weight is not a finite number.
-        ValueError: target can be neither a key nor called, reduction contradicts the loss's own, or a sum is given a
-            count.
+        TypeError: head or loss cannot be called, or weight is none of what it may be.
+        ValueError: target can be neither a key nor called, weight is a parameter with several elements, reduction
+            contradicts the loss's own, or a sum is given a count.
     """
 
     def __init__(
@@ -51,7 +57,7 @@ class Task(nn.Module):
         head: Callable[[Any], Any],
         loss: Callable[[Any, Any], Tensor],
         target: Selector,
-        weight: float = 1.0,
+        weight: Weight = 1.0,
         count: Callable[[Any], float | Tensor] | None = None,
         *,
         couples_samples: bool = False,
@@ -61,10 +67,10 @@ class Task(nn.Module):
         for name, value in (("head", head), ("loss", loss)):
             if not callable(value):
                 raise TypeError(f"{name} must be callable, found {value!r}")
-        if not number.met(weight):
-            raise TypeError(f"weight must be a number, found {weight!r:.200}")
+        require_weight(weight)
         selector("target", target)
-        self.head, self.loss, self._target, self.weight, self._count = head, loss, target, weight, count
+        self.head, self.loss, self._target, self._count = head, loss, target, count
+        self.weight: Weight = weight
         self.couples_samples, self._reduction = couples_samples, reduction
         self._check_reduction()
         self.watchers: list[Callable[[Any, Any], None]] = []
@@ -76,7 +82,19 @@ class Task(nn.Module):
         output, target = self.head(representation), self.target(batch)
         for watch in self.watchers:
             watch(output, target)
-        return self.weight * self.loss(output, target)
+        return self.weighted(self.loss(output, target))
+
+    def weighted(self, loss: Tensor) -> Tensor:
+        """Weigh the loss; for subclasses with a `forward` of their own.
+
+        Raises:
+            TypeError, ValueError: weight is a module that returned something else than a 0-dim tensor.
+        """
+        return weighted(self.weight, loss)
+
+    def obstacle_in_pieces(self) -> str:
+        """Say why the weight cannot be exact in pieces of a batch; "" where it can."""
+        return obstacle_in_pieces(self.weight, self.reduction)
 
     def target(self, batch: Any) -> Any:
         """What the head's output is compared with; None where the batch has nothing for this task."""
@@ -156,16 +174,19 @@ class MultiTaskModel(nn.Module):
     Args:
         trunk: maps what `inputs` selects to the representation.
         tasks: the tasks by name; any string is a name.
-        inputs: a key of the batch, or a callable of it.
+        inputs: a key of the batch, or a callable of it. A mapping of them is handed to the trunk as keywords, a tuple
+            or list as positions: `{"input_ids": "tokens", "attention_mask": "mask"}`, or `("image", measure_sizes)`;
+            an entry may be a mapping or tuple itself, and arrives as one. A key that is a tuple needs a callable.
 
     Raises:
         TypeError: trunk or tasks are no such thing, or a task is not a `Task`-like module.
-        ValueError: there is no task, or inputs can be neither a key nor called.
+        ValueError: there is no task, or inputs can be neither a key nor called, nor holds only such; or, when called,
+            a key is not in the batch.
     """
 
-    def __init__(self, trunk: nn.Module, tasks: Mapping[str, nn.Module], inputs: Selector) -> None:
+    def __init__(self, trunk: nn.Module, tasks: Mapping[str, nn.Module], inputs: Inputs) -> None:
         super().__init__()
-        selector("inputs", inputs)
+        selectors("inputs", inputs)
         if not callable(trunk):
             raise TypeError(f"trunk must be a module, found {trunk!r:.200}")
         if not isinstance(tasks, Mapping):
@@ -182,15 +203,36 @@ class MultiTaskModel(nn.Module):
 class _Inputs(nn.Module):
     """A module on the part of the batch that it reads."""
 
-    def __init__(self, module: nn.Module, inputs: Selector) -> None:
+    def __init__(self, module: nn.Module, inputs: Inputs) -> None:
         super().__init__()
-        self.module, self._inputs = module, inputs
+        self.module, self._inputs = module, _plain(inputs)
 
     def forward(self, batch: Any) -> Any:
-        if not callable(self._inputs) and isinstance(batch, Mapping) and self._inputs not in batch:
-            keys = ", ".join(map(str, batch))
-            raise ValueError(f"inputs must be a key of the batch ({keys}) or a callable of it, found {self._inputs!r}")
-        return self.module(select(self._inputs, batch))
+        value = _read(self._inputs, batch)
+        if isinstance(self._inputs, dict):
+            return self.module(**value)
+        return self.module(*value) if isinstance(self._inputs, tuple) else self.module(value)
+
+
+def _plain(inputs: Any) -> Any:
+    """Return a dict for a mapping and a tuple for a sequence, as deep as they go: those of a YAML file are Hydra's."""
+    if callable(inputs) or isinstance(inputs, str | bytes):
+        return inputs
+    if isinstance(inputs, Mapping):
+        return {name: _plain(value) for name, value in inputs.items()}
+    return tuple(map(_plain, inputs)) if isinstance(inputs, Sequence) else inputs
+
+
+def _read(inputs: Any, batch: Any) -> Any:
+    """Return the parts of a batch that keys and callables name, in their dict or tuple."""
+    if isinstance(inputs, dict):
+        return {name: _read(value, batch) for name, value in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(_read(value, batch) for value in inputs)
+    if not callable(inputs) and isinstance(batch, Mapping) and inputs not in batch:
+        keys = ", ".join(map(str, batch))
+        raise ValueError(f"inputs must be a key of the batch ({keys}) or a callable of it, found {inputs!r}")
+    return select(inputs, batch)
 
 
 class _Tasks(nn.Module, Mapping[str, Any]):
@@ -203,7 +245,7 @@ class _Tasks(nn.Module, Mapping[str, Any]):
         super().__init__()
         if not tasks:
             raise ValueError("tasks must hold at least one task, found none")
-        self._keys = {name: quote(name, safe=" ").replace(".", "%2E") or "%" for name in tasks}
+        self._keys = {name: module_key(name) for name in tasks}
         for name, task in tasks.items():
             if not isinstance(task, nn.Module):
                 raise TypeError(f"task '{name}' must be an nn.Module such as Task, found {type(task).__name__}")
@@ -217,6 +259,11 @@ class _Tasks(nn.Module, Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._keys)
+
+
+def module_key(name: str) -> str:
+    """Return the name of a submodule for any string, without the dots that torch reads as a path."""
+    return quote(name, safe=" ").replace(".", "%2E") or "%"
 
 
 def select(selector: Selector, batch: Any) -> Any:

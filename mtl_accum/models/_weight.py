@@ -1,0 +1,155 @@
+"""Weights of a task's loss: numbers, parameters and modules, and which of them are exact in pieces of a batch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from mtl_accum._validate import number
+from mtl_accum.editions import same_random_numbers
+
+__all__ = ["UncertaintyWeight", "Weight", "obstacle_in_pieces", "require_weight", "weighted"]
+
+Weight = float | nn.Parameter | nn.Module  # a module maps the loss to the weighted loss, both 0-dim
+
+
+class UncertaintyWeight(nn.Module):
+    """A learned weight of a task's loss: `exp(-s) * loss + s`, where s is the logarithm of the task's variance.
+
+    A task that is hard to learn gets a small weight, and `+ s` keeps the weights from vanishing. As it is affine in
+    the loss, it is exact in pieces of a batch too, unless the loss is a sum.
+
+    Reference: Kendall, Gal and Cipolla (2018), Multi-Task Learning Using Uncertainty to Weigh Losses for Scene
+    Geometry and Semantics.
+
+    Args:
+        log_variance: First value of s; the first weight is `exp(-log_variance)`.
+
+    Attributes:
+        log_variance: Parameter s, of shape (1,): FSDP2 cannot shard a 0-dim parameter.
+
+    Raises:
+        ValueError: log_variance is not a finite number.
+    """
+
+    def __init__(self, log_variance: float = 0.0) -> None:
+        super().__init__()
+        number("log_variance", log_variance)
+        self.log_variance = nn.Parameter(torch.full((1,), float(log_variance)))
+
+    def forward(self, loss: Tensor) -> Tensor:
+        """Weigh a 0-dim loss."""
+        log_variance = self.log_variance.squeeze()
+        return torch.exp(-log_variance) * loss + log_variance
+
+
+def require_weight(weight: object) -> None:
+    """Raise unless a value can be the weight of a task.
+
+    Raises:
+        TypeError: It is neither a finite number nor a floating-point parameter nor a module.
+        ValueError: It is a parameter of another shape than () or (1,).
+    """
+    if isinstance(weight, nn.Parameter):
+        if weight.shape not in ((), (1,)) or not weight.is_floating_point():
+            raise ValueError(
+                "weight must be a floating-point parameter of shape () or (1,), found one of shape "
+                f"{tuple(weight.shape)}, {weight.dtype}; give each task a parameter of its own"
+            )
+    elif isinstance(weight, type) or not (isinstance(weight, nn.Module) or number.met(weight)):
+        fix = "; wrap the tensor: nn.Parameter(tensor), or float(tensor)" if isinstance(weight, Tensor) else ""
+        raise TypeError(
+            "weight must be a number, an nn.Parameter or a module weight(loss) -> loss such as UncertaintyWeight(), "
+            f"found {f'{weight!r}':.200}{fix}"
+        )
+
+
+def weighted(weight: Any, loss: Tensor) -> Tensor:
+    """Return a weighted loss, 0-dim where the loss is.
+
+    Raises:
+        TypeError, ValueError: A module returned something else than a 0-dim tensor.
+    """
+    if not isinstance(weight, nn.Module):
+        factor = weight.squeeze() if isinstance(weight, Tensor) else weight
+        product: Tensor = factor * loss
+        return product
+    result = weight(loss)
+    if not isinstance(result, Tensor):
+        raise TypeError(f"weight ({type(weight).__name__}) must return a 0-dim tensor, found {type(result).__name__}")
+    if result.dim() and not loss.dim():
+        raise ValueError(
+            f"weight ({type(weight).__name__}) must return a 0-dim loss for a 0-dim loss, found one of shape "
+            f"{tuple(result.shape)}; squeeze() its parameter"
+        )
+    return result
+
+
+def obstacle_in_pieces(weight: Any, reduction: str) -> str:
+    """Say why a weighted loss over pieces of a batch is another loss; "" where it is not.
+
+    The shares of a mean add up to 1, so that `a * loss + b` is exact in pieces; a sum leaves no room for b.
+    """
+    if not isinstance(weight, nn.Module):
+        return ""
+    if weight not in _KINDS:
+        _KINDS[weight] = _kind(weight)
+    kind = _KINDS[weight]
+    if kind == "linear" or (kind == "affine" and reduction != "sum"):
+        return ""
+    why = "adds a term, which would come once a piece, to a sum (reduction='sum')" if kind == "affine" else kind
+    return f"its weight ({type(weight).__name__}) {why}"
+
+
+_OTHER = "is not affine in the loss: not a * loss + b"
+_KINDS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # looked at once, not once a step
+_LOSSES = (0.0, 1.0, 0.25, 4.0, 64.0, -1.0, 0.0)  # the first once more: a weight that changes with every call shows
+_SHIFT = 0.25  # of the parameters: s of `exp(-s) * loss + s` begins at 0, the exponent of a power at 1
+_ROUNDING = 1e-6  # relative; a module may compute in float32
+
+
+def _kind(weight: nn.Module) -> str:
+    """Tell by values what a module is as a function of the loss: "linear", "affine", or in words what else."""
+    try:
+        with _disable_current_modes(), torch.no_grad(), same_random_numbers():
+            kinds = {_kind_of(_values(weight, shift)) for shift in (0.0, _SHIFT)}
+    except Exception as error:  # whatever the user's module and its copying raise
+        return f"cannot be evaluated on a copy ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+    return next(kind for kind in (_OTHER, "affine", "linear") if kind in kinds)
+
+
+def _kind_of(values: list[float]) -> str:
+    """Tell what a function is by its values at `_LOSSES`."""
+    offset, slope = values[0], values[1] - values[0]
+    slack = _ROUNDING * max(map(abs, values))
+    differences = (abs(slope * loss + offset - value) for loss, value in zip(_LOSSES, values, strict=True))
+    if not slack < math.inf or not all(difference <= slack for difference in differences):  # NaN is no less
+        return _OTHER
+    return "affine" if offset else "linear"
+
+
+def _values(weight: nn.Module, shift: float) -> list[float]:
+    """Evaluate a copy of a module on the CPU in float64, with the same random numbers for every loss."""
+    tensors = [(p, shift) for p in weight.parameters()] + [(b, 0.0) for b in weight.buffers()]
+    function = copy.deepcopy(weight, {id(tensor): _plain(tensor, by) for tensor, by in tensors})
+    values = []
+    for loss in _LOSSES:
+        with same_random_numbers():
+            values.append(float(function(torch.tensor(loss, dtype=torch.float64, device="cpu"))))
+    return values
+
+
+def _plain(tensor: Tensor, shift: float) -> Tensor:
+    """Return a tensor on the CPU with the same values; 0.5 where it has none that could be read: sharded, or fake."""
+    readable = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta
+    values = tensor.detach().cpu() if readable else torch.full(tensor.shape, 0.5, device="cpu")
+    if not tensor.is_floating_point():
+        return values.clone()
+    values = values.to(torch.float64) + shift
+    return nn.Parameter(values, requires_grad=False) if isinstance(tensor, nn.Parameter) else values
