@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 
-from mtl_accum.editions import Tasks, Trunk, require_edition, tree_leaves
+from mtl_accum.editions import SummedLoss, Tasks, Trunk, require_edition, tree_leaves
 from mtl_accum.editions._counts import read_counts
 from mtl_accum.editions._pieces import Piece
 from mtl_accum.models._shadow import Shadow, beside, unregistered
@@ -48,7 +49,7 @@ class WithLoss(Shadow):
         tasks: Tasks or functions by name, in place of `model.tasks`. What they hold and the model does not (a learned
             weight) is registered below `with_loss`; load a state dict of the model alone with `strict=False` then.
         scale: The loss scale of an fp16 trainer: a number, or a callable such as `scaler.get_scale`.
-        group: The processes that average their gradients; see `edition.loss`.
+        group: The ranks that share a step, by default all; see `edition.loss`.
 
     Raises:
         TypeError: The edition is none or has no `loss`; model, trunk or tasks are no such thing; model is wrapped (by
@@ -157,11 +158,15 @@ def _batch(batch: Any, fields: dict[str, Any]) -> Any:
 
 def _require_loss(edition: object) -> None:
     require_edition(edition)
-    if not callable(getattr(edition, "loss", None)):
-        raise TypeError(
-            f"edition must have loss(trunk, tasks, batch), found {edition!r}, which has its backward inside; e.g. "
-            "Split(), which needs no more memory than PerTask()"
-        )
+    inner: Any = edition
+    while inner is not None:
+        no_loss = getattr(inner, "no_loss", None)
+        if no_loss is not None or not callable(getattr(inner, "loss", None)):
+            raise TypeError(
+                f"edition must have loss(trunk, tasks, batch), found {edition!r}; use Split() or another one that has"
+                + f" ({type(inner).__name__}: {no_loss})" * (no_loss is not None)
+            )
+        inner = getattr(inner, "edition", None)
 
 
 _AROUND = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule"}
@@ -199,16 +204,16 @@ def _kind(value: object) -> str:
 
 
 def _evaluate(trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Any]:
-    """Return the plain losses and outputs; every head runs once."""
+    """Return the plain losses and outputs; the trunk and every head run once."""
     z = trunk(batch)
     counts = read_counts(tasks, [Piece(None, batch)])
+    present = {name: task for name, task in tasks.items() if counts[name][None]}
     losses: dict[str, Tensor] = {}
-    seen: dict[str, list[Any]] = {name: [] for name in tasks}
-    for name, task in tasks.items():
-        if counts[name][None]:
-            with _watching(task, seen[name]):
-                losses[name] = task(z, batch)
-    total = torch.stack([*losses.values()]).sum() if losses else _like(z, batch, float("nan"))
+    total = _like(z, batch, math.nan)  # not 0, which would look like success
+    with ExitStack() as watchers:
+        seen = {name: watchers.enter_context(_watching(task)) for name, task in present.items()}
+        if present:
+            total, losses = SummedLoss().loss(lambda _: z, present, batch)
     absent = torch.zeros_like(total)
     return {
         "loss": total,
@@ -224,19 +229,18 @@ def _outputs(tasks: Tasks, z: Any, known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _watching(task: Any, outputs: list[Any]) -> Iterator[None]:
+def _watching(task: Any) -> Iterator[list[Any]]:
     """Collect a task's outputs, as far as it has watchers; a task in chunks has several."""
-    watchers = getattr(task, "watchers", None)
-    if not isinstance(watchers, list):
-        yield
-        return
+    outputs: list[Any] = []
 
     def watch(output: Any, _: Any) -> None:
         outputs.append(output)
 
+    watchers = getattr(task, "watchers", None)
+    watchers = watchers if isinstance(watchers, list) else []
     watchers.append(watch)
     try:
-        yield
+        yield outputs
     finally:
         watchers.remove(watch)
 
