@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -13,12 +14,10 @@ from mtl_accum._validate import selector, selectors
 from mtl_accum.editions import note_call
 from mtl_accum.models._default_count import default_count
 from mtl_accum.models._denominators import denominator
+from mtl_accum.models._inputs import Inputs, OnInputs, Selector, select
 from mtl_accum.models._weight import Weight, obstacle_in_pieces, require_weight, weighted
 
-__all__ = ["Inputs", "MultiTaskModel", "Selector", "Task", "module_key", "select"]
-
-Selector = Hashable | Callable[[Any], Any]  # a key of the batch, or a function of it
-Inputs = Selector | Mapping[str, Any] | Sequence[Any]  # of selectors, or of such mappings and sequences
+__all__ = ["MultiTaskModel", "Selector", "Task", "module_key", "run_head", "select"]
 
 
 class Task(nn.Module):
@@ -191,48 +190,13 @@ class MultiTaskModel(nn.Module):
             raise TypeError(f"trunk must be a module, found {trunk!r:.200}")
         if not isinstance(tasks, Mapping):
             raise TypeError(f"tasks must be a mapping from names to tasks, found {tasks!r:.200}")
-        self.trunk = _Inputs(trunk, inputs)
+        self.trunk = OnInputs(trunk, inputs)
         self.tasks = _Tasks(tasks)
 
     def forward(self, batch: Any) -> dict[str, Any]:
         """Every head's output, by the task's name."""
         representation = self.trunk(batch)
-        return {name: task.head(representation) for name, task in self.tasks.items()}
-
-
-class _Inputs(nn.Module):
-    """A module on the part of the batch that it reads."""
-
-    def __init__(self, module: nn.Module, inputs: Inputs) -> None:
-        super().__init__()
-        self.module, self._inputs = module, _plain(inputs)
-
-    def forward(self, batch: Any) -> Any:
-        value = _read(self._inputs, batch)
-        if isinstance(self._inputs, dict):
-            return self.module(**value)
-        return self.module(*value) if isinstance(self._inputs, tuple) else self.module(value)
-
-
-def _plain(inputs: Any) -> Any:
-    """Return a dict for a mapping and a tuple for a sequence, as deep as they go: those of a YAML file are Hydra's."""
-    if callable(inputs) or isinstance(inputs, str | bytes):
-        return inputs
-    if isinstance(inputs, Mapping):
-        return {name: _plain(value) for name, value in inputs.items()}
-    return tuple(map(_plain, inputs)) if isinstance(inputs, Sequence) else inputs
-
-
-def _read(inputs: Any, batch: Any) -> Any:
-    """Return the parts of a batch that keys and callables name, in their dict or tuple."""
-    if isinstance(inputs, dict):
-        return {name: _read(value, batch) for name, value in inputs.items()}
-    if isinstance(inputs, tuple):
-        return tuple(_read(value, batch) for value in inputs)
-    if not callable(inputs) and isinstance(batch, Mapping) and inputs not in batch:
-        keys = ", ".join(map(str, batch))
-        raise ValueError(f"inputs must be a key of the batch ({keys}) or a callable of it, found {inputs!r}")
-    return select(inputs, batch)
+        return {name: run_head(task, representation) for name, task in self.tasks.items()}
 
 
 class _Tasks(nn.Module, Mapping[str, Any]):
@@ -261,11 +225,22 @@ class _Tasks(nn.Module, Mapping[str, Any]):
         return len(self._keys)
 
 
+def run_head(task: Any, representation: Any) -> Any:
+    """Return a task's output without its loss.
+
+    FSDP2 gathers a task's parameters around its `forward`, which does not run here. With gradients this does not do so
+    in its place: the backward would find the parameters gone.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # slow to import, and there if anything is sharded
+    if fsdp is None or torch.is_grad_enabled() or not isinstance(task, fsdp.FSDPModule):
+        return task.head(representation)
+    task.unshard()
+    try:
+        return task.head(representation)
+    finally:
+        task.reshard()
+
+
 def module_key(name: str) -> str:
     """Return the name of a submodule for any string, without the dots that torch reads as a path."""
     return quote(name, safe=" ").replace(".", "%2E") or "%"
-
-
-def select(selector: Selector, batch: Any) -> Any:
-    """The part of a batch that a key or a callable names."""
-    return selector(batch) if callable(selector) else batch[selector]

@@ -26,6 +26,8 @@ class Shadow(nn.Module):
         modules: The submodules; by default the original's, in the same dictionary.
     """
 
+    _original: nn.Module
+
     def __init__(self, original: nn.Module, modules: dict[str, nn.Module | None] | None = None) -> None:
         mode = original.training
         vars(self)["_original"] = original  # no submodule: it would be a prefix of every name

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mtl_accum.editions import SummedLoss, Tasks, Trunk, require_edition, tree_leaves
 from mtl_accum.editions._counts import read_counts
 from mtl_accum.editions._pieces import Piece
+from mtl_accum.models._multi_task import run_head
 from mtl_accum.models._shadow import Shadow, beside, unregistered
 
 __all__ = ["WithLoss"]
@@ -39,7 +40,8 @@ class WithLoss(Shadow):
         fully_shard(model := WithLoss(model, Split()))
 
     Names are the model's: parameters, optimizer groups by name, and state dicts, which load into the model as it is and
-    back. The model's own `forward`, and hooks on it, do not run.
+    back. The model's own `forward`, and hooks on it, do not run. The Trainer of transformers has `eval_loss` and
+    predictions `(losses, outputs)`; `predict(data, ignore_keys=["loss", "losses"])` gives the outputs alone.
 
     Args:
         model: Holds the parameters; a `MultiTaskModel`, or any module with `.trunk` and `.tasks`.
@@ -56,6 +58,11 @@ class WithLoss(Shadow):
             DDP, FSDP2, `torch.compile`), which belongs around WithLoss; or a function trains what is not registered.
         ValueError: There is no task.
     """
+
+    _edition: Any
+    _trunk: Trunk | None
+    _tasks: Tasks | None
+    _options: dict[str, Any]
 
     accepts_loss_kwargs = False  # else the Trainer of transformers leaves the division by the accumulated steps to us
 
@@ -224,8 +231,8 @@ def _evaluate(trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Any]:
 
 def _outputs(tasks: Tasks, z: Any, known: Mapping[str, Any]) -> dict[str, Any]:
     """Return the output of every task with a head: as it is known, else from its head."""
-    heads = {name: getattr(task, "head", None) for name, task in tasks.items()}
-    return {name: known[name] if name in known else head(z) for name, head in heads.items() if callable(head)}
+    heads = {name: task for name, task in tasks.items() if callable(getattr(task, "head", None))}
+    return {name: known[name] if name in known else run_head(task, z) for name, task in heads.items()}
 
 
 @contextmanager
