@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn, Self
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mtl_accum.editions import SummedLoss, Tasks, Trunk, require_edition, tree_leaves
 from mtl_accum.editions._counts import read_counts
+from mtl_accum.editions._gradients import Scale
 from mtl_accum.editions._pieces import Piece
 from mtl_accum.models._multi_task import run_head
 from mtl_accum.models._shadow import Shadow, beside, unregistered
@@ -50,7 +51,7 @@ class WithLoss(Shadow):
             use the model's parts.
         tasks: Tasks or functions by name, in place of `model.tasks`. What they hold and the model does not (a learned
             weight) is registered below `with_loss`; load a state dict of the model alone with `strict=False` then.
-        scale: The loss scale of an fp16 trainer: a number, or a callable such as `scaler.get_scale`.
+        scale: The loss scale of an fp16 trainer: a number, a 0-dim tensor or a callable such as `scaler.get_scale`.
         group: The ranks that share a step, by default all; see `edition.loss`.
 
     Raises:
@@ -62,7 +63,7 @@ class WithLoss(Shadow):
     _edition: Any
     _trunk: Trunk | None
     _tasks: Tasks | None
-    _options: dict[str, Any]
+    _options: _Options
 
     accepts_loss_kwargs = False  # else the Trainer of transformers leaves the division by the accumulated steps to us
 
@@ -73,7 +74,7 @@ class WithLoss(Shadow):
         *,
         trunk: Trunk | None = None,
         tasks: Tasks | None = None,
-        scale: float | Callable[[], float] | None = None,
+        scale: Scale | None = None,
         group: Any = None,
     ) -> None:
         _require_loss(edition)
@@ -82,7 +83,7 @@ class WithLoss(Shadow):
         more = beside(model, own_trunk, own_tasks)
         super().__init__(model, None if more is None else {**model._modules, _BESIDE: more})
         # Not attributes: modules among them would be registered under their names.
-        vars(self).update(_edition=edition, _trunk=trunk, _tasks=tasks, _options={"scale": scale, "group": group})
+        vars(self).update(_edition=edition, _trunk=trunk, _tasks=tasks, _options=_Options(scale=scale, group=group))
         missing = unregistered(self, [own_trunk, *own_tasks.values()])
         if missing:
             names = ", ".join(missing[:5]) + ", ..." * (len(missing) > 5)
@@ -151,6 +152,13 @@ class WithLoss(Shadow):
                 "WithLoss: a submodule of the model was replaced after the tasks were given, which may still use the "
                 "old one; make WithLoss and its tasks again"
             )
+
+
+class _Options(dict[str, Any]):
+    """Keywords of `edition.loss`, shared by copies: the scaler is the trainer's, and a group of ranks has no copy."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Options:
+        return self
 
 
 def _batch(batch: Any, fields: dict[str, Any]) -> Any:

@@ -193,6 +193,12 @@ def test_a_function_trains_nothing_that_is_not_registered():
     WithLoss(net, Split(), trunk=net.encode, tasks={"a": lambda z, b: (net.classifier(z) - other(z)).square().mean()})
 
 
+def test_copies_share_the_scaler_of_the_trainer():
+    scaler = torch.amp.GradScaler("cpu")
+    wrapped = WithLoss(model(), Split(), scale=scaler.get_scale)
+    assert copy.deepcopy(wrapped)._options["scale"].__self__ is scaler
+
+
 @pytest.fixture
 def one_process():
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
