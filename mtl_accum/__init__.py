@@ -38,7 +38,16 @@ if TYPE_CHECKING:
         fold,
     )
     from mtl_accum.memory import predict
-    from mtl_accum.models import MultiTaskModel, Task, count_labels, count_mask, count_present, to_group_norm
+    from mtl_accum.models import (
+        MultiTaskModel,
+        Task,
+        UncertaintyWeight,
+        WithLoss,
+        count_labels,
+        count_mask,
+        count_present,
+        to_group_norm,
+    )
     from mtl_accum.planning import plan
 
 __all__ = [
@@ -56,6 +65,8 @@ __all__ = [
     "Split",
     "SummedLoss",
     "Task",
+    "UncertaintyWeight",
+    "WithLoss",
     "backward_scale",
     "check",
     "compare",
@@ -86,6 +97,8 @@ _HOMES = {
     "Split": "editions",
     "SummedLoss": "editions",
     "Task": "models",
+    "UncertaintyWeight": "models",
+    "WithLoss": "models",
     "backward_scale": "editions",
     "check": "_check",
     "compare": "_compare",

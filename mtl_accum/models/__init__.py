@@ -29,6 +29,8 @@ from mtl_accum.models._norm import FrozenBatchNorm2d
 from mtl_accum.models._resnet import Bottleneck, ResNetTrunk
 from mtl_accum.models._text8 import MaskedWordHead, SentenceHead, TokenHead, text8
 from mtl_accum.models._transformer import TransformerBlock, TransformerTrunk
+from mtl_accum.models._weight import UncertaintyWeight
+from mtl_accum.models._with_loss import WithLoss
 
 __all__ = [
     "ASPP",
@@ -53,7 +55,9 @@ __all__ = [
     "TokenHead",
     "TransformerBlock",
     "TransformerTrunk",
+    "UncertaintyWeight",
     "Valid",
+    "WithLoss",
     "absolute_error",
     "angle",
     "cosine_distance",

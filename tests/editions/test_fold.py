@@ -12,33 +12,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mtl_accum import fold
-
-D = torch.float64
-
-
-class Net(nn.Module):
-    """A trunk, and heads that `forward` folds, or adds up as ever."""
-
-    def __init__(self, heads=3, dropout=0.0):
-        super().__init__()
-        self.trunk = nn.Sequential(nn.Linear(3, 5), nn.Tanh())
-        self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(5, 4), nn.Dropout(dropout), nn.Linear(4, 2)) for _ in range(heads)
-        )
-        self.to(D)
-
-    def forward(self, x, y, call=fold):
-        z = self.trunk(x)
-        return sum(call(lambda z, head=head: F.mse_loss(head(z), y), z) for head in self.heads)
+from tests.editions.folded import D, Net, data
 
 
 def plain(function, *inputs):
     return function(*inputs)
-
-
-def data(samples=7):
-    torch.manual_seed(1)
-    return torch.randn(samples, 3, dtype=D), torch.randn(samples, 2, dtype=D)
 
 
 def gradients(loss, module, **named):
@@ -352,65 +330,3 @@ def test_hooks_on_parameters_run_once_in_the_backward():
     handle.remove()
     assert_equal(gradients(lambda: net(x, y), net), gradients(lambda: net(x, y, plain), net))
     assert len(seen) == 2
-
-
-# What is refused, in words.
-def test_a_derivative_of_the_derivative():
-    net, (x, y) = Net(), data()
-    with pytest.raises(RuntimeError, match="without create_graph=True.*cannot be differentiated again.*SummedLoss"):
-        net(x, y).backward(create_graph=True)
-
-
-@pytest.mark.parametrize(
-    ("function", "kind", "message"),
-    [
-        (lambda z: (z.sum(), z.sum()), TypeError, "fold: <lambda>: expected one 0-dim tensor as loss, found tuple"),
-        (lambda z: 3.0, TypeError, "expected one 0-dim tensor as loss, found float"),
-        (lambda z: z, ValueError, r"expected a 0-dim loss, found one of shape \(2, 3\); reduce it"),
-        (lambda z: z.mul_(2).sum(), RuntimeError, "fold: <lambda>: .* in-place operation on the representation"),
-    ],
-)
-def test_no_loss(function, kind, message):
-    with pytest.raises(kind, match=message):
-        fold(function, torch.ones(2, 3, requires_grad=True))
-
-
-@pytest.mark.parametrize(
-    ("scale", "kind", "message"),
-    [
-        ("1024", TypeError, "scale must be a number.*found '1024'"),
-        (True, TypeError, "scale must be a number"),
-        (torch.ones(2), TypeError, "scale must be a number"),
-        (lambda: None, TypeError, "scale must be a number"),
-        (0, ValueError, "scale must be a finite number greater than 0, found 0"),
-        (float("nan"), ValueError, "found nan"),
-    ],
-)
-def test_no_scale(scale, kind, message):
-    with pytest.raises(kind, match=message):
-        fold(lambda z: z.sum(), torch.ones(2, requires_grad=True), scale=scale)
-
-
-def test_features_that_the_trunk_computed_besides():
-    net, (x, y) = Net(1), data()
-    kept = []
-    net.trunk[0].register_forward_hook(lambda module, inputs, output: kept.append(output))
-    z = net.trunk(x)
-    with pytest.raises(RuntimeError, match="expected to read the representation alone.*an input of its own"):
-        fold(lambda z: F.mse_loss(net.heads[0](z + kept[0]), y), z)
-
-
-def test_a_graph_outside_that_another_loss_has_freed():
-    net, (x, y) = Net(1), data()
-    weight = torch.exp(net.heads[0][2].bias)
-    z = net.trunk(x)
-    fold(lambda z: F.mse_loss(weight * net.heads[0](z), y), z)
-    with pytest.raises(RuntimeError, match="fold: <lambda>: it reads what another task.*computed; that graph is gone"):
-        fold(lambda z: F.mse_loss(weight * net.heads[0](z), y), z)
-
-
-def test_derivatives_of_the_input():
-    x = torch.ones(3, requires_grad=True)
-    z = x * 2
-    with pytest.raises(RuntimeError, match="not have been used in the graph"):
-        fold(lambda z: torch.autograd.grad(z.pow(2).sum(), x, create_graph=True)[0].sum(), z)

@@ -1,0 +1,34 @@
+"""A network whose heads are folded, or added up as ever."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mtl_accum import fold
+
+__all__ = ["D", "Net", "data"]
+
+D = torch.float64
+
+
+class Net(nn.Module):
+    """A trunk, and heads that `forward` folds, or adds up as ever."""
+
+    def __init__(self, heads=3, dropout=0.0):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(3, 5), nn.Tanh())
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(5, 4), nn.Dropout(dropout), nn.Linear(4, 2)) for _ in range(heads)
+        )
+        self.to(D)
+
+    def forward(self, x, y, call=fold):
+        z = self.trunk(x)
+        return sum(call(lambda z, head=head: F.mse_loss(head(z), y), z) for head in self.heads)
+
+
+def data(samples=7):
+    torch.manual_seed(1)
+    return torch.randn(samples, 3, dtype=D), torch.randn(samples, 2, dtype=D)
