@@ -1,0 +1,28 @@
+"""The Accelerate page, with Accelerate."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.trainers.pages import CONVOLUTIONS, furthest
+
+pytest.importorskip("accelerate", reason="accelerate is not installed: pip install mtl-accum[trainers]")
+
+ACCELERATOR = "Accelerator(gradient_accumulation_steps=2"
+
+
+def changes(options: str = "", steps: int = 2) -> dict[str, str]:
+    return {ACCELERATOR: f"Accelerator(cpu=True, gradient_accumulation_steps={steps}{options}"}
+
+
+def test_the_page():
+    assert furthest("accelerate", changes=changes()) == 0
+
+
+@pytest.mark.parametrize("options", ["", ", mixed_precision='bf16'"])
+def test_equal_to_the_last_bit(options):
+    assert furthest("accelerate", network=CONVOLUTIONS, changes=changes(options)) == 0
+
+
+def test_a_factor_that_rounds():
+    assert furthest("accelerate", changes=changes(steps=3)) <= 1e-6

@@ -1,0 +1,71 @@
+"""The Hugging Face Trainer's page, with the Trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.trainers.pages import CONVOLUTIONS, furthest, network_code, run, weights
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+pytest.importorskip("accelerate", reason="accelerate is not installed: pip install mtl-accum[trainers]")
+
+ARGUMENTS = 'output_dir="out",'
+UNMASKED = network_code("hf_trainer").replace("nn.Dropout(0.1)", "nn.Identity()").replace('"sold"', '"labels"')
+
+
+def changes(options: str = "", saved: str = "no", **more: str) -> dict[str, str]:
+    options = f'use_cpu=True, disable_tqdm=True, save_strategy="{saved}", save_steps=2, logging_steps=1, {options}'
+    return {ARGUMENTS: f"{ARGUMENTS} {options}", **more}
+
+
+def test_the_page():
+    assert furthest("hf_trainer", changes=changes()) == 0
+
+
+@pytest.mark.parametrize("options", ["", "bf16=True,", "optim='sgd',"])
+def test_equal_to_the_last_bit(options):
+    assert furthest("hf_trainer", network=CONVOLUTIONS, changes=changes(options)) == 0
+
+
+def test_a_factor_that_rounds():
+    three = {"gradient_accumulation_steps=2": "gradient_accumulation_steps=3"}
+    assert furthest("hf_trainer", changes={**changes(), **three}) <= 1e-6
+
+
+def test_a_key_named_labels_does_not_switch_the_division_off():
+    at_once = {"train_batch_size=8": "train_batch_size=16", "accumulation_steps=2": "accumulation_steps=1"}
+    small = weights(run("hf_trainer", plain=False, network=UNMASKED, changes=changes()))
+    large = weights(run("hf_trainer", plain=False, network=UNMASKED, changes={**changes(), **at_once}))
+    for name, value in small.items():
+        torch.testing.assert_close(value, large[name], rtol=0, atol=1e-6)
+
+
+def test_evaluation():
+    logs = [run("hf_trainer", plain=plain, changes=changes())["trainer"].state.log_history for plain in (True, False)]
+    (plain, ours) = ([entry[key] for entry in log for key in ("loss", "eval_loss") if key in entry] for log in logs)
+    assert ours == plain
+    assert len(ours) == 5
+    assert min(ours) > 0
+
+
+def test_predictions_are_the_tasks_outputs():
+    names = run("hf_trainer", plain=False, changes=changes())
+    outputs = names["trainer"].predict(names["rows"][:10]).predictions
+    price, sold = outputs[-1]["price"], outputs[-1]["sold"]
+    assert price.shape == (10, 1)
+    assert sold.shape == (10, 2)
+
+
+def test_resumed_equals_undisturbed():
+    whole = weights(run("hf_trainer", plain=False, network=CONVOLUTIONS, changes=changes(saved="steps")))
+    (checkpoint,) = Path("out").glob("checkpoint-2")
+    again = {"trainer.train()": f"trainer.train(resume_from_checkpoint='{checkpoint}')"}
+    names = run("hf_trainer", plain=False, network=CONVOLUTIONS, changes={**changes(), **again})
+    for name, value in weights(names).items():
+        assert torch.equal(value, whole[name]), name
+    saved = load_file("out/checkpoint-4/model.safetensors")
+    names["model"].load_state_dict(saved)  # the bare model: its own names, all of them

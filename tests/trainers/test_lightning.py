@@ -1,0 +1,49 @@
+"""The Lightning page, with Lightning."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.trainers.pages import CONVOLUTIONS, furthest, run
+
+pytest.importorskip("lightning", reason="lightning is not installed: pip install mtl-accum[trainers]")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers which may be a bottleneck"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),  # Lightning's use of torch's pytrees
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+]
+
+TRAINER = "gradient_clip_val=0.5"
+QUIET = 'enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, accelerator="cpu"'
+FP16 = (
+    'plugins=[L.pytorch.plugins.MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]'  # 16-mixed is CUDA's
+)
+
+
+def changes(options: str = "", **more: str) -> dict[str, str]:
+    return {TRAINER: f"{TRAINER}, {QUIET}{options}", **more}
+
+
+def test_the_page():
+    assert furthest("lightning", changes=changes()) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["", ", precision='bf16-mixed'", ", gradient_clip_algorithm='value'", ", limit_train_batches=5"],
+)
+def test_equal_to_the_last_bit(options):
+    assert furthest("lightning", network=CONVOLUTIONS, changes=changes(options)) == 0
+
+
+def test_a_factor_that_rounds():
+    three = {"accumulate_grad_batches=2": "accumulate_grad_batches=3"}
+    assert furthest("lightning", changes={**changes(), **three}) <= 1e-6
+
+
+def test_val_loss():
+    losses = [
+        run("lightning", plain=plain, changes=changes())["trainer"].callback_metrics["val_loss"] for plain in (True, False)
+    ]
+    assert losses[0] == losses[1] > 0

@@ -1,0 +1,95 @@
+"""The pages of several processes, each with the page's loss and with the plain one, on two processes of this machine.
+
+The processes are started once for all quick pages, and once for the frameworks, whose imports take seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed import TCPStore
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RANKS = 2
+FRAMEWORKS = ["accelerate", "hf_trainer", "lightning"]
+networks = pytest.mark.parametrize("network", ["page", "convolutions"])
+
+
+def train(pages: list[str], folder: Path) -> list[dict]:
+    """Run pages on two processes and return each rank's final weights by (page, network, plain) and name."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=120))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store above: no port to be raced for
+        "TORCHELASTIC_RUN_ID": "tests",
+        "WORLD_SIZE": str(RANKS),
+        "LOCAL_WORLD_SIZE": str(RANKS),
+        "ACCELERATE_USE_CPU": "true",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.trainers.rank", *pages],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(RANKS)
+    ]
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * RANKS, "\n".join(outputs)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+@pytest.fixture(scope="module")
+def torch_alone(tmp_path_factory) -> list[dict]:
+    return train(["ddp", "fsdp2"], tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def frameworks(tmp_path_factory) -> list[dict]:
+    for name in ("accelerate", "transformers", "lightning"):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install mtl-accum[trainers]")
+    return train(FRAMEWORKS, tmp_path_factory.mktemp("ranks"))
+
+
+def pairs(ranks: list[dict], page: str, network: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield each parameter as the plain loop left it on rank 0, and as the page's loss left it on every rank."""
+    for trained in ranks:
+        for name, value in ranks[0][page, network, True].items():
+            yield value, trained[page, network, False][name]
+
+
+@networks
+@pytest.mark.parametrize("page", ["ddp", "fsdp2"])
+def test_equal_to_the_last_bit(torch_alone, page, network):
+    assert all(torch.equal(plain, ours) for plain, ours in pairs(torch_alone, page, network))
+
+
+@networks
+def test_ddp_and_fsdp2_train_the_same(torch_alone, network):
+    for name, value in torch_alone[0]["ddp", network, False].items():
+        torch.testing.assert_close(torch_alone[0]["fsdp2", network, False][name], value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@networks
+@pytest.mark.parametrize("page", FRAMEWORKS)
+def test_frameworks_equal_to_the_last_bit(frameworks, page, network):
+    assert all(torch.equal(plain, ours) for plain, ours in pairs(frameworks, page, network))
