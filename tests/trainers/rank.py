@@ -38,11 +38,17 @@ def forget_the_group() -> None:
         dist.destroy_process_group()
 
 
-def main(pages: list[str]) -> None:
+def cases(pages: list[str]) -> list[tuple[str, str, bool]]:
+    """Return (page, network, plain) of everything that is trained."""
+    return list(product(pages, ["page", "convolutions"], [True, False]))
+
+
+def main(pages: list[str], ports: list[str]) -> None:
+    """Run every case with a store of its own, which waits at one of the ports: groups are made and destroyed."""
     torch.set_num_threads(1)
     trained = {}
-    for number, (page, network, plain) in enumerate(product(pages, ["page", "convolutions"], [True, False])):
-        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)  # keys of its own in the store of the parent
+    for (page, network, plain), port in zip(cases(pages), ports, strict=True):
+        os.environ["MASTER_PORT"] = port
         code = CONVOLUTIONS if network == "convolutions" else None
         names = run(page, plain=plain, network=code, changes=CHANGES[page])
         trained[page, network, plain] = {name: whole(value) for name, value in names["model"].state_dict().items()}
@@ -54,4 +60,4 @@ if __name__ == "__main__":
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", ".*does not have many workers which may be a bottleneck")
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
-    main(sys.argv[1:])
+    main(sys.argv[1].split(","), sys.argv[2].split(","))

@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from torch.distributed import TCPStore
+
+from tests.trainers.rank import cases
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RANKS = 2
@@ -24,37 +26,45 @@ networks = pytest.mark.parametrize("network", ["page", "convolutions"])
 
 def train(pages: list[str], folder: Path) -> list[dict]:
     """Run pages on two processes and return each rank's final weights by (page, network, plain) and name."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=120))
+    stores = [TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in cases(pages)]
+    ports = ",".join(str(store.port) for store in stores)
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store above: no port to be raced for
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the stores above: no port to be raced for
         "TORCHELASTIC_RUN_ID": "tests",
         "WORLD_SIZE": str(RANKS),
         "LOCAL_WORLD_SIZE": str(RANKS),
         "ACCELERATE_USE_CPU": "true",
     }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.trainers.rank", *pages],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(RANKS)
-    ]
-    try:
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * RANKS, "\n".join(outputs)
+    command = [sys.executable, "-m", "tests.trainers.rank", ",".join(pages), ports]
+    with (folder / "output.txt").open("w") as output:
+        processes = [
+            subprocess.Popen(
+                command,
+                env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                cwd=folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            for rank in range(RANKS)
+        ]
+        wait(processes)
+    failed = any(process.returncode for process in processes)
+    assert not failed, (folder / "output.txt").read_text()
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+def wait(processes: list[subprocess.Popen]) -> None:
+    """Wait until all have ended, or one has failed, whose peers would wait for it for ever."""
+    end = time.monotonic() + 200
+    while any(process.poll() is None for process in processes):
+        if any(process.poll() for process in processes) or time.monotonic() > end:
+            for process in processes:
+                process.kill()
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
