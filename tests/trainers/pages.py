@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -53,7 +54,14 @@ def changed(code: str, changes: Mapping[str, str]) -> str:
     return code
 
 
-def run(page: str, *, plain: bool, network: str | None = None, changes: Mapping[str, str] | None = None) -> Any:
+def run(
+    page: str,
+    *,
+    plain: bool,
+    network: str | None = None,
+    changes: Mapping[str, str] = MappingProxyType({}),
+    ours: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Run a page from a known random state and return the names that it leaves.
 
     Args:
@@ -61,18 +69,19 @@ def run(page: str, *, plain: bool, network: str | None = None, changes: Mapping[
         plain: Whether its diffs are undone.
         network: Code that makes `model` and `rows`, in place of the page's own.
         changes: Replacements in the trainer's code, such as another precision.
+        ours: More of them, which are not in the plain loop.
     """
     names: dict[str, Any] = {"__name__": "__main__"}
     torch.manual_seed(0)
     exec(compile(network or network_code(page), f"<{page}, network>", "exec"), names)
     torch.manual_seed(1)
-    code = changed(trainer_code(page, plain=plain), changes or {})
+    code = changed(trainer_code(page, plain=plain), {**changes, **({} if plain else ours)})
     exec(compile(code, f"<{page}, plain={plain}>", "exec"), names)
     return names
 
 
 def weights(names: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the trained weights by name, and require that the training changed every one of them."""
+    """Return copies of the trained weights, by name."""
     return {name: value.detach().clone() for name, value in names["model"].state_dict().items()}
 
 

@@ -17,6 +17,15 @@ from torch.distributed.tensor import DTensor
 
 from tests.trainers.pages import CONVOLUTIONS, run
 
+# As a loop of one's own would be put into Lightning: nothing tells DDP of these backwards.
+BY_HAND = {
+    "super().__init__()": "super().__init__(); self.automatic_optimization = False",
+    "        return self.model(**batch)\n": (
+        "        optimizer = self.optimizers(); optimizer.zero_grad()\n"
+        "        Split().forward_backward(model.trunk, model.tasks, batch); optimizer.step()\n"
+    ),
+    "accumulate_grad_batches=2, gradient_clip_val=0.5, ": "",
+}
 QUIET = 'logger=False, accelerator="cpu", strategy="ddp", devices=2, enable_checkpointing=False, enable_progress_bar=False'
 CHANGES = {
     "ddp": {"dist.destroy_process_group()\n": ""},
@@ -38,20 +47,22 @@ def forget_the_group() -> None:
         dist.destroy_process_group()
 
 
-def cases(pages: list[str]) -> list[tuple[str, str, bool]]:
-    """Return (page, network, plain) of everything that is trained."""
-    return list(product(pages, ["page", "convolutions"], [True, False]))
+def cases(pages: list[str]) -> list[tuple[str, str, str]]:
+    """Return (page, network, loop) of everything that is trained."""
+    by_hand = [("lightning", "page", "by hand")] if "lightning" in pages else []
+    return [*product(pages, ["page", "convolutions"], ["plain", "ours"]), *by_hand]
 
 
 def main(pages: list[str], ports: list[str]) -> None:
     """Run every case with a store of its own, which waits at one of the ports: groups are made and destroyed."""
     torch.set_num_threads(1)
     trained = {}
-    for (page, network, plain), port in zip(cases(pages), ports, strict=True):
+    for (page, network, loop), port in zip(cases(pages), ports, strict=True):
         os.environ["MASTER_PORT"] = port
         code = CONVOLUTIONS if network == "convolutions" else None
-        names = run(page, plain=plain, network=code, changes=CHANGES[page])
-        trained[page, network, plain] = {name: whole(value) for name, value in names["model"].state_dict().items()}
+        changes = CHANGES[page] | (BY_HAND if loop == "by hand" else {})
+        names = run(page, plain=loop == "plain", network=code, changes=changes)
+        trained[page, network, loop] = {name: whole(value) for name, value in names["model"].state_dict().items()}
         forget_the_group()
     torch.save(trained, f"rank{os.environ['RANK']}.pt")
 
@@ -60,4 +71,5 @@ if __name__ == "__main__":
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", ".*does not have many workers which may be a bottleneck")
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", ".*on 2 processes: the gradients are this process's own")  # by hand
     main(sys.argv[1].split(","), sys.argv[2].split(","))

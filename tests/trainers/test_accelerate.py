@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.trainers.pages import CONVOLUTIONS, furthest
+from tests.trainers.pages import CONVOLUTIONS, furthest, run, text_of
 
 pytest.importorskip("accelerate", reason="accelerate is not installed: pip install mtl-accum[trainers]")
 
 ACCELERATOR = "Accelerator(gradient_accumulation_steps=2"
+
+SCALE = "scale=accelerator.scaler.get_scale"
 
 
 def changes(options: str = "", steps: int = 2) -> dict[str, str]:
@@ -22,6 +24,17 @@ def test_the_page():
 @pytest.mark.parametrize("options", ["", ", mixed_precision='bf16'"])
 def test_equal_to_the_last_bit(options):
     assert furthest("accelerate", network=CONVOLUTIONS, changes=changes(options)) == 0
+
+
+def test_fp16():
+    """Accelerate leaves fp16 out on a CPU; this is what it does on a GPU, with the CPU's scaler."""
+    scaler = 'accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu")'
+    made = {"\noptimizer = ": f"\n{scaler}\noptimizer = "}
+    assert SCALE in text_of("accelerate")
+    options = {**changes(", mixed_precision='fp16'"), **made}
+    assert furthest("accelerate", network=CONVOLUTIONS, changes=options, ours={"Split())": f"Split(), {SCALE})"}) == 0
+    with pytest.raises(RuntimeError, match="expected scale="):
+        run("accelerate", plain=False, network=CONVOLUTIONS, changes=options)
 
 
 def test_a_factor_that_rounds():

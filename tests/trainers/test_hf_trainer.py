@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.trainers.pages import CONVOLUTIONS, furthest, network_code, run, weights
+from tests.trainers.pages import CONVOLUTIONS, furthest, network_code, run, text_of, weights
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("accelerate", reason="accelerate is not installed: pip install mtl-accum[trainers]")
 
+SCALE = "scale=lambda: trainer.accelerator.scaler.get_scale()"
 ARGUMENTS = 'output_dir="out",'
 UNMASKED = network_code("hf_trainer").replace("nn.Dropout(0.1)", "nn.Identity()").replace('"sold"', '"labels"')
 
@@ -29,6 +30,17 @@ def test_the_page():
 @pytest.mark.parametrize("options", ["", "bf16=True,", "optim='sgd',"])
 def test_equal_to_the_last_bit(options):
     assert furthest("hf_trainer", network=CONVOLUTIONS, changes=changes(options)) == 0
+
+
+def test_fp16():
+    """The Trainer leaves fp16 to Accelerate, which leaves it out on a CPU; this is what it does on a GPU."""
+    scaler = 'trainer.accelerator.native_amp, trainer.accelerator.scaler = True, torch.amp.GradScaler("cpu")'
+    made = {"trainer.train()": f"{scaler}\ntrainer.train()"}
+    assert SCALE in text_of("hf_trainer")
+    options, ours = {**changes("fp16=True,"), **made}, {"Split())": f"Split(), {SCALE})"}
+    assert furthest("hf_trainer", network=CONVOLUTIONS, changes=options, ours=ours) == 0
+    with pytest.raises(RuntimeError, match="expected scale="):
+        run("hf_trainer", plain=False, network=CONVOLUTIONS, changes=options)
 
 
 def test_a_factor_that_rounds():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.trainers.pages import CONVOLUTIONS, furthest, run
+from tests.trainers.pages import CONVOLUTIONS, furthest, run, text_of
 
 pytest.importorskip("lightning", reason="lightning is not installed: pip install mtl-accum[trainers]")
 
@@ -16,9 +16,9 @@ pytestmark = [
 
 TRAINER = "gradient_clip_val=0.5"
 QUIET = 'enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, accelerator="cpu"'
-FP16 = (
-    'plugins=[L.pytorch.plugins.MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]'  # 16-mixed is CUDA's
-)
+# precision="16-mixed" is for GPUs; this is what it stands for, on the CPU.
+FP16 = ', plugins=[L.pytorch.plugins.MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]'
+SCALE = "scale=lambda: self.trainer.precision_plugin.scaler.get_scale()"
 
 
 def changes(options: str = "", **more: str) -> dict[str, str]:
@@ -40,6 +40,17 @@ def test_equal_to_the_last_bit(options):
 def test_a_factor_that_rounds():
     three = {"accumulate_grad_batches=2": "accumulate_grad_batches=3"}
     assert furthest("lightning", changes={**changes(), **three}) <= 1e-6
+
+
+def test_fp16():
+    ours = {"Split())": f"Split(), {SCALE})"}
+    assert SCALE in text_of("lightning")
+    assert furthest("lightning", network=CONVOLUTIONS, changes=changes(FP16), ours=ours) == 0
+
+
+def test_fp16_without_the_scale_is_refused():
+    with pytest.raises(RuntimeError, match=r"expected scale= .*scaler\.get_scale"):
+        run("lightning", plain=False, network=CONVOLUTIONS, changes=changes(FP16))
 
 
 def test_val_loss():
