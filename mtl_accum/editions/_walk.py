@@ -16,7 +16,7 @@ class Beginning:
     """A moment: which nodes of a graph were made after it in this thread."""
 
     def __init__(self) -> None:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             node = torch.empty((), requires_grad=True).view(()).grad_fn
         assert node is not None
         self._number = node._sequence_nr()

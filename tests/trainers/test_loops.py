@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch.utils.data import default_collate
 
-from tests.trainers.pages import CONVOLUTIONS, furthest
+from mtl_accum import Accumulated, Cached, Checkpointed, Split
+from tests.trainers.pages import CONVOLUTIONS, furthest, run
 
 network = pytest.mark.parametrize("network", [None, CONVOLUTIONS], ids=["the page's", "convolutions"])
 
@@ -32,3 +35,17 @@ def test_torchjd(network, aggregator, chunk):
     pytest.importorskip("torchjd", reason="torchjd is not installed: pip install mtl-accum[trainers]")
     changes = {"UPGrad": aggregator, "parallel_chunk_size=1": f"parallel_chunk_size={chunk}"}
     assert furthest("torchjd", network=network, changes=changes) == 0
+
+
+@pytest.mark.parametrize("edition", [Split(), Cached(3), Accumulated(Split(), 2), Checkpointed(Split())], ids=repr)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_validation_is_a_plain_evaluation(edition, mode):
+    names = run("plain_loop", plain=False)
+    model, batch = names["model"].eval(), default_collate(names["rows"][:7])
+    with mode():
+        z = model.trunk(batch)
+        expected = {name: task(z, batch) for name, task in model.tasks.items()}
+        total, losses = edition.loss(model.trunk, model.tasks, batch)
+    assert not total.requires_grad
+    torch.testing.assert_close(total, sum(expected.values()))
+    torch.testing.assert_close(losses, expected)
