@@ -26,13 +26,14 @@ BY_HAND = {
     ),
     "accumulate_grad_batches=2, gradient_clip_val=0.5, ": "",
 }
-QUIET = 'logger=False, accelerator="cpu", strategy="ddp", devices=2, enable_checkpointing=False, enable_progress_bar=False'
+QUIET = "logger=False, enable_checkpointing=False, enable_progress_bar=False"
+ON_TWO = 'accelerator="cpu", strategy="ddp", devices=2'
 CHANGES = {
     "ddp": {"dist.destroy_process_group()\n": ""},
     "fsdp2": {"dist.destroy_process_group()\n": ""},  # the weights are still to be gathered
     "accelerate": {"Accelerator(": "Accelerator(cpu=True, "},
     "hf_trainer": {'output_dir="out",': 'output_dir="out", use_cpu=True, disable_tqdm=True, save_strategy="no",'},
-    "lightning": {"logger=False": QUIET},
+    "lightning": {"logger=False": f"{QUIET}, {ON_TWO}"},
 }
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from tests.trainers.pages import CONVOLUTIONS, furthest, run, text_of
+from tests.trainers.pages import CONVOLUTIONS, furthest, run, text_of, weights
 
 pytest.importorskip("accelerate", reason="accelerate is not installed: pip install mtl-accum[trainers]")
 
@@ -35,6 +37,15 @@ def test_fp16():
     assert furthest("accelerate", network=CONVOLUTIONS, changes=options, ours={"Split())": f"Split(), {SCALE})"}) == 0
     with pytest.raises(RuntimeError, match="expected scale="):
         run("accelerate", plain=False, network=CONVOLUTIONS, changes=options)
+
+
+def test_a_saved_module_loads_into_the_bare_model():
+    names = run("accelerate", plain=False, changes=changes())
+    names["accelerator"].save_model(names["module"], "saved")
+    saved = load_file("saved/model.safetensors")
+    trained = weights(names)
+    assert saved.keys() == trained.keys()
+    assert all(torch.equal(saved[name], value) for name, value in trained.items())
 
 
 def test_a_factor_that_rounds():

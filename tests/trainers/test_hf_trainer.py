@@ -66,10 +66,11 @@ def test_evaluation():
 
 def test_predictions_are_the_tasks_outputs():
     names = run("hf_trainer", plain=False, changes=changes())
-    outputs = names["trainer"].predict(names["rows"][:10]).predictions
-    price, sold = outputs[-1]["price"], outputs[-1]["sold"]
-    assert price.shape == (10, 1)
-    assert sold.shape == (10, 2)
+    losses, outputs = names["trainer"].predict(names["rows"][:10]).predictions
+    assert losses.keys() == outputs.keys() == {"price", "sold"}
+    alone = names["trainer"].predict(names["rows"][:10], ignore_keys=["losses"]).predictions
+    assert {name: value.shape for name, value in alone.items()} == {"price": (10, 1), "sold": (10, 2)}
+    assert (alone["sold"] == outputs["sold"]).all()
 
 
 def test_resumed_equals_undisturbed():

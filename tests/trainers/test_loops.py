@@ -1,4 +1,4 @@
-"""The pages of loops that are the user's own: plain, AMP, TorchJD."""
+"""The pages of loops that are the user's own: plain and AMP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import default_collate
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Split
-from tests.trainers.pages import CONVOLUTIONS, furthest, run
+from tests.trainers.pages import CONVOLUTIONS, changed, furthest, run
 
 network = pytest.mark.parametrize("network", [None, CONVOLUTIONS], ids=["the page's", "convolutions"])
 
@@ -28,13 +28,11 @@ def test_amp(network, dtype):
     assert furthest("amp", network=network, changes={"torch.float16": dtype}) == 0
 
 
-@network
-@pytest.mark.parametrize("chunk", ["1", "None"])
-@pytest.mark.parametrize("aggregator", ["Sum", "UPGrad", "PCGrad", "MGDA"])
-def test_torchjd(network, aggregator, chunk):
-    pytest.importorskip("torchjd", reason="torchjd is not installed: pip install mtl-accum[trainers]")
-    changes = {"UPGrad": aggregator, "parallel_chunk_size=1": f"parallel_chunk_size={chunk}"}
-    assert furthest("torchjd", network=network, changes=changes) == 0
+def test_plain_loop_of_three_tasks_in_reverse_order():
+    third = {'"depth": Task': '"height": Task(dense(1), nn.MSELoss(), "depth"), "depth": Task', "nn.Dropout(0.2), ": ""}
+    three = changed(CONVOLUTIONS, third)
+    assert furthest("plain_loop", network=three, ours={"Split()": 'Split(order="reverse")'}) == 0
+    assert furthest("plain_loop", network=three) > 0, "and in the other order autograd's sum is another one"
 
 
 @pytest.mark.parametrize("edition", [Split(), Cached(3), Accumulated(Split(), 2), Checkpointed(Split())], ids=repr)

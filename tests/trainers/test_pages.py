@@ -12,11 +12,9 @@ every_page = pytest.mark.parametrize("page", PAGES)
 
 
 def test_every_page_is_in_the_index():
-    index = text_of("index")
-    assert PAGES == sorted(
-        ["accelerate", "amp", "ddp", "fsdp2", "hf_trainer", "lightning", "plain_loop", "torchjd"]
-    ), "a new page needs a test of its own"
-    assert [page for page in PAGES if f"]({page}.md)" not in index] == []
+    """And has a test, which the list below is to remind of."""
+    assert set(PAGES) == {"accelerate", "amp", "ddp", "fsdp2", "hf_trainer", "lightning", "plain_loop", "torchjd"}
+    assert [page for page in PAGES if f"]({page}.md)" not in text_of("index")] == []
 
 
 @every_page
