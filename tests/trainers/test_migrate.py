@@ -17,8 +17,8 @@ from tests.trainers.pages import DOCS, without
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 PAGE = (DOCS / "migrate.md").read_text(encoding="utf-8")
-LOOP, KEPT_CLASS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-DIFFS = re.findall(r"```diff\n(.*?)```", PAGE, re.DOTALL)
+LOOP, KEPT_CLASS, OWN_FORWARD = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+*DIFFS, OWN_DIFF = re.findall(r"```diff\n(.*?)```", PAGE, re.DOTALL)
 
 
 def execute(code: str) -> dict[str, Any]:
@@ -78,7 +78,13 @@ def test_half_of_the_memory_in_chunks():
     assert whole > 0.9 * original, "the page says that one large head alone saves next to nothing"
 
 
-def test_the_trainer_with_the_class_kept(caplog):
+def test_fold_in_your_own_forward():
+    ours, plain = execute(OWN_FORWARD), execute(without(OWN_FORWARD, [OWN_DIFF]))
+    for one, other in zip(ours["model"].parameters(), plain["model"].parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+
+
+def test_the_trainer_with_the_class_kept():
     pytest.importorskip("accelerate", reason="accelerate is not installed: pip install mtl-accum[trainers]")
     rows = execute(LOOP)["rows"]
     kept = execute(KEPT_CLASS)

@@ -43,4 +43,5 @@ def test_every_link_leads_somewhere():
             assert path.exists(), f"{page.name}: {target}"
             if anchor:
                 titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-                assert anchor[1:] in [title.lower().replace(" ", "-") for title in titles], f"{page.name}: {anchor}"
+                slugs = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+                assert anchor[1:] in slugs, f"{page.name}: {anchor}"
