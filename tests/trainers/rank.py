@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from tests.trainers.pages import CONVOLUTIONS, run
+from tests.trainers.pages import CONVOLUTIONS, PLAIN_STEPS, run
 
 # As a loop of one's own would be put into Lightning: nothing tells DDP of these backwards.
 BY_HAND = {
@@ -26,6 +26,7 @@ BY_HAND = {
     ),
     "accumulate_grad_batches=2, gradient_clip_val=0.5, ": "",
 }
+PLAIN_TRAINER = {"learning_rate=1e-2": "learning_rate=1e-2, optim='sgd'", "0.5": "0.0"}
 QUIET = "logger=False, enable_checkpointing=False, enable_progress_bar=False"
 ON_TWO = 'accelerator="cpu", strategy="ddp", devices=2'
 CHANGES = {
@@ -62,6 +63,8 @@ def main(pages: list[str], ports: list[str]) -> None:
         os.environ["MASTER_PORT"] = port
         code = CONVOLUTIONS if network == "convolutions" else None
         changes = CHANGES[page] | (BY_HAND if loop == "by hand" else {})
+        if network == "convolutions":
+            changes |= PLAIN_TRAINER if page == "hf_trainer" else PLAIN_STEPS
         names = run(page, plain=loop == "plain", network=code, changes=changes)
         trained[page, network, loop] = {name: whole(value) for name, value in names["model"].state_dict().items()}
         forget_the_group()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.trainers.pages import CONVOLUTIONS, furthest, run, text_of, weights
+from tests.trainers.pages import CONVOLUTIONS, PLAIN_STEPS, furthest, run, text_of, weights
 
 pytest.importorskip("accelerate", reason="accelerate is not installed: pip install mtl-accum[trainers]")
 
@@ -26,6 +26,10 @@ def test_the_page():
 @pytest.mark.parametrize("options", ["", ", mixed_precision='bf16'"])
 def test_equal_to_the_last_bit(options):
     assert furthest("accelerate", network=CONVOLUTIONS, changes=changes(options)) == 0
+
+
+def test_plain_steps():
+    assert furthest("accelerate", network=CONVOLUTIONS, changes={**changes(), **PLAIN_STEPS}) == 0
 
 
 def test_fp16():

@@ -14,6 +14,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 pytest.importorskip("accelerate", reason="accelerate is not installed: pip install mtl-accum[trainers]")
 
 SCALE = "scale=lambda: trainer.accelerator.scaler.get_scale()"
+UNCLIPPED = {"max_grad_norm=0.5": "max_grad_norm=0.0"}  # with SGD no constant factor goes unnoticed
 ARGUMENTS = 'output_dir="out",'
 UNMASKED = network_code("hf_trainer").replace("nn.Dropout(0.1)", "nn.Identity()").replace('"sold"', '"labels"')
 
@@ -43,15 +44,19 @@ def test_fp16():
         run("hf_trainer", plain=False, network=CONVOLUTIONS, changes=options)
 
 
+def test_plain_steps():
+    assert furthest("hf_trainer", network=CONVOLUTIONS, changes={**changes("optim='sgd',"), **UNCLIPPED}) == 0
+
+
 def test_a_factor_that_rounds():
     three = {"gradient_accumulation_steps=2": "gradient_accumulation_steps=3"}
     assert furthest("hf_trainer", changes={**changes(), **three}) <= 1e-6
 
 
 def test_a_key_named_labels_does_not_switch_the_division_off():
-    at_once = {"train_batch_size=8": "train_batch_size=16", "accumulation_steps=2": "accumulation_steps=1"}
-    small = weights(run("hf_trainer", plain=False, network=UNMASKED, changes=changes()))
-    large = weights(run("hf_trainer", plain=False, network=UNMASKED, changes={**changes(), **at_once}))
+    small = {**changes("optim='sgd',"), **UNCLIPPED}
+    large = {**small, "train_batch_size=8": "train_batch_size=16", "accumulation_steps=2": "accumulation_steps=1"}
+    small, large = (weights(run("hf_trainer", plain=False, network=UNMASKED, changes=each)) for each in (small, large))
     for name, value in small.items():
         torch.testing.assert_close(value, large[name], rtol=0, atol=1e-6)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.trainers.pages import CONVOLUTIONS, furthest, run, text_of
+from tests.trainers.pages import CONVOLUTIONS, PLAIN_STEPS, furthest, run, text_of
 
 pytest.importorskip("lightning", reason="lightning is not installed: pip install mtl-accum[trainers]")
 
@@ -36,6 +36,10 @@ def test_the_page():
 )
 def test_equal_to_the_last_bit(options):
     assert furthest("lightning", network=CONVOLUTIONS, changes=changes(options)) == 0
+
+
+def test_plain_steps():
+    assert furthest("lightning", network=CONVOLUTIONS, changes={**changes(), **PLAIN_STEPS}) == 0
 
 
 def test_a_factor_that_rounds():

@@ -7,14 +7,16 @@ import torch
 from torch.utils.data import default_collate
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Split
-from tests.trainers.pages import CONVOLUTIONS, changed, furthest, run
+from tests.trainers.pages import CONVOLUTIONS, PLAIN_STEPS, changed, furthest, run
 
 network = pytest.mark.parametrize("network", [None, CONVOLUTIONS], ids=["the page's", "convolutions"])
+steps = pytest.mark.parametrize("steps", [{}, PLAIN_STEPS], ids=["the page's steps", "plain steps"])
 
 
 @network
-def test_plain_loop(network):
-    assert furthest("plain_loop", network=network) == 0
+@steps
+def test_plain_loop(network, steps):
+    assert furthest("plain_loop", network=network, changes=steps) == 0
 
 
 def test_plain_loop_with_a_factor_that_rounds():
@@ -23,9 +25,10 @@ def test_plain_loop_with_a_factor_that_rounds():
 
 
 @network
+@steps
 @pytest.mark.parametrize("dtype", ["torch.float16", "torch.bfloat16"])
-def test_amp(network, dtype):
-    assert furthest("amp", network=network, changes={"torch.float16": dtype}) == 0
+def test_amp(network, steps, dtype):
+    assert furthest("amp", network=network, changes={**steps, "torch.float16": dtype}) == 0
 
 
 def test_plain_loop_of_three_tasks_in_reverse_order():
