@@ -227,8 +227,8 @@ def write(results: dict[str, Any], device: str, scales: dict[str, float], rounds
         "What neither counts is what an operator needs for itself: the backward of a cross-entropy over a vocabulary "
         "makes the gradient of the logits, as large as the log-probabilities that it has saved, before it can free "
         "them. No order of the passes avoids that; a loss in chunks makes it smaller (`model.chunks`, "
-        "`Split(head_chunks=...)`). In chunks a loss saves the last layer's input in place of the logits, and runs "
-        "that layer twice; its limit is counted so, too.",
+        "`Split(head_chunks=...)`). In chunks a loss makes the gradient of each chunk at once: it saves dL/d(features) "
+        "and the last layer's gradient in place of the logits; its limit is counted so, too.",
     )
     report.table(memory_table(results))
     report.table(parts_table(results))

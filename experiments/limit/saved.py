@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -101,17 +102,22 @@ def limit_of(parts: Parts) -> Limit:
 
 
 class _Saved:
-    """The storages that autograd saves inside the block, kept alive: an address is not given away twice."""
+    """What autograd saves inside the block, without what it has freed again: a loss in chunks frees its graphs."""
 
     def __init__(self) -> None:
-        self.storages: dict[int, int] = {}
-        self._alive: list[Tensor] = []
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
+        self._holders: list[weakref.ref[_Holder]] = []
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda holder: holder.tensor)
 
-    def _keep(self, tensor: Tensor) -> Tensor:
-        self.storages |= _storages([tensor])
-        self._alive.append(tensor.detach())
-        return tensor
+    @property
+    def storages(self) -> dict[int, int]:
+        """Bytes by address, of what is saved now."""
+        holders = (reference() for reference in self._holders)
+        return _storages([holder.tensor for holder in holders if holder is not None])
+
+    def _keep(self, tensor: Tensor) -> _Holder:
+        holder = _Holder(tensor.detach())  # not its graph, which would hold the holder
+        self._holders.append(weakref.ref(holder))
+        return holder
 
     def __enter__(self) -> _Saved:
         self._hooks.__enter__()
@@ -119,6 +125,13 @@ class _Saved:
 
     def __exit__(self, *error: object) -> None:
         self._hooks.__exit__(*error)
+
+
+class _Holder:
+    """A saved tensor, in autograd's hands alone."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
 
 def _storages(tensors: Iterable[Any]) -> dict[int, int]:

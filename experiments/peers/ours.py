@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from experiments.peers.networks import LR, Batch, Contrastive, MultiTask, Vocabulary
 from mtl_accum import Edition
 
-__all__ = ["contrastive", "cut_in_a_loop", "multi_task", "vocabulary"]
+__all__ = ["contrastive", "cut_in_a_loop", "multi_task", "vocabulary", "vocabulary_in_chunks"]
 
 
 def cut_in_a_loop(network: MultiTask, batches: Iterable[Batch]) -> None:
@@ -64,4 +64,16 @@ def vocabulary(network: Vocabulary, batches: Iterable[Batch], edition: Edition) 
     for batch in batches:
         optimizer.zero_grad()
         edition.forward_backward(model.trunk, model.tasks, batch)
+        optimizer.step()
+
+
+def vocabulary_in_chunks(network: Vocabulary, batches: Iterable[Batch]) -> None:
+    """`chunked`, in a loop that is there already."""
+    from mtl_accum.models import chunked
+
+    optimizer = torch.optim.SGD(network.parameters(), lr=LR)
+    summed = chunked(lambda z, y: F.cross_entropy(network.head(z), y, reduction="sum"), network.chunks)
+    for batch in batches:
+        optimizer.zero_grad()
+        (summed(network.trunk(batch["x"]), batch["word"]) / len(batch["word"])).backward()
         optimizer.step()

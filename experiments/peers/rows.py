@@ -142,6 +142,7 @@ ROWS = [
         remark=f"`CachedMultipleNegativesRankingLoss`; {_PIECES}; one encoder for both sides",
     ),
     Row("logits in one piece", "vocabulary", HAND, by_hand.logits),
+    Row("chunked, 8", "vocabulary", OURS, ours.vocabulary_in_chunks),
     Row("Split, 8 head chunks", "vocabulary", OURS, ours.vocabulary, {"edition": Split(head_chunks=8)}),
     Row(
         *("Accumulated, 8", "vocabulary", OURS, ours.vocabulary, {"edition": Accumulated(SummedLoss(), 8)}),

@@ -13,9 +13,10 @@ from mtl_accum.editions._explain import explain
 from mtl_accum.editions._gradients import Gradients, Scale, Sources, factor_of
 from mtl_accum.editions._phase import phase
 from mtl_accum.editions._pytree import flatten_any, unflatten
-from mtl_accum.editions._walk import Beginning, walk
+from mtl_accum.editions._scale import expected_scale, expecting
+from mtl_accum.editions._walk import Beginning, Graph, walk
 
-__all__ = ["fold", "take"]
+__all__ = ["fold", "own_graph", "require_loss", "take"]
 
 
 @eager
@@ -49,7 +50,8 @@ def fold(function: Callable[..., Tensor], *inputs: Any, scale: Scale | None = No
         function: Maps the inputs to a 0-dim loss. Parameters and raw tensors in its closure are right too.
         inputs: Any pytrees. Tensors that require a gradient are cut off from their graph for the call.
         scale: What losses will be multiplied by before their backward: a number, a 0-dim tensor, or a callable that
-            returns one. It stays in the kept gradients until the backward divides it out.
+            returns one. It stays in the kept gradients until the backward divides it out. By default that of an
+            edition or a `fold` around the call.
 
     Returns:
         The loss, 0-dim.
@@ -62,16 +64,16 @@ def fold(function: Callable[..., Tensor], *inputs: Any, scale: Scale | None = No
     """
     if not torch.is_grad_enabled():
         return function(*inputs)
-    factor = factor_of(scale)
+    factor = expected_scale() if scale is None else factor_of(scale)
     values, spec = flatten_any(inputs)
     cut = {value: value.detach().requires_grad_() for value in values if _has_graph(value)}
     roots = {leaf: value for value, leaf in cut.items()}
     who = f"fold: {_name(function)}"
     beginning = Beginning()
     try:
-        with phase(_name(function), "forward"):
+        with phase(_name(function), "forward"), expecting(factor):
             loss = function(*unflatten([cut[value] if _has_graph(value) else value for value in values], spec))
-        _require_loss(who, loss)
+        require_loss(who, loss)
         gradients = Gradients(factor)
         if not loss.requires_grad:
             return loss
@@ -105,9 +107,19 @@ def take(
         who: For messages.
 
     Raises:
-        RuntimeError: The graph runs into the one behind the cut, or it is in fp16 without a scale.
+        RuntimeError: See `own_graph`.
     """
-    graph = walk([loss], beginning, dtypes=gradients.unscaled)
+    graph = own_graph(loss, beginning, roots, who, dtypes=gradients.unscaled)
+    gradients.take(loss, graph.leaves, sources)
+
+
+def own_graph(loss: Tensor, beginning: Beginning, roots: Iterable[Tensor], who: str, *, dtypes: bool) -> Graph:
+    """Return the graph behind a loss, which ends at the cut.
+
+    Raises:
+        RuntimeError: The graph runs into the one behind the cut, or, where dtypes are looked at, it is in fp16.
+    """
+    graph = walk([loss], beginning, dtypes=dtypes)
     if graph.outside and not graph.outside.isdisjoint(walk(root for root in roots if root.requires_grad).nodes):
         raise RuntimeError(
             f"{who}: expected to read the representation alone, but it reads a tensor that was computed on the way to "
@@ -119,10 +131,11 @@ def take(
             f"{who}: expected scale= for values in float16, whose small gradients become 0 before the loss is "
             "multiplied; pass the scaler's, scale=scaler.get_scale, or use bfloat16"
         )
-    gradients.take(loss, graph.leaves, sources)
+    return graph
 
 
-def _require_loss(who: str, loss: Any) -> None:
+def require_loss(who: str, loss: Any) -> None:
+    """Raise TypeError or ValueError unless the loss is a 0-dim tensor."""
     if not isinstance(loss, Tensor):
         raise TypeError(f"{who}: expected one 0-dim tensor as loss, found {type(loss).__name__}; call fold once a loss")
     if loss.dim():

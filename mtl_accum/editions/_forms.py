@@ -78,7 +78,7 @@ class Attached(Form):
     defers = True
 
     def __init__(self, scale: float | Tensor | None, *, each: bool) -> None:
-        self._scale, self._each = scale, each
+        self.scale, self._each = scale, each
         self._gradients: dict[str, Gradients] = {}  # by task, or one
         self._plain: dict[str, Tensor] = {}  # losses whose graph goes on into the trunk
         self._z: Leaves | None = None
@@ -102,7 +102,7 @@ class Attached(Form):
             return
         assert self._z is not None
         assert self._beginning is not None
-        gradients = self._gradients.setdefault(key, Gradients(self._scale))
+        gradients = self._gradients.setdefault(key, Gradients(self.scale))
         take(gradients, loss, sources=self._z.sources, beginning=self._beginning, roots=self._roots, who=who)
 
     def send_back(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:

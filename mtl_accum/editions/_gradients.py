@@ -13,7 +13,7 @@ from mtl_accum.editions._autocast import without_autocast
 from mtl_accum.editions._pieces import Range
 from mtl_accum.editions._scale import start_gradient
 
-__all__ = ["SHORT", "Gradients", "Scale", "Sources", "Sum", "attach", "factor_of"]
+__all__ = ["SHORT", "Gradients", "Scale", "Sources", "Sum", "attach", "factor_of", "wide", "without_hooks"]
 
 SHORT = (torch.bfloat16, torch.float16)
 
@@ -89,7 +89,7 @@ class Gradients:
             retain_graph: Keep the graph for another loss.
         """
         start = torch.ones_like(loss) if self._scale is None else start_gradient(loss, self._scale)
-        with without_autocast(), _without_hooks(leaves):
+        with without_autocast(), without_hooks(leaves):
             gradients = torch.autograd.grad(loss, leaves, start, retain_graph=retain_graph, allow_unused=True)
         for leaf, gradient in zip(leaves, gradients, strict=True):
             if gradient is not None:
@@ -121,7 +121,13 @@ class Gradients:
         return attach(value, pairs, self._scale)
 
 
-def attach(value: Tensor, pairs: list[tuple[Tensor, Tensor]], scale: float | Tensor | None = None) -> Tensor:
+def attach(
+    value: Tensor,
+    pairs: list[tuple[Tensor, Tensor]],
+    scale: float | Tensor | None = None,
+    *,
+    disposable: bool = False,
+) -> Tensor:
     """Return a 0-dim value whose backward adds to each tensor the gradient that comes with it.
 
     A chain of nodes, one a tensor, so that each product is handed over before the next one is made: the peak is 1.1
@@ -131,6 +137,7 @@ def attach(value: Tensor, pairs: list[tuple[Tensor, Tensor]], scale: float | Ten
         value: 0-dim; its own graph is not part of the result.
         pairs: Gradients and tensors; emptied.
         scale: What the gradients are multiplied by already.
+        disposable: The gradients are nobody else's: the last backward multiplies them in place.
     """
     divisor = 1.0 if scale is None else scale
     value = value.detach()
@@ -139,7 +146,7 @@ def attach(value: Tensor, pairs: list[tuple[Tensor, Tensor]], scale: float | Ten
         return nothing
     for group in _together(pairs):
         gradients, tensors = zip(*group, strict=True)
-        value = _Attached.apply(value, divisor, len(group), *gradients, *tensors)  # type: ignore[no-untyped-call]
+        value = _Attached.apply(value, divisor, disposable, len(group), *gradients, *tensors)  # type: ignore[no-untyped-call]
     return value
 
 
@@ -156,6 +163,11 @@ def _together(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tensor,
             if size <= _SMALL:
                 group.append(pairs.pop())
         yield group
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the type to add gradients of a type up in: float32 for 16 bit."""
+    return torch.float32 if dtype in SHORT else dtype
 
 
 def factor_of(scale: Scale | None) -> float | Tensor | None:
@@ -181,7 +193,7 @@ def factor_of(scale: Scale | None) -> float | Tensor | None:
 
 
 @contextmanager
-def _without_hooks(leaves: Sequence[Tensor]) -> Iterator[None]:
+def without_hooks(leaves: Sequence[Tensor]) -> Iterator[None]:
     """Put the hooks of leaves aside, which belong to the backward that the caller runs later."""
     hooked = [(leaf, hooks) for leaf in leaves if (hooks := leaf._backward_hooks)]
     for leaf, _ in hooked:
@@ -199,14 +211,14 @@ class _Attached(torch.autograd.Function):
     generate_vmap_rule = True  # a batched backward, which TorchJD runs by default
 
     @staticmethod
-    def forward(value: Tensor, scale: Any, count: int, *gradients_and_tensors: Tensor) -> Tensor:
+    def forward(value: Tensor, scale: Any, disposable: bool, count: int, *gradients_and_tensors: Tensor) -> Tensor:
         """The value again."""
         return value.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         """Keep the gradients."""
-        _, ctx.scale, ctx.count, *gradients_and_tensors = inputs
+        _, ctx.scale, ctx.disposable, ctx.count, *gradients_and_tensors = inputs
         ctx.save_for_backward(*gradients_and_tensors[: ctx.count])
 
     @staticmethod
@@ -220,12 +232,24 @@ class _Attached(torch.autograd.Function):
                 "Hessian use the plain loss, or SummedLoss"
             )
         factor = start / ctx.scale
-        gradients = [_times(gradient, factor) for gradient in ctx.saved_tensors]
-        return start, None, None, *[None] * ctx.count, *gradients
+        times = _times_in_place if ctx.disposable and _is_last_backward(start) else _times
+        gradients = [times(gradient, factor) for gradient in ctx.saved_tensors]
+        return start, None, None, None, *[None] * ctx.count, *gradients
 
 
 def _times(gradient: Tensor, factor: Tensor) -> Tensor:
     return gradient * factor.to(gradient.dtype if gradient.dtype.is_complex else factor.dtype)
+
+
+def _times_in_place(gradient: Tensor, factor: Tensor) -> Tensor:
+    return gradient.mul_(factor)
+
+
+def _is_last_backward(start: Tensor) -> bool:
+    """Return whether the backward that runs frees its graph; one that is batched may not write in place."""
+    functorch = torch._C._functorch  # type: ignore[attr-defined]
+    batched = functorch.is_batchedtensor(start) or functorch.is_legacy_batchedtensor(start)
+    return not batched and not torch._C._autograd._get_current_graph_task_keep_graph()  # type: ignore[attr-defined]
 
 
 class _Nothing(torch.autograd.Function):

@@ -13,7 +13,13 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from mtl_accum.editions._inner_task import couples_samples, obstacle_in_pieces
 from mtl_accum.editions._modules import is_compiled, modules_of, named_modules_of
 
-__all__ = ["refuse_batch_statistics", "refuse_coupled_samples", "refuse_hidden_modules", "refuse_weights"]
+__all__ = [
+    "refuse_batch_statistics",
+    "refuse_coupled_samples",
+    "refuse_hidden_modules",
+    "refuse_weights",
+    "uses_batch_statistics",
+]
 
 Parts = Mapping[str, Callable[..., Any]]  # the trunk and the tasks, by the name to call them
 
@@ -27,7 +33,7 @@ def refuse_batch_statistics(edition: object, parts: Parts) -> None:
     for part, function in parts.items():
         for path, module in named_modules_of(function):
             where = ".".join(filter(None, (part, path)))
-            if _uses_batch_statistics(module):
+            if uses_batch_statistics(module):
                 raise ValueError(
                     f"{_name(edition)}: {where} ({type(module).__name__}) uses batch statistics, which "
                     "differ in pieces of the batch; convert it with mtl_accum.to_group_norm(module), put it in eval "
@@ -45,7 +51,8 @@ def refuse_batch_statistics(edition: object, parts: Parts) -> None:
 _OTHERS = re.compile(r"(InPlace)?ABN(Sync)?|InplaceAbn\w*|(Naive)?Synch?(ronized)?BatchNorm\w*|EvoNorm2dB\w*")
 
 
-def _uses_batch_statistics(module: nn.Module) -> bool:
+def uses_batch_statistics(module: nn.Module) -> bool:
+    """Return whether a module normalises over the samples of what it is given now."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return module.training or module.running_mean is None
     return module.training and any(_OTHERS.fullmatch(kind.__name__) for kind in type(module).__mro__)

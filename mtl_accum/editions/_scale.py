@@ -9,9 +9,10 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-__all__ = ["ambient_scale", "backward_scale", "set_aside", "start_gradient"]
+__all__ = ["ambient_scale", "backward_scale", "expected_scale", "expecting", "set_aside", "start_gradient"]
 
 _SCALE: ContextVar[float | Tensor] = ContextVar("mtl_accum_backward_scale", default=1.0)
+_EXPECTED: ContextVar[float | Tensor | None] = ContextVar("mtl_accum_expected_scale", default=None)
 
 
 @contextmanager
@@ -46,6 +47,22 @@ def set_aside() -> Iterator[float | Tensor | None]:
         yield scale
     finally:
         _SCALE.reset(token)
+
+
+@contextmanager
+def expecting(scale: float | Tensor | None) -> Iterator[None]:
+    """Tell losses that are computed in the block, and have their gradients made at once, what will multiply them."""
+    token = _EXPECTED.set(scale)
+    try:
+        yield
+    finally:
+        _EXPECTED.reset(token)
+
+
+def expected_scale() -> float | Tensor | None:
+    """Return what a loss that is computed now will be multiplied by before its backward; None where it is unknown."""
+    expected = _EXPECTED.get()
+    return ambient_scale() if expected is None else expected
 
 
 def ambient_scale() -> float | Tensor | None:

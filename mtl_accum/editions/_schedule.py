@@ -10,7 +10,7 @@ from torch import Tensor
 from mtl_accum.editions._eager import eager
 from mtl_accum.editions._forms import Attached, Backward, Form
 from mtl_accum.editions._gradients import Scale, factor_of
-from mtl_accum.editions._scale import ambient_scale
+from mtl_accum.editions._scale import ambient_scale, expecting
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -119,7 +119,8 @@ class Schedule(ABC):
                 "loss: expected no backward_scale around it, whose factor is for a backward that an edition runs; "
                 "multiply what loss returns, e.g. scaler.scale(total)"
             )
-        return run_inner(form, self, trunk, tasks, batch)
+        with expecting(form.scale):
+            return run_inner(form, self, trunk, tasks, batch)
 
 
 def run_inner(form: Form, edition: Edition, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Networks: the multi-task wrapper, trunks and heads."""
 
+from mtl_accum.models._chunked import chunked
 from mtl_accum.models._convolutional import ConvBlock, ConvClassifier, ConvTrunk, DenseHead
 from mtl_accum.models._counts import count_labels, count_mask, count_present
 from mtl_accum.models._default_count import default_count
@@ -60,6 +61,7 @@ __all__ = [
     "WithLoss",
     "absolute_error",
     "angle",
+    "chunked",
     "cosine_distance",
     "count_labels",
     "count_mask",

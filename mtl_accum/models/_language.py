@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from mtl_accum._validate import positive_int, small_int
+from mtl_accum.editions import note_call
+from mtl_accum.editions._scale import expected_scale
+from mtl_accum.models._chunked import Chunked
 from mtl_accum.models._counts import count_labels
 from mtl_accum.models._masked import TokenCrossEntropy
 from mtl_accum.models._multi_task import MultiTaskModel, Selector, Task
@@ -59,15 +61,16 @@ class LanguageHead(nn.Module):
 class LanguageTask(Task):
     """A language model's loss, in chunks of the sequence: the logits of all tokens never exist at once.
 
-    `weight * cross_entropy(head(representation), target)`, a mean over the labels that are not -100. Under
-    `torch.utils.checkpoint` each chunk makes its logits anew in the backward: one more pass of the last layer, and
-    logits, their log-softmax and their gradient for 1 / chunks of the tokens in place of all.
+    `weight * cross_entropy(head(representation), target)`, a mean over the labels that are not -100. Each chunk makes
+    its logits and their gradient at once, see `chunked`: logits, their log-softmax and their gradient exist for
+    1 / chunks of the tokens. The gradient of the last layer is held until the backward: once for each head where the
+    losses of heads that share the layer wait for one backward, as under `SummedLoss`.
 
     Args:
         head: whose `words` run chunk by chunk.
         target: key of the batch, or callable of it: labels (N, L), int64, -100 where there is none.
         weight: as a `Task` has it.
-        chunks: pieces of the sequence; 1 makes all logits at once, without checkpointing.
+        chunks: pieces of the sequence; 1 makes all logits at once, in autograd's own graph.
 
     Raises:
         ValueError: chunks is less than 1.
@@ -82,22 +85,28 @@ class LanguageTask(Task):
         """The weighted loss, a 0-dim tensor."""
         if self._chunks == 1:
             return super().forward(representation, batch)
+        if not torch.compiler.is_compiling():
+            note_call(self)
         labels: Tensor = self.target(batch)
         hidden: Tensor = self.head.hidden(representation)  # type: ignore[attr-defined]
-        total = hidden.new_zeros(())
-        pieces = zip(hidden.chunk(self._chunks, 1), labels.chunk(self._chunks, 1), strict=True)
-        for features, theirs in pieces:
-            part = partial(self._sum, watched=[])
-            total = total + checkpoint(part, features, theirs, use_reentrant=False, preserve_rng_state=False)
-        return self.weighted(total / (labels != -100).sum())
+        count = (labels != -100).sum()
+        summed = Chunked(self._sum, self._chunks, dim=1, scale=_scale(count), trusted=True)
+        return self.weighted(summed(hidden, labels) / count)
 
-    def _sum(self, features: Tensor, labels: Tensor, watched: list[bool]) -> Tensor:
+    def _sum(self, features: Tensor, labels: Tensor) -> Tensor:
         logits: Tensor = self.head.words(features)  # type: ignore[attr-defined]
-        if not watched:  # else it runs again, for the backward
-            watched.append(True)
-            for watch in self.watchers:
-                watch(logits, labels)
+        for watch in self.watchers:
+            watch(logits, labels)
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+
+
+def _scale(count: Tensor) -> float | Tensor:
+    """Return what a sum over so many labels will be multiplied by before its backward.
+
+    Where that is unknown, 1: in fp16 the gradient of a sum needs no scale, as that of a mean does.
+    """
+    scale = expected_scale()
+    return 1.0 if scale is None else scale / count.clamp(min=1)
 
 
 def lm_heads(

@@ -1,0 +1,113 @@
+"""The gradient of a sum of losses, taken from one loss after the other, in one buffer a leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mtl_accum.editions._autocast import without_autocast
+from mtl_accum.editions._fold import own_graph, require_loss
+from mtl_accum.editions._gradients import attach, wide, without_hooks
+from mtl_accum.editions._walk import Beginning, Graph, walk
+from mtl_accum.models._graph_shortcuts import Product, products_in, start_of_backward
+
+__all__ = ["ChunkGradients"]
+
+
+class ChunkGradients:
+    """Gradients of the inputs, filled in slice by slice, and of all other leaves, summed over the chunks.
+
+    Sums for 16-bit leaves are in float32. The gradient of a linear layer's large weight is multiplied straight into its
+    buffer: a new one in every chunk would be a second copy of a vocabulary matrix.
+
+    Args:
+        inputs: The tensors that chunks are cut from.
+        dim: The dimension that they are cut along.
+        scale: A factor that the gradients carry until the backward divides it out.
+        who: For messages.
+    """
+
+    def __init__(self, inputs: Sequence[Tensor], dim: int, scale: float | Tensor | None, who: str) -> None:
+        self._inputs, self._dim, self._scale, self._who = inputs, dim, scale, who
+        self._slices: dict[int, Tensor] = {}  # by the input's position
+        self._sums: dict[Tensor, Tensor] = {}
+        self._any = False
+        self._beginning = Beginning() if torch.is_grad_enabled() else None
+
+    def take(self, function: Callable[..., Tensor], start: int, length: int) -> Tensor:
+        """Run a function on one chunk, add the gradient of its loss, free its graph, and return the loss.
+
+        Raises:
+            TypeError: The function returns no tensor.
+            ValueError: The loss is not 0-dim.
+            RuntimeError: The function reads the graph behind the inputs, or is in float16 without a scale.
+        """
+        chunk = [x.detach().narrow(self._dim, start, length).requires_grad_(x.requires_grad) for x in self._inputs]
+        loss = function(*chunk)
+        require_loss(self._who, loss)
+        value = loss.detach().clone()
+        if loss.requires_grad:
+            graph = self._walk(loss)
+            slices = {piece: index for index, piece in enumerate(chunk) if piece.requires_grad}
+            products = [product for product in products_in(graph) if product.weight not in slices]
+            direct = {product.weight for product in products}
+            leaves = [leaf for leaf in graph.leaves if leaf not in direct and leaf not in slices]
+            with without_autocast(), without_hooks(leaves), torch.no_grad():
+                root, first = start_of_backward(loss, self._scale)
+                del loss, graph  # the nodes above the logits hold a tensor as large as these
+                wanted = [*slices, *leaves, *(product.output for product in products)]
+                gradients = list(torch.autograd.grad([root], wanted, [first], allow_unused=True))
+                for product in reversed(products):
+                    self._add_product(product, gradients.pop())
+                for leaf in reversed(leaves):
+                    self._add(leaf, gradients.pop())
+                for index in reversed(slices.values()):
+                    self._fill(index, start, gradients.pop())
+        return value
+
+    def attach(self, value: Tensor) -> Tensor:
+        """Return a value with these gradients attached, and keep them no longer."""
+        if not self._any:
+            return value
+        pairs = [(gradient, self._inputs[index]) for index, gradient in self._slices.items()]
+        self._slices.clear()
+        while self._sums:
+            leaf, total = self._sums.popitem()
+            pairs.append((total.to(leaf.dtype), leaf))
+            del total
+        return attach(value, pairs, self._scale, disposable=True)
+
+    def _walk(self, loss: Tensor) -> Graph:
+        """Walk a chunk's graph, the first one with a look at what must not be in it."""
+        if self._any or self._beginning is None:
+            return walk([loss])
+        self._any = True
+        return own_graph(loss, self._beginning, self._inputs, self._who, dtypes=self._scale is None)
+
+    def _fill(self, index: int, start: int, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            if index not in self._slices:
+                self._slices[index] = torch.zeros_like(self._inputs[index])
+            self._slices[index].narrow(self._dim, start, gradient.shape[self._dim]).copy_(gradient)
+
+    def _add(self, leaf: Tensor, gradient: Tensor | None) -> None:
+        if gradient is None:
+            return
+        if leaf in self._sums:
+            self._sums[leaf].add_(gradient)  # the kernel widens the term
+        else:  # a copy: autograd may return one tensor for two leaves, or an expanded one
+            self._sums[leaf] = gradient.to(wide(leaf.dtype), copy=True)
+
+    def _add_product(self, product: Product, of_output: Tensor | None) -> None:
+        if of_output is None:
+            return
+        weight, features = product.weight, product.features
+        total = self._sums.get(weight)
+        if total is None:
+            self._sums[weight] = (of_output.T @ features).to(wide(weight.dtype))
+        elif total.dtype == features.dtype:
+            total.addmm_(of_output.T, features)
+        else:
+            total.add_(of_output.T @ features)

@@ -1,0 +1,85 @@
+"""Two places of a graph where autograd makes tensors that need not be: a large weight's gradient, and softmax's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from mtl_accum.editions._scale import start_gradient
+from mtl_accum.editions._walk import Graph
+
+__all__ = ["Product", "products_in", "start_of_backward"]
+
+# By the name of a matrix product's node: which of its inputs is the weight, and the name of the saved features.
+_PRODUCTS = {"AddmmBackward0": (2, "_saved_mat1"), "MmBackward0": (1, "_saved_self")}
+_LIKELIHOODS = {"NllLossBackward0", "NllLoss2DBackward0"}
+_SUM = 2  # torch's number for reduction="sum"
+
+
+class Product(NamedTuple):
+    """A linear layer's weight, whose gradient is dL/d(output), transposed, times the features.
+
+    Attributes:
+        weight: (out, in), a leaf.
+        features: (rows, in).
+        output: Where dL/d(output), (rows, out), arrives.
+    """
+
+    weight: Tensor
+    features: Tensor
+    output: GradientEdge
+
+
+def products_in(graph: Graph) -> list[Product]:
+    """Return the linear layers whose weights have more entries than dL/d(output) and features together."""
+    uses = Counter(below for node in graph.nodes for below, _ in node.next_functions)
+    products = (_product(node, uses) for node in graph.nodes if node.name() in _PRODUCTS)
+    return [product for product in products if product is not None]
+
+
+def _product(node: Any, uses: Counter[Any]) -> Product | None:
+    place, saved = _PRODUCTS[node.name()]
+    transposed = node.next_functions[place][0]
+    if transposed is None or transposed.name() != "TBackward0" or getattr(node, "_saved_alpha", 1) != 1:
+        return None
+    end = transposed.next_functions[0][0]
+    if end.name() == "ToCopyBackward0" and uses[transposed] == 1:  # autocast
+        transposed, end = end, end.next_functions[0][0]
+    weight = getattr(end, "variable", None)
+    if weight is None or uses[transposed] > 1 or uses[end] > 1 or is_traceable_wrapper_subclass(weight):
+        return None
+    features: Tensor = getattr(node, saved)
+    smaller = len(features) * sum(weight.shape) < weight.numel()
+    return Product(weight, features.detach(), GradientEdge(node, 0)) if smaller else None
+
+
+def start_of_backward(loss: Tensor, scale: float | Tensor | None) -> tuple[Tensor | GradientEdge, Tensor]:
+    """Return where the backward of a loss begins, and the gradient to begin with.
+
+    That is the loss and its scale. For `F.cross_entropy(logits, labels, reduction="sum")` it is the logits and their
+    gradient, softmax minus one-hot: one tensor of their size beside the saved one, where autograd's nodes make two.
+    """
+    start = torch.ones_like(loss) if scale is None else start_gradient(loss, scale)
+    return _softmax_minus_one_hot(loss.grad_fn, start) or (loss, start)
+
+
+def _softmax_minus_one_hot(top: Any, scale: Tensor) -> tuple[GradientEdge, Tensor] | None:
+    below = top.next_functions[0][0] if top.name() in _LIKELIHOODS else None
+    if below is None or below.name() != "LogSoftmaxBackward0" or below._saved_dim != 1:
+        return None
+    probabilities = below._saved_result.detach()
+    wide = probabilities.dtype in (torch.float32, torch.float64)  # in 16 bit, 1 - p would lose its digits
+    if top._saved_reduction != _SUM or top._saved_weight is not None or probabilities.dim() < 2 or not wide:
+        return None
+    labels: Tensor = top._saved_target
+    valid = labels != top._saved_ignore_index
+    gradient = probabilities.exp()
+    ones = gradient.new_ones(()).expand_as(labels)
+    gradient.scatter_add_(1, torch.where(valid, labels, 0).unsqueeze(1), -ones.unsqueeze(1))
+    gradient.mul_((valid * scale).unsqueeze(1))
+    return GradientEdge(*below.next_functions[0]), gradient

@@ -1,0 +1,346 @@
+"""A loss in chunks: the plain loss's value and gradient, wherever it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, PerTask, Split, SummedLoss, backward_scale, fold
+from mtl_accum._difference import gradient_difference
+from mtl_accum.models._chunked import chunked
+
+WORDS, WIDTH = 61, 7
+summed_cross_entropy = partial(F.cross_entropy, reduction="sum")
+
+
+class Network(nn.Module):
+    """A trunk on vectors, and a head that ends in a vocabulary larger than a chunk of tokens."""
+
+    def __init__(self, *, bias: bool = True, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(5, WIDTH), nn.Tanh())
+        self.hidden = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Dropout(dropout))
+        self.words = nn.Linear(WIDTH, WORDS, bias=bias)
+
+    def summed(self, z: Tensor, labels: Tensor) -> Tensor:
+        logits = self.words(self.hidden(z))
+        return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    return Network().double()
+
+
+def data(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Inputs and labels, one in five of which is missing."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, WORDS, shape, generator=generator)
+    labels[torch.rand(shape, generator=generator) < 0.2] = -100
+    return torch.randn(*shape, 5, generator=generator).to(dtype), labels
+
+
+def gradients(network: nn.Module, loss: Tensor) -> dict[str, Tensor | None]:
+    network.zero_grad()
+    loss.backward()
+    return {name: parameter.grad for name, parameter in network.named_parameters()}
+
+
+def assert_same(network: nn.Module, plain: Callable[[], Tensor], ours: Callable[[], Tensor], bound: float = 1e-12):
+    """Value and gradients are the plain loss's; what has no gradient there has none here."""
+    torch.manual_seed(3)
+    loss = plain()
+    expected = gradients(network, loss)
+    torch.manual_seed(3)
+    found = ours()
+    torch.testing.assert_close(found, loss, rtol=bound, atol=bound)
+    assert gradient_difference(gradients(network, found), expected) <= bound
+
+
+@pytest.mark.parametrize("frozen", ["", "words", "hidden", "trunk", "words.weight"])
+@pytest.mark.parametrize("chunks", [1, 3, 8, 100])
+def test_it_equals_the_plain_loss(network, chunks, frozen):
+    x, labels = data(23)
+    if frozen:
+        network.get_submodule(frozen.removesuffix(".weight")).requires_grad_(False)
+        network.words.bias.requires_grad_(frozen != "words")
+    summed = chunked(network.summed, chunks)
+    assert_same(
+        network,
+        lambda: network.summed(network.trunk(x), labels) / 17,
+        lambda: summed(network.trunk(x), labels) / 17,
+    )
+
+
+@pytest.mark.parametrize("dim", [1, -1])
+def test_any_dimension(network, dim):
+    """Also one that is counted from the end, where tensors have their own."""
+    x, labels = data(3, 11)
+    z = network.trunk(x)
+    if dim == 1:
+        assert_same(
+            network,
+            lambda: network.summed(network.trunk(x), labels),
+            lambda: chunked(network.summed, 4, dim=1)(network.trunk(x), labels),
+        )
+    weights = torch.rand(11, dtype=torch.float64)
+    plain = (z[..., 0] * weights).square().sum()
+    torch.testing.assert_close(chunked(lambda a, b: (a * b).square().sum(), 4, dim=-1)(z[..., 0], weights), plain)
+
+
+@pytest.mark.parametrize("labels_missing", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ignore_index": 3}, {"weight": torch.rand(6).double()}, {"label_smoothing": 0.1}, {"ignore_index": 250}],
+    ids=str,
+)
+def test_pixels(options, labels_missing):
+    """Every option of the cross-entropy, on maps that are cut along their height."""
+    torch.manual_seed(0)
+    head = nn.Conv2d(4, 6, 1).double()
+    trunk = nn.Conv2d(3, 4, 3, padding=1).double()
+    network, x = nn.Sequential(trunk, head), torch.randn(2, 3, 9, 5).double()
+    labels = torch.randint(0, 6, (2, 9, 5))
+    if labels_missing:
+        labels[:, 2:4] = options.get("ignore_index", -100)
+
+    def summed(z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(head(z), y, reduction="sum", **options)
+
+    # the labels have one dimension less: both are cut along the height
+    ours = chunked(lambda z, y: summed(z, y.squeeze(1)), 4, dim=2)
+    assert_same(network, lambda: summed(trunk(x), labels), lambda: ours(trunk(x), labels.unsqueeze(1)))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda logits, y: F.nll_loss(F.log_softmax(logits, -1), y.clamp(min=0), reduction="sum"),
+        lambda logits, y: F.cross_entropy(logits, F.one_hot(y.clamp(min=0), WORDS).double(), reduction="sum"),
+        lambda logits, y: F.cross_entropy(logits.T.unsqueeze(0), y.unsqueeze(0), reduction="sum"),
+        lambda logits, y: sum(
+            (F.cross_entropy(a, b, reduction="sum") for a, b in zip(logits, y.clamp(min=0), strict=True)), 0.0
+        ),
+        lambda logits, y: 0.3 * summed_cross_entropy(logits, y) + logits.logsumexp(-1).square().sum(),
+        lambda logits, y: logits.square().sum(),
+    ],
+    ids=["log-softmax", "probabilities", "classes first", "row by row", "with a z-loss", "squares"],
+)
+def test_other_losses(network, loss):
+    x, labels = data(10)
+    assert_same(
+        network,
+        lambda: loss(network.words(network.trunk(x)), labels),
+        lambda: chunked(lambda z, y: loss(network.words(z), y), 4)(network.trunk(x), labels),
+    )
+
+
+def test_dropout_is_that_of_the_chunks():
+    """The random numbers are those of a plain sum over the same chunks, and end where that leaves them."""
+    torch.manual_seed(0)
+    network, (x, labels) = Network(dropout=0.3).double(), data(14)
+
+    def in_chunks() -> Tensor:
+        z = network.trunk(x)
+        return sum((network.summed(*pair) for pair in zip(z.chunk(7), labels.chunk(7), strict=True)), torch.zeros(()))
+
+    assert_same(network, in_chunks, lambda: chunked(network.summed, 7)(network.trunk(x), labels))
+    ended = torch.get_rng_state()
+    torch.manual_seed(3)
+    in_chunks()
+    assert torch.equal(torch.get_rng_state(), ended)
+
+
+EDITIONS = [
+    SummedLoss(),
+    PerTask(),
+    Split(),
+    Split(heads_per_graph=2, order="reverse"),
+    Split(head_chunks=2),
+    Cached(3),
+    Checkpointed(Split()),
+    Accumulated(Split(), 2),
+    AsLoss(Split()),
+    AsLoss(Split(head_chunks=2)),
+    AsLoss(Split(), each=True),
+    AsLoss(SummedLoss()),
+    AsLoss(Cached(3)),
+    AsLoss(Accumulated(SummedLoss(), 2)),
+]
+
+
+@pytest.mark.parametrize("edition", EDITIONS, ids=repr)
+def test_inside_an_edition(network, edition):
+    """Two heads on one vocabulary, whose losses an edition multiplies, sums and weighs."""
+    x, labels = data(8)
+    batch = {"x": x, "y": labels.clamp(min=0)}
+    second = nn.Linear(WIDTH, WIDTH).double()
+    network.second = second
+
+    def tasks(summed: Callable[..., Tensor]) -> dict[str, Callable[..., Tensor]]:
+        return {
+            "one": lambda z, b: summed(z, b["y"]) / len(b["y"]),
+            "two": lambda z, b: 0.7 * summed(second(z), b["y"]) / len(b["y"]),
+        }
+
+    def trunk(b: dict[str, Tensor]) -> Tensor:
+        return network.trunk(b["x"])
+
+    found = []
+    for number, (schedule, summed) in enumerate(
+        [(SummedLoss(), network.summed), (edition, chunked(network.summed, 3))]
+    ):
+        network.zero_grad()
+        with backward_scale(3.0):
+            losses = schedule.forward_backward(trunk, tasks(summed), batch)
+        found.append(({n: p.grad.clone() for n, p in network.named_parameters()}, losses))
+    (expected, plain), (ours, losses) = found
+    assert gradient_difference(ours, expected) <= 1e-12
+    assert gradient_difference(losses, plain) <= 1e-12
+
+
+def test_inside_fold_and_inside_itself(network):
+    x, labels = data(12)
+    once = chunked(network.summed, 3)
+    assert_same(
+        network,
+        lambda: 5 * network.summed(network.trunk(x), labels),
+        lambda: 5 * fold(once, network.trunk(x), labels, scale=64.0),
+    )
+    assert_same(
+        network, lambda: network.summed(network.trunk(x), labels), lambda: chunked(once, 2)(network.trunk(x), labels)
+    )
+
+
+def test_what_a_function_may_use(network):
+    """A weight that is used twice, one that is the trunk's too, gradients that are one tensor, a raw tensor."""
+    x, labels = data(12)
+    tied = nn.Parameter(torch.randn(5, WIDTH, dtype=torch.float64))
+    p, q = (nn.Parameter(torch.randn(WIDTH, dtype=torch.float64)) for _ in range(2))
+    network.extra = nn.ParameterList([tied, p, q])
+
+    def trunk() -> Tensor:
+        return x @ tied
+
+    def summed(z: Tensor, y: Tensor) -> Tensor:
+        twice = F.linear(F.linear(z + p + q, network.words.weight), network.words.weight.T)
+        return F.cross_entropy(network.words(twice), y, reduction="sum") + F.linear(z, tied).sum()
+
+    assert_same(network, lambda: summed(trunk(), labels), lambda: chunked(summed, 5)(trunk(), labels))
+
+
+def test_a_checkpoint_inside(network):
+    x, labels = data(9)
+
+    def summed(z: Tensor, y: Tensor) -> Tensor:
+        return checkpoint(network.summed, z, y, use_reentrant=False)
+
+    assert_same(
+        network,
+        lambda: network.summed(network.trunk(x), labels),
+        lambda: chunked(summed, 3)(network.trunk(x), labels),
+    )
+
+
+def test_compiled(network):
+    """A compiled head, and a compiled loss: a break in its graph."""
+    x, labels = data(12)
+    hidden = torch.compile(network.hidden, backend="eager")
+
+    def summed(z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(network.words(hidden(z)), y, reduction="sum")
+
+    ours = torch.compile(lambda: chunked(summed, 3)(network.trunk(x), labels), backend="eager")
+    assert_same(network, lambda: network.summed(network.trunk(x), labels), ours)
+
+
+def test_hooks_of_parameters_run_in_the_backward(network):
+    x, labels = data(12)
+    seen: list[Tensor] = []
+    network.words.weight.register_hook(seen.append)
+    network.hidden[0].weight.register_hook(lambda g: g * 2)
+    z = network.trunk(x)
+    loss = chunked(network.summed, 3)(z, labels) * 2
+    assert not seen
+    loss.backward()
+    (gradient,) = seen
+    torch.testing.assert_close(gradient, network.words.weight.grad)
+    doubled = network.hidden[0].weight.grad.clone()
+    assert_same(
+        network,
+        lambda: 2 * network.summed(network.trunk(x), labels),
+        lambda: chunked(network.summed, 3)(network.trunk(x), labels) * 2,
+    )
+    torch.testing.assert_close(doubled, network.hidden[0].weight.grad)
+
+
+def test_backward_twice(network):
+    """With retain_graph the gradients stay; the last backward may use them up."""
+    x, labels = data(12)
+    once = gradients(network, network.summed(network.trunk(x), labels))
+    once = {name: gradient.clone() for name, gradient in once.items()}
+    loss = chunked(network.summed, 3)(network.trunk(x), labels)
+    network.zero_grad()
+    for keep in (True, True, False):
+        (loss * 0.5).backward(retain_graph=keep)
+    assert gradient_difference({n: p.grad / 1.5 for n, p in network.named_parameters()}, once) <= 1e-12
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_a_second_derivative_is_refused(network):
+    x, labels = data(12)
+    z = network.trunk(x)
+    loss = chunked(network.summed, 3)(z, labels)
+    with pytest.raises(RuntimeError, match="create_graph"):
+        torch.autograd.grad(loss, z, create_graph=True)
+
+
+def test_a_batched_backward(network):
+    x, labels = data(12)
+    z = network.trunk(x)
+    factors = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    (expected,) = torch.autograd.grad(network.summed(z, labels), z, retain_graph=True)
+    loss = chunked(network.summed, 3)(z, labels)
+    (found,) = torch.autograd.grad(loss, z, factors, is_grads_batched=True)
+    torch.testing.assert_close(found, factors[:, None, None] * expected)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(network, mode):
+    x, labels = data(12)
+    sizes: list[int] = []
+
+    def summed(z: Tensor, y: Tensor) -> Tensor:
+        sizes.append(len(z))
+        return network.summed(z, y)
+
+    with mode():
+        z = network.trunk(x)
+        ours = chunked(summed, 5)
+        ours(z, labels)
+        sizes.clear()
+        loss = ours(z, labels)
+        torch.testing.assert_close(loss, network.summed(z, labels))
+    assert not loss.requires_grad
+    assert sorted(sizes) == [2, 2, 2, 3, 3]
+
+
+def test_nothing_that_requires_a_gradient(network):
+    x, labels = data(12)
+    network.requires_grad_(False)
+    assert not chunked(network.summed, 3)(x @ torch.ones(5, WIDTH).double(), labels).requires_grad
+
+
+def test_no_rows(network):
+    x, labels = data(0)
+    loss = chunked(network.summed, 3)(network.trunk(x), labels)
+    assert loss == 0
+    assert not gradients(network, loss)["words.weight"].any()
