@@ -247,9 +247,9 @@ def _times_in_place(gradient: Tensor, factor: Tensor) -> Tensor:
 
 def _is_last_backward(start: Tensor) -> bool:
     """Return whether the backward that runs frees its graph; one that is batched may not write in place."""
-    functorch = torch._C._functorch  # type: ignore[attr-defined]
+    functorch = torch._C._functorch
     batched = functorch.is_batchedtensor(start) or functorch.is_legacy_batchedtensor(start)
-    return not batched and not torch._C._autograd._get_current_graph_task_keep_graph()  # type: ignore[attr-defined]
+    return not batched and not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 class _Nothing(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,8 +58,8 @@ class ChunkGradients:
             with without_autocast(), without_hooks(leaves), torch.no_grad():
                 root, first = start_of_backward(loss, self._scale)
                 del loss, graph  # the nodes above the logits hold a tensor as large as these
-                wanted = [*slices, *leaves, *(product.output for product in products)]
-                gradients = list(torch.autograd.grad([root], wanted, [first], allow_unused=True))
+                wanted: list[Any] = [*slices, *leaves, *(product.output for product in products)]
+                gradients = list(torch.autograd.grad(root, wanted, first, allow_unused=True))
                 for product in reversed(products):
                     self._add_product(product, gradients.pop())
                 for leaf in reversed(leaves):

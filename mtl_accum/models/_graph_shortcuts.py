@@ -72,14 +72,13 @@ def _softmax_minus_one_hot(top: Any, scale: Tensor) -> tuple[GradientEdge, Tenso
     below = top.next_functions[0][0] if top.name() in _LIKELIHOODS else None
     if below is None or below.name() != "LogSoftmaxBackward0" or below._saved_dim != 1:
         return None
-    probabilities = below._saved_result.detach()
-    wide = probabilities.dtype in (torch.float32, torch.float64)  # in 16 bit, 1 - p would lose its digits
-    if top._saved_reduction != _SUM or top._saved_weight is not None or probabilities.dim() < 2 or not wide:
+    log_probabilities = below._saved_result.detach()
+    wide = log_probabilities.dtype in (torch.float32, torch.float64)  # in 16 bit, 1 - p would lose its digits
+    if top._saved_reduction != _SUM or top._saved_weight is not None or log_probabilities.dim() < 2 or not wide:
         return None
     labels: Tensor = top._saved_target
     valid = labels != top._saved_ignore_index
-    gradient = probabilities.exp()
-    ones = gradient.new_ones(()).expand_as(labels)
-    gradient.scatter_add_(1, torch.where(valid, labels, 0).unsqueeze(1), -ones.unsqueeze(1))
-    gradient.mul_((valid * scale).unsqueeze(1))
+    factor = (valid * scale).unsqueeze(1).to(log_probabilities.dtype)
+    gradient = torch.softmax(log_probabilities, 1).mul_(factor)  # softmax is an exp here, and faster than that
+    gradient.scatter_add_(1, (labels * valid).unsqueeze(1), -factor)
     return GradientEdge(*below.next_functions[0]), gradient
