@@ -1,0 +1,168 @@
+"""What two ranks run: one loss around a whole model under DDP or FSDP2, against one process on the whole batch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from mtl_accum import Accumulated, Cached, MultiTaskModel, Split, Task
+from mtl_accum._difference import gradient_difference
+
+try:
+    from mtl_accum import fold
+except ImportError:
+    import standin
+
+    standin.install()
+    from standin import fold
+
+Batch = dict[str, Tensor]
+WIDTH = 8
+
+
+class Whole(nn.Module):
+    """A model whose forward returns the loss, as trainers want it: a trunk of three blocks, four heads of two."""
+
+    def __init__(self, loss: Callable[..., Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        blocks = [nn.Sequential(nn.Linear(5 if i == 0 else WIDTH, WIDTH), nn.Tanh()) for i in range(3)]
+        losses = zip("abcd", (nn.MSELoss(), nn.CrossEntropyLoss()) * 2, strict=True)
+        tasks = {name: Task(head(), loss, name) for name, loss in losses}
+        self.model = MultiTaskModel(nn.Sequential(*blocks), tasks, "x").double()
+        self.loss = loss
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(self.model.trunk, self.model.tasks, batch)
+
+
+def head() -> nn.Module:
+    return nn.Sequential(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU()), nn.Linear(WIDTH, 3))
+
+
+def sum_of_folds(trunk, tasks, batch):
+    z = trunk(batch)
+    losses = {name: fold(task, z, batch) for name, task in tasks.items()}
+    return sum(losses.values()), {name: loss.detach() for name, loss in losses.items()}
+
+
+FORMS = {
+    "fold": sum_of_folds,
+    "split": Split().loss,
+    "split in head chunks": Split(head_chunks=2).loss,
+    "cached": Cached(chunk_size=3).loss,
+    "accumulated": Accumulated(Split(), 2).loss,
+}
+
+
+def ddp(**options: Any) -> Callable[[Whole], nn.Module]:
+    return lambda whole: DistributedDataParallel(whole, **options)
+
+
+def sharded(*patterns: str) -> Callable[[Whole], nn.Module]:
+    """FSDP2 on the modules whose names match, pattern by pattern, and on the whole."""
+
+    def shard(whole: Whole) -> nn.Module:
+        mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+        names = [name for name, _ in whole.named_modules()]
+        for pattern in patterns:
+            for name in filter(re.compile(pattern).fullmatch, names):
+                fully_shard(whole.get_submodule(name), mesh=mesh)
+        return fully_shard(whole, mesh=mesh)
+
+    return shard
+
+
+BLOCKS, TRUNK, TASK = r"model\.trunk\.module\.\d", r"model\.trunk", r"model\.tasks\.\w"
+ENGINES = {
+    "ddp": ddp(),
+    "ddp static": ddp(static_graph=True),
+    "ddp unused": ddp(find_unused_parameters=True),
+    "ddp view": ddp(gradient_as_bucket_view=True),
+    "ddp unused view": ddp(gradient_as_bucket_view=True, find_unused_parameters=True),
+    "ddp no_sync": ddp(),
+    "ddp unused no_sync": ddp(find_unused_parameters=True),
+    "fsdp parts": sharded(TASK, BLOCKS, TRUNK),
+    "fsdp nested": sharded(rf"{TASK}\.head\.\d", rf"{TASK}\.head", TASK, BLOCKS, TRUNK),
+    "fsdp blocks": sharded(BLOCKS),
+    "fsdp root": sharded(),
+}
+
+
+def batches(sizes: list[int], absent: list[str], step: int) -> list[Batch]:
+    """The batches of all ranks in a step; half of the labels of the first rank are ignored where sizes differ."""
+    torch.manual_seed(step)
+    made = []
+    for size, names in zip(sizes, absent, strict=True):
+        batch: Batch = {"x": torch.randn(size, 5, dtype=torch.float64)}
+        batch |= {name: torch.randn(size, 3, dtype=torch.float64) for name in "ac" if name not in names}
+        batch |= {name: torch.randint(3, (size,)) for name in "bd" if name not in names}
+        made.append(batch)
+    if len(set(sizes)) > 1 and "b" in made[0]:
+        made[0]["b"][::2] = -100
+    return made
+
+
+# By step and rank: the sizes of the batches, and the tasks that are not in them.
+SITUATIONS = {
+    "all tasks": ([[8, 8], [8, 8]], [["", ""], ["", ""]]),
+    "unequal counts": ([[6, 14], [14, 6]], [["", ""], ["", ""]]),
+    "other tasks absent": ([[6, 14], [8, 12]], [["c", "b"], ["ad", "c"]]),
+    "a rank without tasks": ([[8, 8], [8, 8]], [["abcd", ""], ["", "abcd"]]),
+    "absent everywhere": ([[6, 14], [6, 14]], [["cd", "d"], ["d", "bd"]]),
+    "absent everywhere in one step": ([[8, 8], [8, 8]], [["", ""], ["cd", "d"]]),
+}
+
+
+def expected(steps: list[list[Batch]]) -> tuple[Whole, list[dict[str, Tensor]]]:
+    """One process, the plain sum of the losses of all ranks' rows."""
+    whole = Whole(None)
+    losses = []
+    for step in steps:
+        losses.append({})
+        z = [whole.model.trunk(batch) for batch in step]
+        for name, task in whole.model.tasks.items():
+            rows = [(r, batch[name]) for r, batch in zip(z, step, strict=True) if name in batch]
+            if rows:
+                outputs, targets = (torch.cat(parts) for parts in zip(*rows, strict=True))
+                losses[-1][name] = task.loss(task.head(outputs), targets)
+        sum(losses[-1].values()).backward()
+    return whole, losses
+
+
+def compare(engine: str, form: str, situation: str) -> tuple[float, float]:
+    """Run two accumulated steps on this rank.
+
+    Returns:
+        The differences of the gradients and of the losses from those of one process.
+    """
+    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    sizes, absent = SITUATIONS[situation]
+    steps = [batches(*of_step, number) for number, of_step in enumerate(zip(sizes, absent, strict=True))]
+    reference, losses = expected(steps)
+    network = ENGINES[engine](Whole(FORMS[form]))
+    apart = 0.0
+    for number, step in enumerate(steps):
+        with network.no_sync() if "no_sync" in engine and number == 0 else nullcontext():
+            total, parts = network(step[rank])
+            total.backward()
+        assert torch.equal(total.detach(), sum(parts.values()))
+        row = torch.stack([*parts.values()])
+        torch.distributed.all_reduce(row)
+        right = torch.stack([losses[number].get(name, torch.zeros((), dtype=row.dtype)) for name in parts])
+        apart = max(apart, float((row / ranks - right).abs().max()))
+    whole = getattr(network, "module", network)
+    gradients = {name: complete(parameter.grad) for name, parameter in whole.named_parameters()}
+    return gradient_difference(gradients, {name: p.grad for name, p in reference.named_parameters()}), apart
+
+
+def complete(gradient: Any) -> Tensor | None:
+    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
