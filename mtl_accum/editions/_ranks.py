@@ -41,7 +41,9 @@ class Ranks:
         """
         return cls(group) if count_ranks(group) > 1 and torch.is_grad_enabled() else None
 
-    def shares(self, counts: Mapping[str, float], schedule: str, sums: Collection[str] = ()) -> dict[str, float | None]:
+    def shares(
+        self, counts: Mapping[str, float], schedule: str, *, sums: Collection[str] = (), passes: str = ""
+    ) -> dict[str, float | None]:
         """Return the factor of each task's loss on this rank, in one collective over the group.
 
         The mean over the ranks of `share * loss` is the loss of the batch of all ranks: an engine that averages
@@ -119,8 +121,8 @@ _SAME = (
     "a rank's batch stays among the tasks, and takes part with zeros"
 )
 _TOGETHER = (
-    "Modules of fully_shard run on all ranks together, and batches of other sizes are cut into other numbers of pieces; "
-    "give every rank as many samples (drop or pad the last batch), or use Accumulated, which cuts by number"
+    "Modules of fully_shard run on all ranks together, and batches of other sizes are cut into other numbers of "
+    "pieces; give every rank as many samples (drop or pad the last batch), or use Accumulated, which cuts by number"
 )
 
 
