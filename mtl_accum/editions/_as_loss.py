@@ -11,10 +11,9 @@ from mtl_accum._validate import boolean
 from mtl_accum.editions._autocast import without_autocast
 from mtl_accum.editions._forms import Form
 from mtl_accum.editions._phase import phase
-from mtl_accum.editions._pieces import Range
+from mtl_accum.editions._pieces import Range, inner_passes, inner_ranges
 from mtl_accum.editions._scale import set_aside
 from mtl_accum.editions._schedule import Schedule, run_inner
-from mtl_accum.editions._step import inner_ranges
 from mtl_accum.editions._types import Tasks, Trunk, require_edition
 
 __all__ = ["AsLoss"]
@@ -70,3 +69,6 @@ class AsLoss(Schedule):
 
     def _counted(self, samples: int) -> list[Range]:
         return inner_ranges(self.edition, samples)
+
+    def _passes(self, samples: int) -> tuple[Any, ...]:
+        return inner_passes(self.edition, samples)

@@ -10,7 +10,9 @@ from torch import Tensor
 from mtl_accum.editions._eager import eager
 from mtl_accum.editions._forms import Attached, Backward, Form
 from mtl_accum.editions._gradients import Scale, factor_of
+from mtl_accum.editions._ranks import Ranks
 from mtl_accum.editions._scale import ambient_scale
+from mtl_accum.editions._together import share_out
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -119,6 +121,9 @@ class Schedule(ABC):
                 "loss: expected no backward_scale around it, whose factor is for a backward that an edition runs; "
                 "multiply what loss returns, e.g. scaler.scale(total)"
             )
+        ranks = Ranks.of(group)
+        if ranks is not None:
+            tasks, form.together = share_out(self, trunk, tasks, batch, ranks)
         return run_inner(form, self, trunk, tasks, batch)
 
 

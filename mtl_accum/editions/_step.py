@@ -22,7 +22,7 @@ from mtl_accum.editions._hidden_counts import refuse_hidden
 from mtl_accum.editions._modules import buffer_owners, modules_of
 from mtl_accum.editions._parts import require_parts, warn_of_ranks
 from mtl_accum.editions._phase import SILENCE, heard, phase
-from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, samples_of, take
+from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, inner_ranges, samples_of, take
 from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._random import same_random_numbers
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_coupled_samples
@@ -30,6 +30,7 @@ from mtl_accum.editions._replay import Replay
 from mtl_accum.editions._rerun import Rerun
 from mtl_accum.editions._schedule import run_inner
 from mtl_accum.editions._second_pass import Watch
+from mtl_accum.editions._touch import run_with_others, touch
 from mtl_accum.editions._types import Edition, Tasks, Trunk
 
 __all__ = ["Step", "inner_ranges"]
@@ -85,7 +86,8 @@ class Step:
             for counts in self._counts.values():
                 counts.setdefault(self._whole, sum(counts[piece.samples] for piece in self.pieces))
             require_sums(tasks, self._counts, self._whole, self.pieces)
-        self.present = [name for name, counts in self._counts.items() if counts[self._whole]]
+        together = self.form.together
+        self.present = [name for name, of in self._counts.items() if of[self._whole] or together.touches(name)]
         if not self.present:
             warn_of_absence(tasks, self.pieces[0].batch if window else batch)
         owners = ((name, buffer_owners(whole_task(tasks[name]))) for name in self.present)
@@ -147,11 +149,14 @@ class Step:
         samples, batch = piece
         tasks, owners, losses = self._tasks, self._owners, self._losses  # locals: this runs once a head
         for name in names:
-            task = tasks[name]
-            if samples is not None:
-                if not self._counts[name][samples]:
+            if not self._counts[name][samples]:
+                if not self.form.together.touches(name):
                     continue
-                task = self._on(name, piece)
+                task = partial(touch, whole_task(tasks[name]))
+            else:
+                task = tasks[name] if samples is None else self._on(name, piece)
+                if self.form.together.awaits(name):
+                    task = partial(run_with_others, name, whole_task(task), task)
             fresh = self._buffers.before(owners[name]) if name in owners else None
             try:
                 with phase(f"head {name}", "forward") if self._heard else SILENCE:
@@ -237,7 +242,9 @@ class Step:
 
     def run_edition(self, edition: Edition, piece: Piece) -> None:
         """Forward and backward of a piece through another edition."""
-        tasks = {name: self._on(name, piece) for name in self.present if self._counts[name][piece.samples]}
+        touches = self.form.together.touches
+        names = [name for name in self.present if self._counts[name][piece.samples] or touches(name)]
+        tasks = {name: self._on(name, piece) for name in names}
         if not tasks:
             return
         functions: tuple[Callable[..., Any], ...] = (self._trunk, *(whole_task(self._tasks[name]) for name in tasks))
@@ -280,12 +287,6 @@ class Step:
             if isinstance(like, Tensor):
                 return torch.zeros((), device=like.device)
         return torch.zeros(())
-
-
-def inner_ranges(edition: object, samples: int) -> list[Range]:
-    """The pieces of a batch of that many samples whose counts an edition will want to know."""
-    ranges = getattr(edition, "_counted", None)
-    return ranges(samples) if ranges is not None else []
 
 
 def _inner_pieces(pieces: Sequence[Piece], edition: Edition | None) -> list[Piece]:

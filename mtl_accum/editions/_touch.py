@@ -19,12 +19,17 @@ Task = Callable[[Any, Any], Tensor]
 Leaves = dict[int, Tensor]  # by id
 
 
-def touch(task: Task, representation: Any) -> Tensor:
+def touch(task: Task, representation: Any, batch: Any = None) -> Tensor:
     """Take part in a task that is absent on this rank and present on another, without running it.
 
     DDP waits for a gradient of every parameter, and all ranks call the modules of FSDP2 together, which gather
     parameters and reduce gradients. Modules of `fully_shard` in the task are called in the order of their registration,
     with a forward that only reads their parameters, and without the hooks of others.
+
+    Args:
+        task: Function of the representation and the batch.
+        representation: Any container of tensors.
+        batch: Not used, so that this can take a task's place.
 
     Returns:
         A 0-dim zero. Its backward gives zeros to the representation and to every parameter of the task that requires
@@ -38,7 +43,7 @@ def touch(task: Task, representation: Any) -> Tensor:
     return zero
 
 
-def run_with_others(name: str, task: Task, representation: Any, batch: Any) -> Tensor:
+def run_with_others(name: str, task: Task, weighted: Task, representation: Any, batch: Any) -> Tensor:
     """Run a task that is present on this rank while another rank calls `touch` for it.
 
     What the loss does not reach, of the task and of the representation, gets zeros, as it does on the other rank:
@@ -47,6 +52,7 @@ def run_with_others(name: str, task: Task, representation: Any, batch: Any) -> T
     Args:
         name: Name of the task in messages.
         task: Function of the representation and the batch.
+        weighted: What to call: the task, or the task times its weight.
         representation: Any container of tensors.
         batch: Any container.
 
@@ -60,7 +66,7 @@ def run_with_others(name: str, task: Task, representation: Any, batch: Any) -> T
     parts = _Parts(task)
     expected = list(_with_nested(parts.outermost))
     with _recording(expected) as (order, inside):
-        loss = task(representation, batch)
+        loss = weighted(representation, batch)
     if list(map(id, order)) != list(map(id, expected)):
         raise RuntimeError(_other_order(name, expected, order))
     if not isinstance(loss, Tensor):

@@ -13,16 +13,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from mtl_accum import Accumulated, Cached, MultiTaskModel, Split, Task
+from mtl_accum import Accumulated, Cached, MultiTaskModel, Split, Task, fold
 from mtl_accum._difference import gradient_difference
-
-try:
-    from mtl_accum import fold
-except ImportError:
-    import standin
-
-    standin.install()
-    from standin import fold
 
 Batch = dict[str, Tensor]
 WIDTH = 8
