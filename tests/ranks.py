@@ -40,10 +40,10 @@ class Ranks:
         self._calls += 1
         for _, pipe in self._processes:
             pipe.send((f"{self._folder.name}/{self._calls}", function, args))
-        results = [pipe.recv() if pipe.poll(_PATIENCE) else None for _, pipe in self._processes]
+        results = [_answer(pipe) for _, pipe in self._processes]
         if None in results:
             self.stop()
-            raise TimeoutError(f"{function.__name__}{args}: no answer in {_PATIENCE} s: {results}")
+            raise RuntimeError(f"{function.__name__}{args}: a process ended, or took more than {_PATIENCE} s: {results}")
         return [value for (value,) in results]
 
     def stop(self) -> None:
@@ -62,6 +62,13 @@ class Ranks:
             process.start()
             theirs.close()
             self._processes.append((process, ours))
+
+
+def _answer(pipe: Connection) -> tuple[Any] | None:
+    try:
+        return pipe.recv() if pipe.poll(_PATIENCE) else None
+    except EOFError:
+        return None
 
 
 def _serve(pipe: Connection, rank: int, ranks: int) -> None:
