@@ -43,7 +43,7 @@ class Ranks:
         results = [_answer(pipe) for _, pipe in self._processes]
         if None in results:
             self.stop()
-            raise RuntimeError(f"{function.__name__}{args}: a process ended, or took more than {_PATIENCE} s: {results}")
+            raise RuntimeError(f"{function.__name__}{args}: a process ended or took {_PATIENCE} s; results: {results}")
         return [value for (value,) in results]
 
     def stop(self) -> None:
@@ -80,7 +80,10 @@ def _serve(pipe: Connection, rank: int, ranks: int) -> None:
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     os.environ.setdefault("GLOO_SOCKET_IFNAME", *loopback[:1])
     while True:
-        store, function, args = pipe.recv()
+        try:
+            store, function, args = pipe.recv()
+        except EOFError:
+            return
         dist.init_process_group(
             "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=timedelta(seconds=_PATIENCE / 2)
         )

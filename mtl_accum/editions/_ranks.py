@@ -67,9 +67,9 @@ class Ranks:
         names = list(counts)
         header = [len(names), checksum(names), checksum([schedule]), checksum([passes])]
         table = gather_row([*header, *counts.values()], self._group)
-        _require_alike([row[:2] for row in table], "tasks, or another order of them", f"{names}", _SAME)
-        _require_alike([row[2] for row in table], "schedule", schedule, _SAME)
-        _require_alike([row[3] for row in table], "number of passes", passes, _TOGETHER)
+        _require_alike([row[:2] for row in table], "other tasks, or another order of them,", f"{names}", _SAME)
+        _require_alike([row[2] for row in table], "another schedule", schedule, _SAME)
+        _require_alike([row[3] for row in table], "another number of passes", passes, _TOGETHER)
         columns = dict(zip(names, zip(*(row[4 : 4 + len(names)] for row in table), strict=True), strict=True))
         self.partly = frozenset(name for name, column in columns.items() if any(column) and not all(column))
         ranks = len(table)
@@ -130,7 +130,7 @@ def _require_alike(rows: Sequence[Any], what: str, mine: str, fix: str) -> None:
     others = [rank for rank, row in enumerate(rows) if row != rows[0]]
     if others:
         raise ValueError(
-            f"loss: ranks {others} of the group have another {what} than its rank 0; found {mine} on this rank. {fix}"
+            f"loss: ranks {others} of the group have {what} than its rank 0; found {mine} on this rank. {fix}"
         )
 
 

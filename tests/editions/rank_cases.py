@@ -176,6 +176,7 @@ ENGINES = {
     "fsdp nested": sharded(rf"{TASK}\.head\.\d", rf"{TASK}\.head", TASK, BLOCKS, TRUNK),
     "fsdp blocks": sharded(BLOCKS),
     "fsdp root": sharded(),
+    "fsdp heads": sharded(TASK),
 }
 
 
