@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 _PATIENCE = 60  # seconds, on a busy machine
@@ -20,11 +20,11 @@ class Ranks:
 
     Args:
         number: of processes.
+        folder: where they meet.
     """
 
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._folder = tempfile.TemporaryDirectory()
+    def __init__(self, number: int, folder: Path) -> None:
+        self._number, self._folder = number, folder
         self._calls = 0
         self._processes: list[tuple[Any, Connection]] = []
 
@@ -39,7 +39,7 @@ class Ranks:
             self._start()
         self._calls += 1
         for _, pipe in self._processes:
-            pipe.send((f"{self._folder.name}/{self._calls}", function, args))
+            pipe.send((f"{self._folder}/{self._calls}", function, args))
         results = [_answer(pipe) for _, pipe in self._processes]
         if None in results:
             self.stop()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtl_accum.editions._modules import modules_of, tensors_of
+from mtl_accum.editions._modules import modules_of, named_modules_of, tensors_of
 from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._under_ddp import tolerates_unused
 
@@ -68,7 +68,7 @@ def run_with_others(name: str, task: Task, weighted: Task, representation: Any, 
     with _recording(expected) as (order, inside):
         loss = weighted(representation, batch)
     if list(map(id, order)) != list(map(id, expected)):
-        raise RuntimeError(_other_order(name, expected, order))
+        raise RuntimeError(_other_order(name, task, expected, order))
     if not isinstance(loss, Tensor):
         return loss  # the caller refuses it
     given = [leaf for leaf in leaves(representation) if isinstance(leaf, Tensor) and leaf.requires_grad]
@@ -243,14 +243,16 @@ def _expanded(tensor: Tensor) -> Callable[[], Tensor]:
     return lambda: torch.zeros_like(alike)
 
 
-def _other_order(name: str, expected: Sequence[nn.Module], order: Sequence[nn.Module]) -> str:
-    def kinds(modules: Sequence[nn.Module]) -> str:
-        return ", ".join(type(module).__name__ for module in modules) or "none"
+def _other_order(name: str, task: Task, expected: Sequence[nn.Module], order: Sequence[nn.Module]) -> str:
+    names = {id(module): path or "itself" for path, module in named_modules_of(task)}
+
+    def listed(modules: Sequence[nn.Module]) -> str:
+        return ", ".join(names[id(module)] for module in modules) or "none"
 
     return (
         f"task '{name}': it is absent on another rank, which can take part in its collectives only if the task's "
-        f"sharded modules run once each in the order of their registration; expected {kinds(expected)}, ran "
-        f"{kinds(order)}. Call fully_shard on the head as a whole, and give tasks modules that they run "
+        f"sharded modules run once each in the order of their registration; expected {listed(expected)}, ran "
+        f"{listed(order)}. Call fully_shard on the head as a whole, and give tasks modules that they run "
         "(a function that refers to the whole model reaches all of it)"
     )
 

@@ -32,8 +32,8 @@ AWKWARD = [
 
 
 @pytest.fixture(scope="module")
-def ranks():
-    processes = Ranks(2)
+def ranks(tmp_path_factory):
+    processes = Ranks(2, tmp_path_factory.mktemp("ranks"))
     yield processes
     processes.stop()
 
