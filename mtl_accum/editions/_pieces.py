@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ __all__ = [
     "cut_batch",
     "equal_ranges",
     "inner_passes",
+    "inner_pieces",
     "inner_ranges",
     "ranges",
     "samples_of",
@@ -45,6 +47,17 @@ def inner_ranges(edition: object, samples: int) -> list[Range]:
     """The pieces of a batch of that many samples whose counts an edition will want to know."""
     ranges = getattr(edition, "_counted", None)
     return ranges(samples) if ranges is not None else []
+
+
+def inner_pieces(pieces: Sequence[Piece], edition: object) -> list[Piece]:
+    """Cut pieces of a batch as an edition will."""
+    inner = []
+    for samples, batch in pieces:
+        if samples is not None:
+            start, stop = samples
+            for first, last in inner_ranges(edition, stop - start):
+                inner.append(Piece((start + first, start + last), take(batch, (first, last))))
+    return inner
 
 
 def inner_passes(edition: object, samples: int) -> tuple[Any, ...]:

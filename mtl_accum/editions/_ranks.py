@@ -107,7 +107,7 @@ def gather_row(row: Sequence[float], group: Any = None) -> list[list[float]]:
     mine = torch.tensor(padded, dtype=torch.float64, device=_device(group))
     rows = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(rows, mine, group=group)
-    return torch.stack(rows).tolist()  # type: ignore[no-any-return]
+    return torch.stack(rows).tolist()
 
 
 def _device(group: Any) -> torch.device:

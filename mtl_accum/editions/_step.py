@@ -22,7 +22,7 @@ from mtl_accum.editions._hidden_counts import refuse_hidden
 from mtl_accum.editions._modules import buffer_owners, modules_of
 from mtl_accum.editions._parts import require_parts, warn_of_ranks
 from mtl_accum.editions._phase import SILENCE, heard, phase
-from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, inner_ranges, samples_of, take
+from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, inner_pieces, samples_of
 from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._random import same_random_numbers
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_coupled_samples
@@ -30,10 +30,9 @@ from mtl_accum.editions._replay import Replay
 from mtl_accum.editions._rerun import Rerun
 from mtl_accum.editions._schedule import run_inner
 from mtl_accum.editions._second_pass import Watch
-from mtl_accum.editions._touch import run_with_others, touch
 from mtl_accum.editions._types import Edition, Tasks, Trunk
 
-__all__ = ["Step", "inner_ranges"]
+__all__ = ["Step"]
 
 
 class Step:
@@ -80,7 +79,7 @@ class Step:
             samples = samples_of(batch, "batch")
             self.pieces = cut_batch(batch, equal_ranges(samples, cuts))
             whole = [Piece((0, samples), batch)]
-        self._counts: dict[str, Counts] = read_counts(tasks, [*whole, *self.pieces, *_inner_pieces(self.pieces, inner)])
+        self._counts: dict[str, Counts] = read_counts(tasks, [*whole, *self.pieces, *inner_pieces(self.pieces, inner)])
         if self.pieces[-1].samples is not None:
             self._whole = (0, self.pieces[-1].samples[1])
             for counts in self._counts.values():
@@ -147,16 +146,11 @@ class Step:
         total: Tensor | None = None
         self._running = names
         samples, batch = piece
-        tasks, owners, losses = self._tasks, self._owners, self._losses  # locals: this runs once a head
+        owners, losses = self._owners, self._losses  # locals: this runs once a head
         for name in names:
-            if not self._counts[name][samples]:
-                if not self.form.together.touches(name):
-                    continue
-                task = partial(touch, whole_task(tasks[name]))
-            else:
-                task = tasks[name] if samples is None else self._on(name, piece)
-                if self.form.together.awaits(name):
-                    task = partial(run_with_others, name, whole_task(task), task)
+            task = self.form.together.task(name, self._on(name, piece), present=bool(self._counts[name][samples]))
+            if task is None:
+                continue
             fresh = self._buffers.before(owners[name]) if name in owners else None
             try:
                 with phase(f"head {name}", "forward") if self._heard else SILENCE:
@@ -287,16 +281,6 @@ class Step:
             if isinstance(like, Tensor):
                 return torch.zeros((), device=like.device)
         return torch.zeros(())
-
-
-def _inner_pieces(pieces: Sequence[Piece], edition: Edition | None) -> list[Piece]:
-    inner = []
-    for samples, batch in pieces:
-        if samples is not None:
-            start, stop = samples
-            for first, last in inner_ranges(edition, stop - start):
-                inner.append(Piece((start + first, start + last), take(batch, (first, last))))
-    return inner
 
 
 def _no_loss(name: str, found: Any) -> Exception:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mtl_accum.editions._counts import Share, read_counts, reduction_of
+from mtl_accum.editions._counts import Share, read_counts, reduction_of, whole_task
 from mtl_accum.editions._inner_task import counted, couples_samples
 from mtl_accum.editions._parts import require_parts
-from mtl_accum.editions._pieces import Piece, Range, inner_passes, inner_ranges, samples_of, take
+from mtl_accum.editions._pieces import Piece, Range, inner_passes, inner_pieces, inner_ranges, samples_of
 from mtl_accum.editions._ranks import Ranks
-from mtl_accum.editions._touch import is_sharded
+from mtl_accum.editions._touch import is_sharded, run_with_others, touch
 from mtl_accum.editions._types import Tasks, Trunk
 from mtl_accum.editions._under_ddp import require_unused_allowed
 from mtl_accum.editions._warn import warn_caller
@@ -41,9 +41,22 @@ class Together:
         """Return whether a task takes part in a piece that has no terms for it."""
         return name in self.elsewhere or (self.in_step and name in self.anywhere)
 
-    def awaits(self, name: str) -> bool:
-        """Return whether another rank may touch a task while this one runs it."""
-        return name in self.partly or (self.in_step and name in self.anywhere)
+    def task(self, name: str, task: Any, *, present: bool) -> Any:
+        """Return what to call for a task on a piece of this rank's batch.
+
+        Args:
+            name: Name of the task.
+            task: The task, weighted.
+            present: Whether the piece has terms for it.
+
+        Returns:
+            The task; what gives zeros in its place; or None if it is left out.
+        """
+        if not present:
+            return partial(touch, whole_task(task)) if self.touches(name) else None
+        if name in self.partly or (self.in_step and name in self.anywhere):  # another rank may touch it
+            return partial(run_with_others, name, whole_task(task), task)
+        return task
 
 
 def share_out(
@@ -68,8 +81,9 @@ def share_out(
     require_parts(trunk, tasks)
     _refuse_coupled(tasks)
     whole: Range = (0, _samples(tasks, batch))
-    inner = [cut for cut in inner_ranges(edition, whole[1]) if cut != whole]
-    counts = read_counts(tasks, [Piece(whole, batch), *(Piece(cut, take(batch, cut)) for cut in inner)])
+    piece = Piece(whole, batch)
+    cut = any(samples != whole for samples in inner_ranges(edition, whole[1]))
+    counts = read_counts(tasks, [piece, *(inner_pieces([piece], edition) if cut else ())])
     passes = inner_passes(edition, whole[1])
     sharded = bool(passes) and is_sharded(trunk, *tasks.values())
     shares = ranks.shares(

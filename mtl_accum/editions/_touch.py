@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,12 +65,13 @@ def run_with_others(name: str, task: Task, weighted: Task, representation: Any, 
     """
     parts = _Parts(task)
     expected = list(_with_nested(parts.outermost))
+    loss: Any
     with _recording(expected) as (order, inside):
         loss = weighted(representation, batch)
     if list(map(id, order)) != list(map(id, expected)):
         raise RuntimeError(_other_order(name, task, expected, order))
     if not isinstance(loss, Tensor):
-        return loss  # the caller refuses it
+        return cast("Tensor", loss)  # the caller refuses it
     given = [leaf for leaf in leaves(representation) if isinstance(leaf, Tensor) and leaf.requires_grad]
     known = [*parts.outside, *inside, *given]
     nodes, reached = _graph([loss])
@@ -98,15 +99,16 @@ class _Parts:
         modules = modules_of(task)
         self.outermost = _outermost(modules)
         sharded = {id(module) for root in self.outermost for module in root.modules()}
-        found = [p for module in modules if id(module) not in sharded for p in module._parameters.values()]
-        found += [tensor for tensor in tensors_of(task) if tensor.is_leaf]
-        self.outside = list({id(p): p for p in found if p is not None and p.requires_grad}.values())
+        own = [p for module in modules if id(module) not in sharded for p in module._parameters.values()]
+        tensors = [*own, *(tensor for tensor in tensors_of(task) if tensor.is_leaf)]
+        self.outside: list[Tensor] = list({id(t): t for t in tensors if t is not None and t.requires_grad}.values())
 
 
 def _outermost(modules: Iterable[nn.Module]) -> list[nn.Module]:
     from torch.distributed.fsdp import FSDPModule
 
-    outermost, inside = [], set[int]()
+    outermost: list[nn.Module] = []
+    inside: set[int] = set()
     for module in modules:
         if isinstance(module, FSDPModule) and id(module) not in inside:
             outermost.append(module)

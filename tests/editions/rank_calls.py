@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mtl_accum import Split, Task
+from mtl_accum import AsLoss, Split, Task
 from mtl_accum.editions import _together
 from mtl_accum.editions._equal_gradients import require_equal_gradients
 from mtl_accum.editions._ranks import Ranks
@@ -88,6 +89,31 @@ def unlike(what: str) -> None:
     edition.loss(whole.model.trunk, tasks, mine())
 
 
+class Opaque:
+    """A batch that cannot be cut."""
+
+    def __init__(self, batch: Any) -> None:
+        self.batch = batch
+
+
+def opaque() -> float:
+    """Editions that do not cut need no number of samples; gradients averaged as DDP does."""
+    whole, reference = Whole(None), Whole(None)
+    tasks = {}
+    for name in "ac":
+        tasks[name] = lambda z, b, task=whole.model.tasks[name]: task(z, b.batch)
+        tasks[name].count = lambda b, name=name: b.batch[name].numel() if name in b.batch else 0
+    total, _ = Split().loss(lambda b: whole.model.trunk(b.batch), tasks, Opaque(mine()))
+    total.backward()
+    for parameter in whole.parameters():
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= 2
+    del reference.model.tasks._keys["b"], reference.model.tasks._keys["d"]
+    expected(reference, [batches(SIZES, ABSENT, 0)])
+    return apart(whole, reference)
+
+
 def coupled() -> None:
     whole = Whole(None)
     tasks = {"a": Task(nn.Linear(8, 3).double(), nn.MSELoss(), "a", couples_samples=True)}
@@ -129,3 +155,14 @@ def compare_gradients(how: str) -> None:
     if how == "other parameters" and dist.get_rank() == 1:
         names = list(names)[1:]
     require_equal_gradients(names)
+
+
+def as_edition() -> float:
+    """Rank 0 alone runs a loss and its backward as an edition."""
+    whole, reference = Whole(None), Whole(None)
+    if dist.get_rank() == 1:
+        return 0.0
+    with pytest.warns(UserWarning, match="on 2 processes: the gradients are this process's own"):
+        AsLoss(Split()).forward_backward(whole.model.trunk, whole.tasks(), mine())
+    expected(reference, [[mine()]])
+    return apart(whole, reference)

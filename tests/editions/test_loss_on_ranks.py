@@ -96,6 +96,10 @@ def test_a_group_of_one_rank_keeps_its_own_gradient(ranks):
     assert max(ranks.run(calls.alone)) <= BOUND
 
 
+def test_as_an_edition_it_is_this_process_alone(ranks):
+    assert max(ranks.run(calls.as_edition)) <= BOUND
+
+
 def test_the_group_must_have_this_rank(ranks):
     inside, outside = ranks.run(calls.outside)
     assert inside is None
@@ -125,6 +129,10 @@ def test_ranks_that_differ_raise_together(ranks, what, message):
     for error in ranks.run(calls.unlike, what):
         assert isinstance(error, ValueError)
         assert re.search(message, str(error))
+
+
+def test_a_batch_that_cannot_be_cut(ranks):
+    assert max(ranks.run(calls.opaque)) <= BOUND
 
 
 def test_coupled_samples_are_refused(ranks):
