@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakSet
 
+from mtl_accum.editions._counts import whole_task
 from mtl_accum.editions._inner_task import counted
 from mtl_accum.editions._types import Tasks
 from mtl_accum.editions._warn import warn_caller
@@ -43,7 +44,7 @@ def _is_new(task: Any) -> bool:
 
 def _missing(task: Any, batch: Any) -> str:
     """Return what of a task is not in a batch; "" where all is there."""
-    source = counted(task)
+    source = counted(whole_task(task))
     if hasattr(source, "absence"):
         return str(source.absence(batch))
     return "nothing for it" if hasattr(source, "presence") and source.presence(batch) is False else ""

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mtl_accum._validate import boolean, positive_int
 from mtl_accum.editions._forms import Form
-from mtl_accum.editions._pieces import Range, equal_ranges
+from mtl_accum.editions._pieces import Range, equal_ranges, inner_passes, inner_ranges
 from mtl_accum.editions._refuse import refuse_hidden_modules
 from mtl_accum.editions._schedule import Schedule
-from mtl_accum.editions._step import Step, inner_ranges
+from mtl_accum.editions._step import Step
 from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
 
 __all__ = ["Accumulated"]
@@ -83,3 +83,7 @@ class Accumulated(Schedule):
             for first, last in inner_ranges(self.edition, stop - start)
         ]
         return pieces + inner
+
+    def _passes(self, samples: int) -> tuple[Any, ...]:
+        pieces = equal_ranges(samples, self.micro_batches)
+        return tuple((1, *inner_passes(self.edition, stop - start)) for start, stop in pieces)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from mtl_accum._validate import boolean
 from mtl_accum.editions._autocast import without_autocast
-from mtl_accum.editions._forms import Form
+from mtl_accum.editions._forms import Attached, Form
+from mtl_accum.editions._parts import warn_of_ranks
 from mtl_accum.editions._phase import phase
-from mtl_accum.editions._pieces import Range
+from mtl_accum.editions._pieces import Range, inner_passes, inner_ranges
 from mtl_accum.editions._scale import set_aside
 from mtl_accum.editions._schedule import Schedule, run_inner
-from mtl_accum.editions._step import inner_ranges
 from mtl_accum.editions._types import Tasks, Trunk, require_edition
 
 __all__ = ["AsLoss"]
@@ -31,6 +31,8 @@ class AsLoss(Schedule):
         total.backward()
 
     so that `compare`, `predict`, `plan` and `check` have figures for those whose trainer runs the backward.
+
+    On several processes the gradients are this one's own, as in every `forward_backward`.
 
     Memory: the edition's, and a copy of the heads' gradients. Passes: the edition's; those that run the trunk in
     pieces run it again in the backward.
@@ -56,17 +58,21 @@ class AsLoss(Schedule):
         """See `Schedule.run`."""
         if form.defers:
             return run_inner(form, self.edition, trunk, tasks, batch)
+        warn_of_ranks()
         with set_aside() as scale:
+            attached = Attached(scale, each=self.each)  # not `loss`, which averages over several processes
+            losses = run_inner(attached, self.edition, trunk, tasks, batch)
             if self.each:
-                separate = self.edition.losses(trunk, tasks, batch, scale=scale)
-                losses = {name: loss.detach() for name, loss in separate.items()}
-                first, *others = separate.values()
+                first, *others = attached.separate(losses).values()
                 total = sum(others, first)
             else:
-                total, losses = self.edition.loss(trunk, tasks, batch, scale=scale)
+                total = attached.total(losses)
         with phase("trunk", "backward"), without_autocast():
             (total if scale is None else total * scale).backward()
         return losses
 
     def _counted(self, samples: int) -> list[Range]:
         return inner_ranges(self.edition, samples)
+
+    def _passes(self, samples: int) -> tuple[Any, ...]:
+        return inner_passes(self.edition, samples)

@@ -118,6 +118,9 @@ class Cached(Schedule):
     def _counted(self, samples: int) -> list[Range]:
         return equal_ranges(samples, self.head_chunks)
 
+    def _passes(self, samples: int) -> tuple[Any, ...]:
+        return len(ranges(samples, self.chunk_size)), len(self._counted(samples))
+
 
 def _end(chunks: list[Piece]) -> int:
     assert chunks[-1].samples is not None

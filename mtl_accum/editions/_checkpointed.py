@@ -15,12 +15,11 @@ from mtl_accum.editions._around_trunk import around_trunk
 from mtl_accum.editions._forms import Form
 from mtl_accum.editions._modules import is_compiled, modules_of
 from mtl_accum.editions._parts import require_parts
-from mtl_accum.editions._pieces import Range
+from mtl_accum.editions._pieces import Range, inner_passes, inner_ranges
 from mtl_accum.editions._refuse import refuse_hidden_modules
 from mtl_accum.editions._rerun import rerun
 from mtl_accum.editions._schedule import Schedule, run_inner
 from mtl_accum.editions._second_pass import Watch
-from mtl_accum.editions._step import inner_ranges
 from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
 
 __all__ = ["Checkpointed"]
@@ -72,6 +71,9 @@ class Checkpointed(Schedule):
 
     def _counted(self, samples: int) -> list[Range]:
         return inner_ranges(self.edition, samples)
+
+    def _passes(self, samples: int) -> tuple[Any, ...]:
+        return inner_passes(self.edition, samples)
 
 
 def _blocks(modules: list[nn.Module]) -> list[nn.Module]:

@@ -31,14 +31,23 @@ class Share:
         whole: all samples.
         counts: of the whole batch, of this piece, and of what an inner edition will cut it into.
         on_call: Called with every task that a function without a count has called.
+        factor: What the share is multiplied by: that of this rank's batch in the batch of all ranks.
     """
 
     def __init__(
-        self, task: Any, samples: Range, whole: Range, counts: Counts, on_call: Callable[[Any], None] = lambda _: None
+        self,
+        task: Any,
+        samples: Range,
+        whole: Range,
+        counts: Counts,
+        on_call: Callable[[Any], None] = lambda _: None,
+        *,
+        factor: float = 1.0,
     ) -> None:
         self.reduction = reduction_of(task)
         self._task, self._on_call = task, on_call
-        self._share = 1.0 if self.reduction == "sum" else counts[samples] / counts[whole]
+        part = 1.0 if self.reduction == "sum" or not counts[whole] else counts[samples] / counts[whole]
+        self._share = factor * part
         self._known: Counts = {None: counts[samples]}
         first, last = samples
         for cut, count in counts.items():

@@ -15,6 +15,7 @@ from mtl_accum.editions._gradients import Gradients
 from mtl_accum.editions._pieces import Range
 from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._scale import ambient_scale, start_gradient
+from mtl_accum.editions._together import Together
 from mtl_accum.editions._walk import Beginning
 
 __all__ = ["Attached", "Backward", "Form"]
@@ -26,10 +27,12 @@ class Form(ABC):
     Attributes:
         defers: Whether the trunk's backward is the caller's.
         in_pieces: Whether the schedule runs for one of several pieces of a batch.
+        together: The tasks that take part without terms, because other ranks have some.
     """
 
     defers: bool = False
     in_pieces: bool = False
+    together: Together = Together()
 
     def groups(self, names: Sequence[str], size: int) -> list[Sequence[str]]:
         """Return the tasks that share a graph, in groups of at most that many."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mtl_accum.editions._autocast import without_autocast
+from mtl_accum.editions._inside_fsdp import inside_forward
 from mtl_accum.editions._pieces import Range
 from mtl_accum.editions._scale import start_gradient
 
@@ -89,7 +90,7 @@ class Gradients:
             retain_graph: Keep the graph for another loss.
         """
         start = torch.ones_like(loss) if self._scale is None else start_gradient(loss, self._scale)
-        with without_autocast(), without_hooks(leaves):
+        with without_autocast(), without_hooks(leaves), inside_forward():
             gradients = torch.autograd.grad(loss, leaves, start, retain_graph=retain_graph, allow_unused=True)
         for leaf, gradient in zip(leaves, gradients, strict=True):
             if gradient is not None:

@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["buffer_owners", "is_compiled", "modules_of", "named_modules_of", "share_modules"]
+__all__ = ["buffer_owners", "is_compiled", "modules_of", "named_modules_of", "share_modules", "tensors_of"]
 
 _DEEPEST = 8  # references followed from the callable; what a person writes by hand is two or three away
 _LONGEST = 4096  # items followed of a container: heads are fewer, data sets are more
 _MOST = 20_000  # values looked at in all
 _INTERNALS = frozenset(vars(nn.Module()))  # parameters, buffers, submodules, hooks
-_ATOMS = (str, bytes, int, float, complex, type, types.ModuleType, types.BuiltinFunctionType, Tensor, type(None))
+_ATOMS = (str, bytes, int, float, complex, type, types.ModuleType, types.BuiltinFunctionType, type(None))
 
 # By the id of a callable: a weak reference to it, and to the modules behind it that have buffers.
 _OWNERS: dict[int, tuple[weakref.ref[Any], list[weakref.ref[nn.Module]]]] = {}
@@ -33,6 +33,14 @@ def modules_of(*functions: Callable[..., Any]) -> list[nn.Module]:
     """
     roots = (root for function in functions for _, root in _roots(function))
     return list({id(module): module for root in roots for module in root.modules()}.values())
+
+
+def tensors_of(*functions: Callable[..., Any]) -> list[Tensor]:
+    """Return the tensors that some callables reach outside of modules, such as a parameter in a closure."""
+    tensors: list[Tensor] = []
+    for function in functions:
+        _roots(function, tensors)
+    return tensors
 
 
 def share_modules(functions: Iterable[Callable[..., Any]], others: Iterable[Callable[..., Any]]) -> bool:
@@ -72,20 +80,26 @@ def is_compiled(function: Callable[..., Any]) -> bool:
     return hasattr(function, "_torchdynamo_orig_callable")
 
 
-def _roots(function: Callable[..., Any]) -> list[tuple[str, nn.Module]]:
-    """The modules that are reached first, by the name that leads to them; a callable itself has none."""
+def _roots(function: Callable[..., Any], tensors: list[Tensor] | None = None) -> list[tuple[str, nn.Module]]:
+    """The modules that are reached first, by the name that leads to them; a callable itself has none.
+
+    What torch.distributed keeps in a module is not followed: the state of `fully_shard` leads to all other modules.
+    """
     found: list[tuple[str, nn.Module]] = []
+    atoms = (*_ATOMS, Tensor) if tensors is None else _ATOMS
     seen: dict[int, Any] = {}  # the values too: a freed temporary's id may come again
     pending: list[tuple[str, Any, int]] = [("", function, 0)]
     while pending and len(seen) < _MOST:
         name, value, depth = pending.pop()
-        if id(value) in seen or depth > _DEEPEST or isinstance(value, _ATOMS):
+        if id(value) in seen or depth > _DEEPEST or isinstance(value, atoms):
             continue
         seen[id(value)] = value
-        if isinstance(value, nn.Module):
+        if tensors is not None and isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, nn.Module):
             found.append((name, value))
             pending += [(inner, other, depth + 1) for part in value.modules() for inner, other in _attributes(part)]
-        else:
+        elif not type(value).__module__.startswith("torch.distributed."):
             pending += [(inner, other, depth + 1) for inner, other in _referred(value)]
     return found
 

@@ -17,10 +17,9 @@ from mtl_accum.editions._around_trunk import around_trunk
 from mtl_accum.editions._forms import Form
 from mtl_accum.editions._modules import modules_of
 from mtl_accum.editions._parts import require_parts
-from mtl_accum.editions._pieces import Range
+from mtl_accum.editions._pieces import Range, inner_passes, inner_ranges
 from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._schedule import Schedule, run_inner
-from mtl_accum.editions._step import inner_ranges
 from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
 
 __all__ = ["TO_HOST", "Offloaded"]
@@ -68,6 +67,9 @@ class Offloaded(Schedule):
 
     def _counted(self, samples: int) -> list[Range]:
         return inner_ranges(self.edition, samples)
+
+    def _passes(self, samples: int) -> tuple[Any, ...]:
+        return inner_passes(self.edition, samples)
 
 
 def _away(resting: set[int], trunk: Trunk, batch: Any) -> Any:

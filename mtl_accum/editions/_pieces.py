@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,19 @@ from torch import Tensor
 from mtl_accum.editions._cutting import Range, cutter, samples_of, take
 from mtl_accum.editions._pytree import TreeSpec, flatten, unflatten
 
-__all__ = ["Assembly", "Piece", "Range", "cut_batch", "equal_ranges", "ranges", "samples_of", "take"]
+__all__ = [
+    "Assembly",
+    "Piece",
+    "Range",
+    "cut_batch",
+    "equal_ranges",
+    "inner_passes",
+    "inner_pieces",
+    "inner_ranges",
+    "ranges",
+    "samples_of",
+    "take",
+]
 
 
 class Piece(NamedTuple):
@@ -28,6 +41,29 @@ def ranges(samples: int, size: int) -> list[Range]:
 def equal_ranges(samples: int, pieces: int) -> list[Range]:
     """At most that many pieces of one size, the last one shorter where it does not divide the samples."""
     return ranges(samples, max(1, -(-samples // pieces)))
+
+
+def inner_ranges(edition: object, samples: int) -> list[Range]:
+    """The pieces of a batch of that many samples whose counts an edition will want to know."""
+    ranges = getattr(edition, "_counted", None)
+    return ranges(samples) if ranges is not None else []
+
+
+def inner_pieces(pieces: Sequence[Piece], edition: object) -> list[Piece]:
+    """Cut pieces of a batch as an edition will."""
+    inner = []
+    for samples, batch in pieces:
+        if samples is not None:
+            start, stop = samples
+            for first, last in inner_ranges(edition, stop - start):
+                inner.append(Piece((start + first, start + last), take(batch, (first, last))))
+    return inner
+
+
+def inner_passes(edition: object, samples: int) -> tuple[Any, ...]:
+    """Return the numbers of passes that an edition makes over a batch; empty where it never cuts one."""
+    passes = getattr(edition, "_passes", None)
+    return passes(samples) if passes is not None else ()
 
 
 def cut_batch(batch: Any, cuts: list[Range]) -> list[Piece]:

@@ -10,7 +10,9 @@ from torch import Tensor
 from mtl_accum.editions._eager import eager
 from mtl_accum.editions._forms import Attached, Backward, Form
 from mtl_accum.editions._gradients import Scale, factor_of
+from mtl_accum.editions._ranks import Ranks
 from mtl_accum.editions._scale import ambient_scale, expecting
+from mtl_accum.editions._together import share_out
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -58,8 +60,10 @@ class Schedule(ABC):
         On several processes the loss is that of the batch of all ranks, for engines that average gradients, as DDP and
         FSDP2 do: each rank's loss is weighted by its share of the terms of each task, and tasks that are absent here
         and present elsewhere take part with zeros. One collective, in training only. A task that is absent on all ranks
-        keeps `.grad` None under `DDP(find_unused_parameters=True)`; `static_graph=True` is for steps with the same
-        tasks.
+        keeps `.grad` None under FSDP2 and `DDP(find_unused_parameters=True)`. Other DDPs do not allow that, and raise:
+        with `static_graph=True` the tasks that are absent on all ranks must be the same in every step, or its gradients
+        would be wrong; `require_equal_gradients` compares gradients across ranks in the first steps. Modules of
+        `fully_shard` run on all ranks together: `Cached` in them needs batches of one size.
 
         Args:
             trunk: Maps the batch to a representation: any pytree of tensors.
@@ -74,9 +78,11 @@ class Schedule(ABC):
 
         Raises:
             TypeError: The schedule has no such form, or what `forward_backward` raises.
-            ValueError: scale is not greater than 0, or what `forward_backward` raises.
-            RuntimeError: There is a `backward_scale` around the call (multiply the sum in its place); values are in
-                float16 without scale; or what `forward_backward` and `fold` raise.
+            ValueError: scale is not greater than 0, or what `forward_backward` raises. On several ranks: this process
+                is not in the group, a task couples samples, or ranks have other tasks, schedules or numbers of pieces.
+            RuntimeError: A task is absent on all ranks, and DDP waits for it; another rank cannot take part in a task
+                (see the message); there is a `backward_scale` around the call (multiply the sum in its place); values
+                are in float16 without scale; or what `forward_backward` and `fold` raise.
         """
         form = Attached(factor_of(scale), each=False)
         losses = self._run_attached(form, trunk, tasks, batch, group)
@@ -119,6 +125,9 @@ class Schedule(ABC):
                 "loss: expected no backward_scale around it, whose factor is for a backward that an edition runs; "
                 "multiply what loss returns, e.g. scaler.scale(total)"
             )
+        ranks = Ranks.of(group)
+        if ranks is not None:
+            tasks, form.together = share_out(self, trunk, tasks, batch, ranks)
         with expecting(form.scale):
             return run_inner(form, self, trunk, tasks, batch)
 

@@ -85,3 +85,6 @@ class Split(Schedule):
 
     def _counted(self, samples: int) -> list[Range]:
         return equal_ranges(samples, self.head_chunks)
+
+    def _passes(self, samples: int) -> tuple[Any, ...]:
+        return (len(self._counted(samples)),) if self.head_chunks > 1 else ()

@@ -22,7 +22,7 @@ from mtl_accum.editions._hidden_counts import refuse_hidden
 from mtl_accum.editions._modules import buffer_owners, modules_of
 from mtl_accum.editions._parts import require_parts, warn_of_ranks
 from mtl_accum.editions._phase import SILENCE, heard, phase
-from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, samples_of, take
+from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, inner_pieces, samples_of
 from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._random import same_random_numbers
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_coupled_samples
@@ -32,7 +32,7 @@ from mtl_accum.editions._schedule import run_inner
 from mtl_accum.editions._second_pass import Watch
 from mtl_accum.editions._types import Edition, Tasks, Trunk
 
-__all__ = ["Step", "inner_ranges"]
+__all__ = ["Step"]
 
 
 class Step:
@@ -79,13 +79,14 @@ class Step:
             samples = samples_of(batch, "batch")
             self.pieces = cut_batch(batch, equal_ranges(samples, cuts))
             whole = [Piece((0, samples), batch)]
-        self._counts: dict[str, Counts] = read_counts(tasks, [*whole, *self.pieces, *_inner_pieces(self.pieces, inner)])
+        self._counts: dict[str, Counts] = read_counts(tasks, [*whole, *self.pieces, *inner_pieces(self.pieces, inner)])
         if self.pieces[-1].samples is not None:
             self._whole = (0, self.pieces[-1].samples[1])
             for counts in self._counts.values():
                 counts.setdefault(self._whole, sum(counts[piece.samples] for piece in self.pieces))
             require_sums(tasks, self._counts, self._whole, self.pieces)
-        self.present = [name for name, counts in self._counts.items() if counts[self._whole]]
+        together = self.form.together
+        self.present = [name for name, of in self._counts.items() if of[self._whole] or together.touches(name)]
         if not self.present:
             warn_of_absence(tasks, self.pieces[0].batch if window else batch)
         owners = ((name, buffer_owners(whole_task(tasks[name]))) for name in self.present)
@@ -145,13 +146,11 @@ class Step:
         total: Tensor | None = None
         self._running = names
         samples, batch = piece
-        tasks, owners, losses = self._tasks, self._owners, self._losses  # locals: this runs once a head
+        owners, losses = self._owners, self._losses  # locals: this runs once a head
         for name in names:
-            task = tasks[name]
-            if samples is not None:
-                if not self._counts[name][samples]:
-                    continue
-                task = self._on(name, piece)
+            task = self.form.together.task(name, self._on(name, piece), present=bool(self._counts[name][samples]))
+            if task is None:
+                continue
             fresh = self._buffers.before(owners[name]) if name in owners else None
             try:
                 with phase(f"head {name}", "forward") if self._heard else SILENCE:
@@ -237,7 +236,9 @@ class Step:
 
     def run_edition(self, edition: Edition, piece: Piece) -> None:
         """Forward and backward of a piece through another edition."""
-        tasks = {name: self._on(name, piece) for name in self.present if self._counts[name][piece.samples]}
+        touches = self.form.together.touches
+        names = [name for name in self.present if self._counts[name][piece.samples] or touches(name)]
+        tasks = {name: self._on(name, piece) for name in names}
         if not tasks:
             return
         functions: tuple[Callable[..., Any], ...] = (self._trunk, *(whole_task(self._tasks[name]) for name in tasks))
@@ -280,22 +281,6 @@ class Step:
             if isinstance(like, Tensor):
                 return torch.zeros((), device=like.device)
         return torch.zeros(())
-
-
-def inner_ranges(edition: object, samples: int) -> list[Range]:
-    """The pieces of a batch of that many samples whose counts an edition will want to know."""
-    ranges = getattr(edition, "_counted", None)
-    return ranges(samples) if ranges is not None else []
-
-
-def _inner_pieces(pieces: Sequence[Piece], edition: Edition | None) -> list[Piece]:
-    inner = []
-    for samples, batch in pieces:
-        if samples is not None:
-            start, stop = samples
-            for first, last in inner_ranges(edition, stop - start):
-                inner.append(Piece((start + first, start + last), take(batch, (first, last))))
-    return inner
 
 
 def _no_loss(name: str, found: Any) -> Exception:

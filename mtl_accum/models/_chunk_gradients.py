@@ -11,6 +11,7 @@ from torch import Tensor
 from mtl_accum.editions._autocast import without_autocast
 from mtl_accum.editions._fold import own_graph, require_loss
 from mtl_accum.editions._gradients import attach, wide, without_hooks
+from mtl_accum.editions._inside_fsdp import inside_forward
 from mtl_accum.editions._walk import Beginning, Graph, walk
 from mtl_accum.models._graph_shortcuts import Product, products_in, start_of_backward
 
@@ -55,7 +56,7 @@ class ChunkGradients:
             products = [product for product in products_in(graph) if product.weight not in slices]
             direct = {product.weight for product in products}
             leaves = [leaf for leaf in graph.leaves if leaf not in direct and leaf not in slices]
-            with without_autocast(), without_hooks(leaves), torch.no_grad():
+            with without_autocast(), without_hooks(leaves), inside_forward(), torch.no_grad():
                 root, first = start_of_backward(loss, self._scale)
                 del loss, graph  # the nodes above the logits hold a tensor as large as these
                 wanted: list[Any] = [*slices, *leaves, *(product.output for product in products)]
