@@ -6,7 +6,7 @@ import dataclasses
 from functools import singledispatch
 from typing import Any
 
-from mtl_accum.editions import Accumulated, Cached, Checkpointed, Edition, Offloaded, PerTask, Split
+from mtl_accum.editions import Accumulated, AsLoss, Cached, Checkpointed, Edition, Offloaded, PerTask, Split
 
 __all__ = ["in_small", "kind", "passes", "pieces", "simplicity"]
 
@@ -44,6 +44,7 @@ def _(edition: Accumulated, samples: int) -> int:
     return edition.micro_batches * pieces(edition.edition, -(-samples // edition.micro_batches))
 
 
+@pieces.register(AsLoss)
 @pieces.register(Checkpointed)
 @pieces.register(Offloaded)
 def _(edition: Any, samples: int) -> int:
@@ -77,7 +78,7 @@ def in_small(edition: Any, samples: int, few: int) -> Edition:
         }
     elif isinstance(edition, Accumulated):
         changes = {"micro_batches": 2, "edition": in_small(edition.edition, samples, half)}
-    elif isinstance(edition, Checkpointed | Offloaded):
+    elif isinstance(edition, AsLoss | Checkpointed | Offloaded):
         changes = {"edition": in_small(edition.edition, samples, few)}
     return dataclasses.replace(edition, **changes)  # type: ignore[no-any-return]
 
