@@ -107,6 +107,8 @@ def _(edition: SummedLoss, tables: Tables, samples: int, first: bool) -> Iterato
 
 @phases.register
 def _(edition: AsLoss, tables: Tables, samples: int, first: bool) -> Iterator[Phase]:
+    if edition.each:
+        raise TypeError(f"no formula for {edition!r}, which has a dL/dz for each task")
     return phases_of_loss(edition.edition, tables, samples, first)
 
 

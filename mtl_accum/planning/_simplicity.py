@@ -56,7 +56,13 @@ def passes(edition: Any, tasks: int) -> int:
     if isinstance(edition, PerTask):
         return max(2, tasks)  # of one task it is a longer way to do what Split does
     inner = passes(edition.edition, tasks) if hasattr(edition, "edition") else 1
-    return inner + isinstance(edition, Cached | Checkpointed | Offloaded)
+    again = isinstance(edition, AsLoss) and _has_micro_batches(edition.edition)  # in the caller's backward
+    return inner + (again or isinstance(edition, Cached | Checkpointed | Offloaded))
+
+
+def _has_micro_batches(edition: Any) -> bool:
+    inner = getattr(edition, "edition", None)
+    return isinstance(edition, Accumulated) or (inner is not None and _has_micro_batches(inner))
 
 
 def in_small(edition: Any, samples: int, few: int) -> Edition:

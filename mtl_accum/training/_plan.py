@@ -59,7 +59,7 @@ def plan(
         optimizer: makes the optimizer from the parameters.
         budget: "6GiB", "6GB", "80%", "auto" or bytes.
         device: "auto", "cpu", "cuda" or "cuda:N"; for a GPU that is not here the times are operation counts.
-        form: how the training loop takes the edition: "forward_backward", or "loss" for a trainer that runs the backward.
+        form: how the training loop takes the edition: "forward_backward", or "loss" where a trainer runs the backward.
         seed: of dropout and noise where the pieces run.
         run: the folder for `plan.json` and `plan.md`.
 

@@ -12,7 +12,7 @@ from torch import nn
 from mtl_accum import MultiTaskModel, PerTask, Split, SummedLoss, Task, predict
 from mtl_accum.memory import PredictionError
 from mtl_accum.memory._training_step import TrainingStep
-from tests.memory.networks import EDITIONS, MODES, NETWORKS, OPTIMIZERS, convolutional, many_heads, transformer
+from tests.memory.networks import EDITIONS, LOSSES, MODES, NETWORKS, OPTIMIZERS, convolutional, many_heads, transformer
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -22,7 +22,7 @@ def test_equals_the_meter_to_the_byte(name, mode, optimizer):
     torch.manual_seed(0)
     model, batch = NETWORKS[name](mode)
     stepper = OPTIMIZERS[optimizer](model.parameters())
-    for edition in EDITIONS.values():
+    for edition in (*EDITIONS.values(), *LOSSES.values()):
         step = TrainingStep(model.trunk, model.tasks, batch, stepper, edition)
         step()
         with step.tensor_meter() as meter:
