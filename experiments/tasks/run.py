@@ -206,17 +206,18 @@ QUESTION = (
 )
 HOW = (
     "**How.** One optimizer step (AdamW) after two to warm up. *Resting bytes* are parameters, as many for their "
-    "gradients, optimizer state and the batch: what is there under any schedule, and grows with the number of tasks by "
-    "itself. Live tensors are counted to the byte; the process's memory is what it rises by in the step. A way has one "
-    "process that is weighed and one that is timed, for all numbers of tasks in ascending order; on the CPU the timed "
-    "processes take turns with their steps, and a ratio is the median over the rounds. *Split by 16* is "
-    "`Split(heads_per_graph=16)`, *cached* cuts the batch into four chunks, *checkpointed* and *offloaded* are around "
-    "`Split()`. *Split loss* is `total, losses = Split().loss(...)` and `total.backward()`, what a trainer runs; the copy "
-    "of the heads' gradients that it holds until then is as large as the `.grad` among the resting bytes, which are not "
-    "there yet. *Checkpointed heads* is the summed loss with each head under `torch.utils.checkpoint`, which takes one "
-    "line in anybody's loop. *torchjd* is `mtl_backward(losses, features=z)` and `jac_to_grad(shared, Sum())`, as documented, "
-    "*torchjd by 1* the same with `parallel_chunk_size=1`, a trunk backward a task and no vmap; both are made for "
-    "aggregators that need a gradient of each task, which the sum does not."
+    "gradients, optimizer state and the batch: what is there under any schedule, and grows with the number of tasks"
+    " by itself. Live tensors are counted to the byte; the process's memory is what it rises by in the step. A way "
+    "has one process that is weighed and one that is timed, for all numbers of tasks in ascending order; on the CPU"
+    " the timed processes take turns with their steps, and a ratio is the median over the rounds. *Split by 16* is "
+    "`Split(heads_per_graph=16)`, *cached* cuts the batch into four chunks, *checkpointed* and *offloaded* are "
+    "around `Split()`. *Split loss* is `total, losses = Split().loss(...)` and `total.backward()`, what a trainer "
+    "runs; the copy of the heads' gradients that it holds until then is as large as the `.grad` among the resting "
+    "bytes, which are not there yet. *Checkpointed heads* is the summed loss with each head under "
+    "`torch.utils.checkpoint`, which takes one line in anybody's loop. *torchjd* is `mtl_backward(losses, "
+    "features=z)` and `jac_to_grad(shared, Sum())`, as documented, *torchjd by 1* the same with "
+    "`parallel_chunk_size=1`, a trunk backward a task and no vmap; both are made for aggregators that need a "
+    "gradient of each task, which the sum does not."
 )
 
 if __name__ == "__main__":

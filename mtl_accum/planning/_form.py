@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from mtl_accum._validate import one_of
 from mtl_accum.editions import AsLoss, Edition
 
-__all__ = ["FORMS", "Form", "call_of", "in_form", "require_form", "without_form"]
+__all__ = ["Form", "call_of", "in_form", "require_form", "without_form"]
 
 Form = Literal["forward_backward", "loss"]
-FORMS = ("forward_backward", "loss")
 
 
 def require_form(form: str) -> None:
     """Raise ValueError unless there is such a form."""
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, found {form!r}")
+    one_of(*get_args(Form))("form", form)
 
 
 def in_form(edition: Edition, form: Form) -> Edition:

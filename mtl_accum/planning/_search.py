@@ -9,7 +9,7 @@ from statistics import median
 import torch
 
 from mtl_accum._restore import without_a_trace
-from mtl_accum.editions import Edition, SummedLoss
+from mtl_accum.editions import Edition, Split, SummedLoss
 from mtl_accum.memory import PeakMemory
 from mtl_accum.memory._predict import workspaces
 from mtl_accum.memory._rehearsal import PredictionError, Rehearsal
@@ -150,10 +150,11 @@ class Search:
             return
         needs = {size: estimate(SummedLoss(), self.tables, size).peak_bytes for size in Exactness.sizes(self.samples)}
         self.exactness = Exactness(self._real, self.samples, room, needs)
-        kinds = basic_kinds(self.samples)
-        kinds = {name: in_form(e, self._form) for name, e in kinds.items() if name not in self.left_out}
+        basic = basic_kinds(self.samples) | ({"Split": Split()} if self._form == "loss" else {})
+        kinds = {name: in_form(edition, self._form) for name, edition in basic.items() if name not in self.left_out}
         wrong = self._why_not(kinds.values(), hurry=True)
         self.left_out |= {name: wrong[edition] for name, edition in kinds.items() if edition in wrong}
+        self._wrong |= {kind(edition, self.samples) for edition in wrong}
         self._rank()
 
     def time(self) -> None:

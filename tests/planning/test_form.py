@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtl_accum import AsLoss, MultiTaskModel, PerTask, Split, SummedLoss, Task, plan
+from mtl_accum import AsLoss, Checkpointed, MultiTaskModel, PerTask, Split, SummedLoss, Task, plan
 from mtl_accum.memory._training_step import TrainingStep
 from mtl_accum.planning import BudgetError, _timings, schedules_of, spelled
 from mtl_accum.planning._candidates import candidates, left_out
@@ -98,20 +98,31 @@ def test_for_a_gpu_that_is_not_here():
     assert isinstance(found.chosen.edition, AsLoss)
 
 
-def test_a_network_whose_loss_is_not_exact_in_this_form_is_left_out_by_name():
-    """A head that injects a gradient of its own into the trunk's: `Split` passes it on, an attached one is none."""
-    model, batch, optimizer = network()
-    seen = []
+class Half(nn.Module):
+    """A head in float16, whose loss takes a scale that a plan has none for."""
 
-    class Tapped(nn.Module):
-        def forward(self, z):
-            seen.append(z)
-            return z * (1.0 + 0.5 * (len(seen) % 2))
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Linear(8, 1)
 
-    model.tasks["t1"].head = nn.Sequential(Tapped(), model.tasks["t1"].head)
-    found = plan(model.trunk, model.tasks, batch, optimizer=optimizer, budget="1GiB", form="loss")
-    assert any(name.startswith("AsLoss(Split(") for name in found.left_out)
-    assert without_form(found.edition) == SummedLoss()
+    def forward(self, z):
+        with torch.autocast("cpu", torch.float16):
+            return self.layers(z)
+
+
+def test_what_has_no_loss_for_this_network_is_left_out_by_name():
+    tasks = {name: Task(Half(), nn.MSELoss(), "y") for name in "ab"}
+    batch = {"x": torch.randn(8, 4), "y": torch.randn(8, 1)}
+    found = plan(
+        nn.Sequential(_Input(), nn.Linear(4, 8), nn.Tanh()), tasks, batch, budget="1GiB", form="loss", device="cpu"
+    )
+    assert "scale=" in found.left_out["Split"]
+    assert isinstance(without_form(found.edition), SummedLoss | Checkpointed)
+
+
+class _Input(nn.Module):
+    def forward(self, batch):
+        return batch["x"]
 
 
 def test_candidates_in_that_form():
@@ -126,5 +137,5 @@ def test_candidates_in_that_form():
 
 def test_what_is_no_form():
     model, batch, _ = network()
-    with pytest.raises(ValueError, match="form must be one of forward_backward, loss, found 'lose'"):
+    with pytest.raises(ValueError, match="form must be one of forward_backward, loss; found 'lose'"):
         plan(model.trunk, model.tasks, batch, form="lose")

@@ -94,15 +94,14 @@ def test_for_cuda(network, mode):
         assert -below < off < 0.25, edition  # blocks of 512 bytes round small pieces up
 
 
-@pytest.mark.parametrize("mode", ["fp32", "checkpoint"])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("network", "mode"), [*((name, "fp32") for name in NETWORKS), ("convolutional", "checkpoint")])
 def test_the_formula_of_a_loss_is_a_direct_prediction(network, mode):
     for edition, off in compare(network, mode, cuda=False, of=losses).items():
         assert -0.001 < off < 0.005, edition
 
 
 @pytest.mark.parametrize(
-    ("network", "mode", "cuda"), [("transformer", "autocast", False), ("many_heads", "fp32", True)]
+    ("network", "mode", "cuda"), [("convolutional", "autocast", False), ("many_heads", "fp32", True)]
 )
 def test_the_formula_of_a_loss_in_16_bit_and_for_cuda(network, mode, cuda):
     for edition, off in compare(network, mode, cuda=cuda, of=losses).items():
