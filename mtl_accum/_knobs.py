@@ -96,6 +96,7 @@ _mapping = Rule("a mapping", lambda value: isinstance(value, Mapping))
 
 KNOBS: Mapping[str, Callable[[str, Any], None]] = {
     "job": _buildable,
+    "job.form": one_of("forward_backward", "loss"),
     "model": _buildable_or_null,
     "data": _buildable_or_null,
     "edition": _buildable,

@@ -48,6 +48,9 @@ class NoDropout(TorchFunctionMode):
         if func in (Tensor.backward, torch.autograd.backward):
             with self:  # a mode ends in what it calls, but a backward may run a checkpointed forward again
                 return _backward(*args, **kwargs)
+        if func is torch.autograd.grad and not kwargs.get("is_grads_batched"):
+            with self:
+                return _grad(*args, **kwargs)
         if func in _DROPOUT:
             return args[0] if args else kwargs["input"]
         if func in _POSITION:
@@ -77,15 +80,51 @@ def _backward(
     **names: Any,
 ) -> None:
     """Run a backward as torch's two functions do, which would leave the mode."""
-    outputs = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
-    given = names.get("gradient", names.get("grad_tensors", gradients))
-    known = (given,) * len(outputs) if given is None or isinstance(given, Tensor) else tuple(given)
-    starts = tuple(torch.ones_like(out) if g is None else g for out, g in zip(outputs, known, strict=True))
-    leaves = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ())
+    outputs = _several(tensors)
+    starts = _starts(outputs, names.get("gradient", names.get("grad_tensors", gradients)))
+    leaves = () if inputs is None else _several(inputs)
     keep = create_graph if retain_graph is None else retain_graph
     graph._engine_run_backward(
         outputs, starts, keep, create_graph, leaves, allow_unreachable=True, accumulate_grad=True
     )
+
+
+def _grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    *,
+    allow_unused: bool | None = None,
+    materialize_grads: bool = False,
+    **_: Any,
+) -> tuple[Tensor | None, ...]:
+    """Return gradients as `torch.autograd.grad` does, which would leave the mode."""
+    ends, leaves = _several(outputs), _several(inputs)
+    keep = create_graph if retain_graph is None else retain_graph
+    gradients = graph._engine_run_backward(
+        ends,
+        _starts(ends, grad_outputs),
+        keep,
+        create_graph,
+        leaves,
+        allow_unused or materialize_grads,
+        accumulate_grad=False,
+    )
+    if not materialize_grads:
+        return gradients
+    return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, leaves, strict=True))
+
+
+def _several(tensors: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+
+
+def _starts(outputs: Sequence[Tensor], given: Tensor | Sequence[Tensor | None] | None) -> tuple[Tensor, ...]:
+    """Return what a backward begins with; None stands for ones."""
+    known = (given,) * len(outputs) if given is None or isinstance(given, Tensor) else tuple(given)
+    return tuple(torch.ones_like(out) if g is None else g for out, g in zip(outputs, known, strict=True))
 
 
 def _rrelu(input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, **__: Any) -> Tensor:

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from mtl_accum import Accumulated, Cached, MultiTaskModel, PerTask, Split, SummedLoss, Task
+from mtl_accum import Accumulated, AsLoss, Cached, MultiTaskModel, PerTask, Split, SummedLoss, Task
 from mtl_accum.memory import TensorMeter
 
 MIB = 2**20
@@ -18,19 +18,18 @@ CONF = str(Path(__file__).resolve().parent.parent / "conf")
 CPU = torch.device("cpu")
 
 
-def peak(edition, model: MultiTaskModel, batch: dict[str, Tensor]) -> int:
+def peak(edition, model: MultiTaskModel, batch: dict[str, Tensor], *, set_to_none: bool = True) -> int:
     """Bytes above what rests, at the highest point of one call."""
-    model.zero_grad()
+    model.zero_grad(set_to_none)
     with TensorMeter(CPU, parameters=list(model.parameters()), inputs=batch) as meter:
         edition.forward_backward(model.trunk, model.tasks, batch)
     result = meter.result()
     return result.peak_bytes - result.base_bytes
 
 
-def many_tasks(tasks: int) -> tuple[MultiTaskModel, dict[str, Tensor]]:
+def many_tasks(tasks: int, width: int = 32, samples: int = 2048) -> tuple[MultiTaskModel, dict[str, Tensor]]:
     """Dense heads whose loss keeps an element-wise map, if it is let."""
     torch.manual_seed(0)
-    width, samples = 32, 2048
 
     def head():
         return nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width))
@@ -56,6 +55,31 @@ def test_memory_does_not_grow_with_the_tasks(edition):
 def test_the_summed_loss_grows():
     peaks = [peak(SummedLoss(), *many_tasks(tasks)) for tasks in (2, 32)]
     assert peaks[1] > 5 * peaks[0]
+
+
+LOSSES = [Split(), Split(head_chunks=4), Cached(chunk_size=128), Accumulated(Split(), 4)]
+
+
+@pytest.mark.parametrize("edition", [AsLoss(edition) for edition in LOSSES], ids=repr)
+def test_a_loss_grows_by_one_copy_of_the_heads_gradients(edition):
+    """They wait for the caller's backward: in place of `.grad` where there is none yet, else beside it."""
+    fresh, beside, own = {}, {}, {}
+    for tasks in (2, 8, 32):
+        model, batch = many_tasks(tasks, width=128, samples=512)
+        own[tasks] = gradients(model)
+        fresh[tasks] = peak(edition, model, batch) - own[tasks]
+        beside[tasks] = peak(edition, model, batch, set_to_none=False)
+    assert max(fresh.values()) < 1.05 * fresh[2]
+    for tasks in (8, 32):
+        assert beside[tasks] - beside[2] < 1.1 * (own[tasks] - own[2])
+    assert beside[32] - beside[2] > 0.9 * (own[32] - own[2]), "that copy is there"
+
+
+def test_losses_hold_one_dz_a_task():
+    model, batch = many_tasks(8)
+    z = 2048 * 32 * 4
+    extra = peak(AsLoss(Split(), each=True), model, batch) - peak(AsLoss(Split()), model, batch)
+    assert 5 * z < extra < 8 * z
 
 
 def test_pieces_need_less():

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from experiments.peers.networks import LR, Batch, Contrastive, MultiTask, Vocabulary
 
-__all__ = ["cut", "logits", "per_task", "summed", "whole"]
+__all__ = ["checkpointed_heads", "cut", "logits", "per_task", "summed", "whole"]
 
 
 def summed(network: MultiTask, batches: Iterable[Batch]) -> None:
@@ -43,6 +45,21 @@ def cut(network: MultiTask, batches: Iterable[Batch]) -> None:
         for name, head in network.heads.items():
             network.losses[name](head(leaf), batch[name]).backward()
         z.backward(leaf.grad)
+        optimizer.step()
+
+
+def checkpointed_heads(network: MultiTask, batches: Iterable[Batch]) -> None:
+    """The summed loss, each head running again in the backward."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=LR)
+
+    def loss_of(name: str, z: Tensor, target: Tensor) -> Tensor:
+        return network.losses[name](network.heads[name](z), target)
+
+    for batch in batches:
+        optimizer.zero_grad()
+        z = network.trunk(batch["x"])
+        loss = sum(checkpoint(loss_of, name, z, batch[name], use_reentrant=False) for name in network.heads)
+        loss.backward()
         optimizer.step()
 
 

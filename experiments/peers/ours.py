@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from experiments.peers.networks import LR, Batch, Contrastive, MultiTask, Vocabulary
 from mtl_accum import Edition
 
-__all__ = ["contrastive", "cut_in_a_loop", "multi_task", "vocabulary", "vocabulary_in_chunks"]
+__all__ = ["contrastive", "cut_in_a_loop", "multi_task", "split_loss", "vocabulary", "vocabulary_in_chunks"]
 
 
 def cut_in_a_loop(network: MultiTask, batches: Iterable[Batch]) -> None:
@@ -36,6 +36,20 @@ def multi_task(network: MultiTask, batches: Iterable[Batch], edition: Edition) -
     for batch in batches:
         optimizer.zero_grad()
         edition.forward_backward(model.trunk, model.tasks, batch)
+        optimizer.step()
+
+
+def split_loss(network: MultiTask, batches: Iterable[Batch]) -> None:
+    """`Split().loss`, for a loop that runs the backward itself."""
+    from mtl_accum import MultiTaskModel, Split, Task
+
+    tasks = {name: Task(head, network.losses[name], target=name) for name, head in network.heads.items()}
+    model = MultiTaskModel(network.trunk, tasks, inputs="x")
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    for batch in batches:
+        optimizer.zero_grad()
+        total, _ = Split().loss(model.trunk, model.tasks, batch)
+        total.backward()
         optimizer.step()
 
 

@@ -162,6 +162,12 @@ def _conclusions(group: Sequence[Found]) -> Iterator[str]:
             "what they do not do: "
             "any container, absent tasks, counts, 16-bit sums, refusals, check."
         )
+    if {"Split().loss", "heads under checkpoint"} <= names.keys():
+        loss, hand = names["Split().loss"], names["heads under checkpoint"]
+        yield (
+            f"For a loop that runs the backward itself: {_said(loss, reference)}, beside what anybody can write, "
+            f"{_said(hand, reference)}."
+        )
     low, _, high = quantiles(_noise(measured), n=4) if len(measured) > 1 else (0.0, 0.0, 0.0)
     spans = f"{low:.0%} to {high:.0%} of its median (half of the rows)"
     yield f"Noise: from its fastest to its slowest round a row's time spans {spans}."

@@ -83,6 +83,10 @@ ROWS = [
     Row("summed loop", "tasks", HAND, by_hand.summed),
     Row("loop per task", "tasks", HAND, by_hand.per_task, remark=_AGAIN),
     Row("cut by hand", "tasks", HAND, by_hand.cut),
+    Row(
+        *("heads under checkpoint", "tasks", HAND, by_hand.checkpointed_heads),
+        remark="each head under `torch.utils.checkpoint`; runs every head twice, the second time in the backward",
+    ),
     Row("SummedLoss", "tasks", OURS, ours.multi_task, {"edition": SummedLoss()}),
     Row(
         "PerTask",
@@ -93,6 +97,10 @@ ROWS = [
         remark="runs the trunk once a task, with the same masks",
     ),
     Row("Split", "tasks", OURS, ours.multi_task, {"edition": Split()}),
+    Row(
+        *("Split().loss", "tasks", OURS, ours.split_loss),
+        remark="for a trainer that runs the backward; holds one more copy of the heads' gradients until then",
+    ),
     Row("cut in a loop", "tasks", OURS, ours.cut_in_a_loop),
     Row("Cached, 4 samples", "tasks", OURS, ours.multi_task, {"edition": Cached(4)}, remark=_PIECES),
     Row(

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map_only
 
+from experiments.tasks.checkpointed_heads import CheckpointedHeads
 from experiments.tasks.torch_jd import TorchJD
-from mtl_accum import Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
+from mtl_accum import AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum.memory._training_step import Parts
 from mtl_accum.models import many_tasks
 from tests.memory.networks import many_heads
@@ -71,8 +72,9 @@ FAMILIES = {
 
 
 def ways(family: str, samples: int, device: torch.device) -> Mapping[str, Any]:
-    """The editions that make sense on a family, and TorchJD, by name; the first one is the summed loss."""
+    """The editions that make sense on a family, and what others have, by name; the first one is the summed loss."""
     chosen: dict[str, Any] = {"summed": SummedLoss(), "per_task": PerTask(), "split": Split()}
+    chosen |= {"split loss": AsLoss(Split()), "checkpointed heads": CheckpointedHeads()}
     peers = {"torchjd": TorchJD(), "torchjd by 1": TorchJD(chunk=1)}
     chosen["cached"] = Cached(max(1, samples // CHUNKS))
     if family == "tiny":

@@ -17,10 +17,12 @@ _LOOKS: dict[str, tuple[str, Any, str]] = {  # Okabe and Ito's colours, dashes a
     "split by 16": ("#56B4E9", ":", "P"),
     "checkpointed": ("#56B4E9", ":", "v"),
     "cached": ("#009E73", (0, (6, 2)), "^"),
+    "split loss": ("#882255", (0, (4, 1)), "p"),  # two of Tol's
+    "checkpointed heads": ("#777777", (0, (1, 1)), "<"),
     "offloaded": ("#000000", (0, (3, 1, 1, 1)), "*"),
 }
 _NAMES = {"summed": "summed loss", "torchjd": "TorchJD", "checkpointed": "split + checkpoints"}
-_NAMES |= {"offloaded": "split + offloading"}
+_NAMES |= {"offloaded": "split + offloading", "split loss": "Split().loss", "checkpointed heads": "heads checkpointed"}
 
 
 def draw(

@@ -20,7 +20,7 @@ from experiments.tasks.fit import Line, fit
 from experiments.tasks.measure import Cell, measure
 from experiments.tasks.networks import FAMILIES
 from experiments.tasks.picture import draw
-from experiments.tasks.verdict import target_of_split, target_of_summed, why
+from experiments.tasks.verdict import target_of_split, target_of_summed, targets_of_loss, why
 from mtl_accum.training._device import resolve
 
 HERE = Path(__file__).parent
@@ -166,6 +166,7 @@ def write(
     report.section("Conclusion")
     dense = by_way(found["dense"])
     verdicts = [target_of_split(dense["split"]), target_of_summed(dense["summed"], line_of(dense["summed"], "above"))]
+    verdicts += targets_of_loss(dense["split loss"], dense["checkpointed heads"])
     report.items(*verdicts, *why(found), noise(*load))
     report.text(HOW)
     lines = {name: family_report(report, name, cells, _samples(name, scale)) for name, cells in found.items()}
@@ -201,18 +202,22 @@ def _span(milliseconds: float) -> str:
 
 QUESTION = (
     "How do the peak memory and the time of a training step grow with the number of tasks, under every edition and "
-    "under TorchJD's `mtl_backward` with `Sum`?"
+    "under TorchJD's `mtl_backward` with `Sum`, and with each head under `torch.utils.checkpoint`?"
 )
 HOW = (
     "**How.** One optimizer step (AdamW) after two to warm up. *Resting bytes* are parameters, as many for their "
-    "gradients, optimizer state and the batch: what is there under any schedule, and grows with the number of tasks by "
-    "itself. Live tensors are counted to the byte; the process's memory is what it rises by in the step. A way has one "
-    "process that is weighed and one that is timed, for all numbers of tasks in ascending order; on the CPU the timed "
-    "processes take turns with their steps, and a ratio is the median over the rounds. *Split by 16* is "
-    "`Split(heads_per_graph=16)`, *cached* cuts the batch into four chunks, *checkpointed* and *offloaded* are around "
-    "`Split()`. *torchjd* is `mtl_backward(losses, features=z)` and `jac_to_grad(shared, Sum())`, as documented, "
-    "*torchjd by 1* the same with `parallel_chunk_size=1`, a trunk backward a task and no vmap; both are made for "
-    "aggregators that need a gradient of each task, which the sum does not."
+    "gradients, optimizer state and the batch: what is there under any schedule, and grows with the number of tasks"
+    " by itself. Live tensors are counted to the byte; the process's memory is what it rises by in the step. A way "
+    "has one process that is weighed and one that is timed, for all numbers of tasks in ascending order; on the CPU"
+    " the timed processes take turns with their steps, and a ratio is the median over the rounds. *Split by 16* is "
+    "`Split(heads_per_graph=16)`, *cached* cuts the batch into four chunks, *checkpointed* and *offloaded* are "
+    "around `Split()`. *Split loss* is `total, losses = Split().loss(...)` and `total.backward()`, what a trainer "
+    "runs; the copy of the heads' gradients that it holds until then is as large as the `.grad` among the resting "
+    "bytes, which are not there yet. *Checkpointed heads* is the summed loss with each head under "
+    "`torch.utils.checkpoint`, which takes one line in anybody's loop. *torchjd* is `mtl_backward(losses, "
+    "features=z)` and `jac_to_grad(shared, Sum())`, as documented, *torchjd by 1* the same with "
+    "`parallel_chunk_size=1`, a trunk backward a task and no vmap; both are made for aggregators that need a "
+    "gradient of each task, which the sum does not."
 )
 
 if __name__ == "__main__":

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from experiments.study import MIB
 from experiments.tasks.fit import Line
 from experiments.tasks.measure import Cell
 
-__all__ = ["target_of_split", "target_of_summed", "why"]
+__all__ = ["target_of_split", "target_of_summed", "targets_of_loss", "why"]
 
 GROWTH, STRAIGHT = 0.01, 0.999  # how much Split may grow, and the least R² of a straight line
+GROWTH_OF_LOSS, FIRST, LAST = 0.05, 2, 32  # how much the form of a loss may grow, from so many tasks to so many
+AT_MOST, OF_CHECKPOINTED = 1.02, 0.8  # of the summed loss's time, and of that of checkpointed heads
 FEW = 64  # bytes a task that no graph hides in: the losses that are returned
 
 
@@ -39,6 +42,44 @@ def target_of_summed(cells: Sequence[Cell], line: Line | None) -> str:
     known = [cell.above for cell in cells if cell.tasks > 1 and cell.above]
     times = f"; with the most tasks it is {known[-1] / known[0]:.1f} times what it is with two" if known else ""
     return f"**Target {verdict}**: the summed loss's grows linearly: {fitted}{times}."
+
+
+def targets_of_loss(cells: Sequence[Cell], checkpointed: Sequence[Cell]) -> list[str]:
+    """Whether `Split().loss` stays where it was, and is as fast as the summed loss.
+
+    Args:
+        cells: Of `Split().loss`.
+        checkpointed: Of the heads under `torch.utils.checkpoint`, on the same networks.
+    """
+    known = {cell.tasks: cell.above for cell in cells if FIRST <= cell.tasks <= LAST and cell.above is not None}
+    first, last = min(known, default=0), max(known, default=0)
+    if first == last:
+        return ["The growth of `Split().loss`: not measured."]
+    growth = known[last] / known[first] - 1
+    verdict = "met" if growth < GROWTH_OF_LOSS else "MISSED"
+    sentences = [
+        f"**Target {verdict}**: the peak of `Split().loss` and its backward, above the resting bytes and so beyond one "
+        f"copy of the gradients, grows by {growth:+.4%} from {first} to {last} tasks (less than {GROWTH_OF_LOSS:.0%} "
+        "was wanted)."
+    ]
+    summed = [cell.ratio for cell in cells if cell.tasks >= FIRST and cell.ratio is not None]
+    beside = [
+        median(a / b for a, b in zip(cell.seconds, other.seconds, strict=True))
+        for cell, other in zip(cells, checkpointed, strict=True)
+        if cell.tasks >= FIRST and cell.seconds and len(cell.seconds) == len(other.seconds)
+    ]
+    for ratios, wanted, name in (
+        (summed, AT_MOST, "the summed loss's"),
+        (beside, OF_CHECKPOINTED, "that of heads under `torch.utils.checkpoint`"),
+    ):
+        if ratios:
+            verdict = "met" if median(ratios) <= wanted else "MISSED"
+            sentences.append(
+                f"**Target {verdict}**: the time of `Split().loss` and its backward is {median(ratios):.2f} of {name} "
+                f"(at most {wanted} was wanted), the median over the numbers of tasks from {FIRST} on; at most "
+                f"{max(ratios):.2f}."
+            )
+    return sentences
 
 
 def why(found: Mapping[str, Sequence[Cell]]) -> list[str]:

@@ -20,8 +20,8 @@ class Breakdown:
         inputs: the batch.
         activations: made by a forward and still there when the next backward ran: what autograd had saved, the
             representation, what a checkpointed layer computes again.
-        temporaries: all else: made and freed within one forward, and whatever a backward (dL/dz too) or the
-            optimizer makes for itself.
+        temporaries: all else: made and freed within one forward, and whatever a backward (dL/dz too, and the heads'
+            gradients while they wait for the backward of a loss) or the optimizer makes for itself.
         workspaces: what a library keeps in the allocator between its calls; known where it is predicted.
         rounding: what an allocator hands out beyond what was asked for; known where it is predicted.
     """

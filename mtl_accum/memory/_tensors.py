@@ -71,6 +71,7 @@ class TensorMeter(TorchDispatchMode):
         self._sum: Event | None = None  # the birth of a sum of gradients
         self._settled = True  # whether its operands had the time to die
         self._generation, self._in_backward = 0, False  # generations of activations: a backward ends one
+        self._announced = ""  # the kind of the phase
         self._timeline, self._curve = Timeline(), Curve()
         self._resting(parameters, buffers, inputs)
         self._base = self._peak = self._live
@@ -120,8 +121,10 @@ class TensorMeter(TorchDispatchMode):
             self._settle()
         out = func(*args, **(kwargs or {}))
         self.operators += 1
-        # In a backward gradients are off, but for a checkpointed layer that computes its activations again.
-        backward = torch._C._current_graph_task_id() != -1 and not torch.is_grad_enabled()
+        # In a backward gradients are off, but for a checkpointed layer that computes its activations again. Gradients
+        # that wait for a later backward are added up in its phase, between two passes through the graph.
+        in_graph = torch._C._current_graph_task_id() != -1
+        backward = not torch.is_grad_enabled() if in_graph else self._announced == "backward"
         if backward and not self._in_backward:
             self._generation += 1
         self._in_backward = backward
@@ -141,11 +144,13 @@ class TensorMeter(TorchDispatchMode):
     def begin(self, name: str, kind: Kind) -> None:
         """A phase begins."""
         self._settle()
+        self._announced = kind
         self._timeline.begin(name, kind, self._live, self.operators)
 
     def end(self) -> None:
         """It is over."""
         self._settle()
+        self._announced = ""
         self._timeline.end(self._live, self.operators)
 
     def result(self) -> PeakMemory:

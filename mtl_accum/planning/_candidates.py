@@ -19,6 +19,7 @@ from mtl_accum.editions import (
 )
 from mtl_accum.editions._pieces import samples_of
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_coupled_samples, refuse_hidden_modules
+from mtl_accum.planning._form import Form
 
 __all__ = ["HEAD_CHUNKS", "TRUNK_CHUNKS", "candidates", "left_out"]
 
@@ -26,7 +27,9 @@ TRUNK_CHUNKS, HEAD_CHUNKS = "trunk chunks", "head chunks"
 _MOST_TASKS = 8  # for PerTask, which runs the trunk once a task
 
 
-def left_out(trunk: Trunk, tasks: Tasks, batch: Any, *, on_gpu: bool) -> dict[str, str]:
+def left_out(
+    trunk: Trunk, tasks: Tasks, batch: Any, *, on_gpu: bool, form: Form = "forward_backward"
+) -> dict[str, str]:
     """What is no candidate for this network, and why: what cannot be exact, in the words of the edition that refuses.
 
     Args:
@@ -34,6 +37,7 @@ def left_out(trunk: Trunk, tasks: Tasks, batch: Any, *, on_gpu: bool) -> dict[st
         tasks: those that are present.
         batch: any.
         on_gpu: the step runs on one.
+        form: how the loop takes a schedule.
 
     Returns:
         Reasons by "PerTask", "Cached", "trunk chunks", "Accumulated", "Checkpointed", "Offloaded", "head chunks".
@@ -41,7 +45,11 @@ def left_out(trunk: Trunk, tasks: Tasks, batch: Any, *, on_gpu: bool) -> dict[st
     part = {"trunk": trunk}
     heads = {f"task '{name}'": task for name, task in tasks.items()}
     checks: dict[str, list[Callable[[], object]]] = {
-        "PerTask": [lambda: refuse_hidden_modules(PerTask(), part), lambda: _refuse_many(tasks)],
+        "PerTask": [
+            lambda: _refuse_as_loss(form),
+            lambda: refuse_hidden_modules(PerTask(), part),
+            lambda: _refuse_many(tasks),
+        ],
         "Cached": [
             lambda: refuse_hidden_modules(Cached(1), part),
             lambda: samples_of(batch, "batch"),
@@ -103,6 +111,11 @@ def _inside(heads: int, samples: int, micro_batches: int, chunks: list[int]) -> 
     size = -(-samples // micro_batches)
     yield SummedLoss()
     yield from _splits(heads, [count for count in chunks if count <= size])
+
+
+def _refuse_as_loss(form: Form) -> None:
+    if form == "loss":
+        raise ValueError("PerTask: it has no loss, as every task's backward goes through the trunk by itself")
 
 
 def _refuse_many(tasks: Tasks) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from mtl_accum.editions import Edition
 from mtl_accum.memory import Breakdown
+from mtl_accum.planning._form import without_form
 from mtl_accum.planning._formula import Estimate, Tables, estimate
 from mtl_accum.planning._record import LargestBatch, Schedule
 
@@ -77,7 +78,7 @@ def largest_batches(options: Iterable[Option], tables: Tables, budget: int) -> t
     """By the kind of schedule, the largest batch that the one which needs least can take."""
     frugal: dict[str, Option] = {}
     for option in options:
-        kind = type(option.edition).__name__
+        kind = type(without_form(option.edition)).__name__
         if kind not in frugal or option.estimate.peak_bytes < frugal[kind].estimate.peak_bytes:
             frugal[kind] = option
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,7 +12,18 @@ from torch.utils._pytree import tree_map_only
 
 from mtl_accum._check import CheckedEdition, examine
 from mtl_accum._restore import without_a_trace
-from mtl_accum.editions import Accumulated, Cached, Checkpointed, Edition, Offloaded, PerTask, Split, SummedLoss, Tasks
+from mtl_accum.editions import (
+    Accumulated,
+    AsLoss,
+    Cached,
+    Checkpointed,
+    Edition,
+    Offloaded,
+    PerTask,
+    Split,
+    SummedLoss,
+    Tasks,
+)
 from mtl_accum.editions._counts import read_counts
 from mtl_accum.editions._pieces import Piece, equal_ranges, take
 from mtl_accum.memory._out_of_memory import is_out_of_memory
@@ -128,8 +140,9 @@ class Exactness:
         if reason:
             recover(self._step.device, reason)
             self.verdicts[name] = _NOT_CHECKED + reason
-            if isinstance(edition, Checkpointed | Offloaded) and not _is_whole(edition.edition):
-                self._as(edition.edition, name, few)
+            inner = _without_memory_of_trunk(edition)
+            if inner != edition and not _is_whole(inner):
+                self._as(inner, name, few)
             return
         if checked.undecided and checked.verdict == "not decided":
             self.verdicts[name] = _NOT_CHECKED + checked.undecided.removeprefix("not decided: ")
@@ -209,8 +222,17 @@ def _quality(tasks: Tasks, batch: Any, few: int) -> tuple[int, int]:
     return sum(all(row) for row in rows), sum(len(set(row)) > 1 for row in rows)
 
 
+def _without_memory_of_trunk(edition: Any) -> Any:
+    """Return a schedule without checkpointing and offloading of the trunk."""
+    if isinstance(edition, AsLoss):
+        return dataclasses.replace(edition, edition=_without_memory_of_trunk(edition.edition))
+    return edition.edition if isinstance(edition, Checkpointed | Offloaded) else edition
+
+
 def _is_whole(edition: Any) -> bool:
-    """Tell whether a schedule neither cuts the batch nor runs the trunk again."""
+    """Tell whether a schedule neither cuts the batch, runs the trunk again, nor attaches gradients to a loss."""
+    if isinstance(edition, AsLoss):
+        return isinstance(edition.edition, SummedLoss)
     return isinstance(edition, SummedLoss) or (isinstance(edition, Split) and edition.head_chunks == 1)
 
 

@@ -6,7 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, fields
 from typing import Any
 
-from mtl_accum.editions import Accumulated, Cached, Checkpointed, Edition, Offloaded, PerTask, Split, SummedLoss
+from mtl_accum.editions import (
+    Accumulated,
+    AsLoss,
+    Cached,
+    Checkpointed,
+    Edition,
+    Offloaded,
+    PerTask,
+    Split,
+    SummedLoss,
+)
 
 __all__ = ["as_dict", "from_dict", "overrides", "spelled"]
 
@@ -19,6 +29,7 @@ _GROUPS: dict[type, str] = {
     Accumulated: "accumulated",
     Checkpointed: "checkpointed",
     Offloaded: "offloaded",
+    AsLoss: "as_loss",
 }
 _TARGETS = {f"mtl_accum.{kind.__name__}": kind for kind in _GROUPS}
 

@@ -22,6 +22,7 @@ class Part(NamedTuple):
         again_rise: the same where the gradients are there and are added to.
         held_rise: the same again, of the trunk, where dL/dz does not die when it has been used.
         gradients: of its parameters, which the first backward makes.
+        largest: of these, the one that is largest.
         forward_seconds: the forward's time.
         backward_seconds: the backward's time.
     """
@@ -32,6 +33,7 @@ class Part(NamedTuple):
     again_rise: float = 0.0
     held_rise: float = 0.0
     gradients: float = 0.0
+    largest: float = 0.0
     forward_seconds: float = 0.0
     backward_seconds: float = 0.0
 
@@ -46,6 +48,7 @@ class Pieces(NamedTuple):
         representation: bytes of it.
         cotangent: bytes of dL/dz, as it adds up.
         optimizer: its step, as a forward.
+        loose: bytes of the representation that the trunk's own graph does not keep: gone where nobody else holds it.
     """
 
     trunk: Part
@@ -54,6 +57,7 @@ class Pieces(NamedTuple):
     representation: float
     cotangent: float
     optimizer: Part
+    loose: float = 0.0
 
 
 class Table:

@@ -15,6 +15,7 @@ from mtl_accum.memory._training_step import Build, Parts, TrainingStep
 from mtl_accum.planning._budget import in_bytes
 from mtl_accum.planning._choice import Option, largest_batches, schedule, what_helps, what_holds
 from mtl_accum.planning._clock import Clock
+from mtl_accum.planning._form import Form, in_form, require_form
 from mtl_accum.planning._probe import bytes_of
 from mtl_accum.planning._record import Plan
 from mtl_accum.planning._search import Search
@@ -30,6 +31,7 @@ def plan(
     optimizer: Optimizers = None,
     budget: int | str = "auto",
     device: str | torch.device | None = None,
+    form: Form = "forward_backward",
     build: Build | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Plan:
@@ -60,6 +62,8 @@ def plan(
         budget: of the step's live tensors: bytes, or "6GiB", "6GB", "80%" of the device's memory, or "auto": what is
             free there less a reserve.
         device: "cuda" or "cpu"; None is where the network is.
+        form: how the training loop takes a schedule: "forward_backward" calls it; "loss" is for a trainer that calls
+            `total.backward()` itself, after `total, losses = plan.edition.loss(trunk, tasks, batch)`.
         build: returns (trunk, tasks, batch, optimizer) in place of those given, called where tensors have no data.
         on_progress: told in a few words what happens next.
 
@@ -67,10 +71,11 @@ def plan(
         The plan. Where nothing fits, it says why, and its `edition` raises `BudgetError`.
 
     Raises:
-        ValueError: budget or device is no such thing; or an optimizer needs a closure (LBFGS).
+        ValueError: budget, device or form is no such thing; or an optimizer needs a closure (LBFGS).
         TypeError: a callable keeps its modules in a closure, or a module is lazy; the message names the fix.
         PredictionError: the step does not run on tensors without data.
     """
+    require_form(form)
     if build is None:
         require_parts(trunk, tasks)
     parts: Parts | Build = build or (trunk, tasks, batch, steppable(optimizer))
@@ -79,7 +84,7 @@ def plan(
     real = given if given is not None and given.device.type == where.type else None
     allowed = in_bytes(budget, where, held=0 if real is None else _held(real))
     clock = Clock(on_progress)
-    search = Search(parts, where, allowed.size, real, clock)
+    search = Search(parts, where, allowed.size, real, clock, form=form)
     search.check(allowed.size if real is None else _room(allowed.size, where, real))
     search.time()
     choice = search.choose()
@@ -97,7 +102,7 @@ def plan(
         samples=search.samples,
         chosen=chosen if choice else None,
         peak=dataclasses.replace(peak, device=str(where)),
-        summed=schedule(Option(SummedLoss(), search.summed), search.summed),
+        summed=schedule(Option(in_form(SummedLoss(), form), search.summed), search.summed),
         front=front,
         candidates=len(search.options),
         left_out=search.left_out,
@@ -109,6 +114,7 @@ def plan(
         spent=clock.spent,
         exactness=search.exactness.verdicts if search.exactness else {},
         notes=tuple(_notes(search, real)),
+        form=form,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from mtl_accum.editions import Checkpointed, Edition, Offloaded, Split, Tasks, Trunk, phase
 from mtl_accum.editions._around_trunk import run_trunk
@@ -29,7 +30,7 @@ class Probe:
 
     Args:
         weigh: for bytes: `Split` runs twice, since the second time gradients are added to instead of made, then the
-            trunk with dL/dz held to the end, as a slice of it is.
+            trunk with dL/dz held to the end, as a slice of it is, and without its representation.
 
     Attributes:
         representation: bytes of it.
@@ -68,8 +69,10 @@ def _hold(trunk: Trunk, batch: Any) -> None:
     roots = [leaf for leaf in leaves(z) if isinstance(leaf, Tensor) and leaf.requires_grad]
     if roots:
         gradients = [torch.zeros_like(root, requires_grad=False) for root in roots]
+        edges = [get_gradient_edge(root) for root in roots]
+        del z, roots
         with phase(_HELD, "backward"):
-            torch.autograd.backward(roots, gradients)
+            torch.autograd.backward(edges, gradients)
 
 
 def wrapped(edition: Edition, variant: str) -> Edition:
@@ -116,7 +119,10 @@ def as_pieces(
         runs.setdefault(run.name, []).append(run)
     trunk = _part(runs, "trunk")
     held = runs.get(f"{_HELD} backward")
-    trunk = trunk if held is None else trunk._replace(held_rise=held[0].rise)
+    loose = 0.0
+    if held is not None:
+        trunk = trunk._replace(held_rise=held[0].rise)
+        loose = min(max(0.0, trunk.kept + representation - runs[f"{_HELD} forward"][0].net), representation)
     heads = {name: _part(runs, f"head {name}") for name in names if f"head {name} forward" in runs}
     again = [runs[f"head {name} backward"][-1] for name in heads if f"head {name} backward" in runs]
     kept = sum(part.kept for name, part in heads.items() if f"head {name} backward" in runs)
@@ -129,6 +135,7 @@ def as_pieces(
         representation,
         max(0.0, sum(run.net for run in again) + kept),  # what is left is dL/dz alone
         Part(optimizer.rise, forward_seconds=optimizer.seconds),
+        loose,
     )
 
 

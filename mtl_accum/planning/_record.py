@@ -9,6 +9,7 @@ from typing import Any
 from mtl_accum.editions import Edition
 from mtl_accum.memory import PeakMemory
 from mtl_accum.planning._budget import Budget
+from mtl_accum.planning._form import Form, call_of, without_form
 from mtl_accum.planning._notation import as_dict, from_dict, overrides, spelled
 from mtl_accum.report import mib, plan_markdown
 
@@ -98,6 +99,7 @@ class Plan:
         spent: seconds that the plan took, by what it did.
         exactness: by the schedule on a few samples, how far it is from `SummedLoss`, or why that was not checked.
         notes: what else a reader must know.
+        form: how the training loop takes a schedule; in that of a loss, schedules are `AsLoss(...)`, which is what ran.
     """
 
     budget: Budget
@@ -117,22 +119,21 @@ class Plan:
     spent: dict[str, float] = field(default_factory=dict)
     exactness: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    form: Form = "forward_backward"
 
     @property
     def edition(self) -> Edition:
-        """The chosen schedule.
+        """The chosen schedule; in the form of a loss, the one to call `.loss` on.
 
         Raises:
             BudgetError: none fits.
         """
-        if self.chosen is None:
-            raise BudgetError(self._why_not())
-        return self.chosen.edition
+        return without_form(self._runs().edition)
 
     @property
     def overrides(self) -> list[str]:
         """What to write on the command line in place of `edition=auto`; raises as `edition` does."""
-        return overrides(self.edition)
+        return overrides(self._runs().edition)
 
     @property
     def fallbacks(self) -> tuple[Schedule, ...]:
@@ -156,7 +157,8 @@ class Plan:
             "budget": asdict(self.budget),
             "device": self.device,
             "samples": self.samples,
-            "chosen": None if self.chosen is None else {**_row(self.chosen), "overrides": self.overrides},
+            "form": self.form,
+            "chosen": None if self.chosen is None else self._answer(self.chosen),
             "peak": asdict(self.peak),
             "summed": _row(self.summed),
             "front": [_row(schedule) for schedule in self.front],
@@ -182,6 +184,15 @@ class Plan:
             "exactness": dict(self.exactness),
             "notes": list(self.notes),
         }
+
+    def _runs(self) -> Schedule:
+        if self.chosen is None:
+            raise BudgetError(self._why_not())
+        return self.chosen
+
+    def _answer(self, chosen: Schedule) -> dict[str, Any]:
+        call = {"call": call_of(spelled(self.edition))} if self.form == "loss" else {}
+        return {**_row(chosen), "overrides": self.overrides, **call}
 
     def _why_not(self) -> str:
         held = ", ".join(f"{name} {mib(size)}" for name, size in self.holds.items())

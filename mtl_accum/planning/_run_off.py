@@ -13,6 +13,7 @@ from mtl_accum.memory._training_step import Parts, TrainingStep
 from mtl_accum.planning import _timings
 from mtl_accum.planning._choice import CLOSE, Option
 from mtl_accum.planning._fastest import fastest
+from mtl_accum.planning._form import without_form
 from mtl_accum.planning._record import Trial
 from mtl_accum.planning._simplicity import simplicity
 from mtl_accum.planning._timings import ran, timed
@@ -64,13 +65,15 @@ def _entrants(options: Sequence[Option], samples: int, tasks: int) -> list[Optio
     close = [o for o in options if o.estimate.seconds <= CLOSE * options[0].estimate.seconds][:_FIELD]
     simplest: dict[object, Option] = {}
     for option in sorted(options, key=order):
-        plain = option.edition in (SummedLoss(), Split())
-        simplest.setdefault(option.edition if plain else type(option.edition), option)
+        edition = without_form(option.edition)
+        simplest.setdefault(edition if _is_plain(option) else type(edition), option)
     most = max(map(order, close))
-    simple = [
-        o for o in simplest.values() if o not in close and (order(o) < most or o.edition in (SummedLoss(), Split()))
-    ]
+    simple = [o for o in simplest.values() if o not in close and (order(o) < most or _is_plain(o))]
     return [*simple, *close]
+
+
+def _is_plain(option: Option) -> bool:
+    return without_form(option.edition) in (SummedLoss(), Split())
 
 
 def _weighed(parts: Parts, entrants: Sequence[Option], options: Sequence[Option], budget: int) -> list[Trial]:

@@ -9,7 +9,7 @@ from statistics import median
 import torch
 
 from mtl_accum._restore import without_a_trace
-from mtl_accum.editions import Edition, SummedLoss
+from mtl_accum.editions import Edition, Split, SummedLoss
 from mtl_accum.memory import PeakMemory
 from mtl_accum.memory._predict import workspaces
 from mtl_accum.memory._rehearsal import PredictionError, Rehearsal
@@ -19,6 +19,7 @@ from mtl_accum.planning._choice import Option, pareto, promising, ranked
 from mtl_accum.planning._clock import Clock
 from mtl_accum.planning._direct import Direct, by_formula, peak_of
 from mtl_accum.planning._exactness import Exactness, basic_kinds
+from mtl_accum.planning._form import Form, in_form
 from mtl_accum.planning._formula import Estimate, estimate
 from mtl_accum.planning._notation import spelled
 from mtl_accum.planning._on_device import OnDevice
@@ -48,6 +49,7 @@ class Search:
         budget: in bytes.
         real: a step of the network, if it is on the device; else None.
         clock: counts the seconds.
+        form: how the loop takes a schedule.
 
     Attributes:
         options: all candidates, fastest first.
@@ -63,8 +65,16 @@ class Search:
     """
 
     def __init__(
-        self, parts: Parts | Build, device: torch.device, budget: int, real: TrainingStep | None, clock: Clock
+        self,
+        parts: Parts | Build,
+        device: torch.device,
+        budget: int,
+        real: TrainingStep | None,
+        clock: Clock,
+        *,
+        form: Form = "forward_backward",
     ) -> None:
+        self._form: Form = form
         self._given, self._cuda, self._budget = parts, device.type == "cuda", budget
         self._real, self._clock = real, clock
         self.trials: list[Trial] = []
@@ -97,7 +107,7 @@ class Search:
         trunk, tasks, batch, _ = stage.parts
         present = stage.present
         self.absent = tuple(name for name in tasks if name not in present)
-        self.left_out = left_out(trunk, present, batch, on_gpu=self._cuda)
+        self.left_out = left_out(trunk, present, batch, on_gpu=self._cuda, form=self._form)
         variants = [name for name, needed in _VARIANTS.items() if not needed & self.left_out.keys()]
         network = survey(stage, variants, room)
         if network.uncuttable:
@@ -111,7 +121,7 @@ class Search:
     def _rank(self) -> None:
         """List the candidates again, after one more is left out or the seconds are known better."""
         heads = len(self.tables.at(self.samples).heads)
-        editions = candidates(heads, self.samples, self.left_out)
+        editions = [in_form(edition, self._form) for edition in candidates(heads, self.samples, self.left_out)]
         exact = [edition for edition in editions if kind(edition, self.samples) not in self._wrong]
         self.options = ranked(exact, self.tables, self.samples)
 
@@ -140,9 +150,11 @@ class Search:
             return
         needs = {size: estimate(SummedLoss(), self.tables, size).peak_bytes for size in Exactness.sizes(self.samples)}
         self.exactness = Exactness(self._real, self.samples, room, needs)
-        kinds = {name: e for name, e in basic_kinds(self.samples).items() if name not in self.left_out}
+        basic = basic_kinds(self.samples) | ({"Split": Split()} if self._form == "loss" else {})
+        kinds = {name: in_form(edition, self._form) for name, edition in basic.items() if name not in self.left_out}
         wrong = self._why_not(kinds.values(), hurry=True)
         self.left_out |= {name: wrong[edition] for name, edition in kinds.items() if edition in wrong}
+        self._wrong |= {kind(edition, self.samples) for edition in wrong}
         self._rank()
 
     def time(self) -> None:
@@ -196,7 +208,7 @@ class Search:
     def ratio(self, edition: Edition) -> float | None:
         """The measured time of a schedule relative to `SummedLoss`; None if the two did not run side by side."""
         seconds = {trial.edition: trial.step_seconds for trial in self.trials}
-        pairs = zip(seconds.get(edition, []), seconds.get(SummedLoss(), []), strict=False)
+        pairs = zip(seconds.get(edition, []), seconds.get(in_form(SummedLoss(), self._form), []), strict=False)
         return median(ratios) if (ratios := [one / summed for one, summed in pairs]) else None
 
     def formula(self, option: Option) -> PeakMemory:

@@ -6,7 +6,7 @@ import dataclasses
 from functools import singledispatch
 from typing import Any
 
-from mtl_accum.editions import Accumulated, Cached, Checkpointed, Edition, Offloaded, PerTask, Split
+from mtl_accum.editions import Accumulated, AsLoss, Cached, Checkpointed, Edition, Offloaded, PerTask, Split
 
 __all__ = ["in_small", "kind", "passes", "pieces", "simplicity"]
 
@@ -44,6 +44,7 @@ def _(edition: Accumulated, samples: int) -> int:
     return edition.micro_batches * pieces(edition.edition, -(-samples // edition.micro_batches))
 
 
+@pieces.register(AsLoss)
 @pieces.register(Checkpointed)
 @pieces.register(Offloaded)
 def _(edition: Any, samples: int) -> int:
@@ -55,7 +56,13 @@ def passes(edition: Any, tasks: int) -> int:
     if isinstance(edition, PerTask):
         return max(2, tasks)  # of one task it is a longer way to do what Split does
     inner = passes(edition.edition, tasks) if hasattr(edition, "edition") else 1
-    return inner + isinstance(edition, Cached | Checkpointed | Offloaded)
+    again = isinstance(edition, AsLoss) and _has_micro_batches(edition.edition)  # in the caller's backward
+    return inner + (again or isinstance(edition, Cached | Checkpointed | Offloaded))
+
+
+def _has_micro_batches(edition: Any) -> bool:
+    inner = getattr(edition, "edition", None)
+    return isinstance(edition, Accumulated) or (inner is not None and _has_micro_batches(inner))
 
 
 def in_small(edition: Any, samples: int, few: int) -> Edition:
@@ -77,7 +84,7 @@ def in_small(edition: Any, samples: int, few: int) -> Edition:
         }
     elif isinstance(edition, Accumulated):
         changes = {"micro_batches": 2, "edition": in_small(edition.edition, samples, half)}
-    elif isinstance(edition, Checkpointed | Offloaded):
+    elif isinstance(edition, AsLoss | Checkpointed | Offloaded):
         changes = {"edition": in_small(edition.edition, samples, few)}
     return dataclasses.replace(edition, **changes)  # type: ignore[no-any-return]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from mtl_accum.editions import Edition, Split
+from mtl_accum.editions import Edition, Split, modules_of
 from mtl_accum.editions._phase import listening
 from mtl_accum.editions._pieces import samples_of
 from mtl_accum.memory import Breakdown
@@ -14,7 +14,7 @@ from mtl_accum.memory._tensors import TensorMeter
 from mtl_accum.memory._training_step import Parts
 from mtl_accum.planning._formula import Tables, estimate
 from mtl_accum.planning._operations import OperationCounter
-from mtl_accum.planning._pieces import Pieces, Table, with_all_heads
+from mtl_accum.planning._pieces import Part, Pieces, Table, with_all_heads
 from mtl_accum.planning._probe import Probe, Stopwatch, anything_ran, as_pieces, bytes_of, wrapped
 
 __all__ = ["Stage", "Survey", "survey"]
@@ -132,8 +132,16 @@ def _probe(stage: Stage, variant: str, size: int | None) -> _Probed | None:
     if not anything_ran(watch.phases):
         raise _NoTargetError
     spent = time.perf_counter() - started
+    tasks = stage.parts[1]
     record = meter.result()
-    pieces = as_pieces(record.timeline, watch.phases, list(stage.parts[1]), probe.representation)
+    pieces = as_pieces(record.timeline, watch.phases, list(tasks), probe.representation)
+    pieces = pieces._replace(heads={name: _with_largest(part, tasks[name]) for name, part in pieces.heads.items()})
     parts = record.categories or Breakdown()
     rests = Breakdown(parts.parameters, parts.buffers, 0, parts.optimizer_state, parts.inputs)
     return _Probed(pieces, record.base_bytes or 0, rests, probe.uncuttable, spent / len(watch.phases))
+
+
+def _with_largest(part: Part, task: Any) -> Part:
+    """Add the size of the largest gradient among those of a head's parameters."""
+    trained = (p for module in modules_of(task) for p in module.parameters(recurse=False) if p.requires_grad)
+    return part._replace(largest=float(max((bytes_of(parameter) for parameter in trained), default=0)))

@@ -30,7 +30,8 @@ CATEGORIES = {
     ),
     "temporaries": (
         "temporaries",
-        "everything else: made and freed within a forward, or by a backward (dL/dz too) or the optimizer for itself",
+        "everything else: made and freed within a forward, or by a backward (dL/dz too, and gradients that wait for "
+        "the backward of a loss) or the optimizer for itself",
     ),
     "workspaces": ("workspaces", "what cuBLAS keeps in the allocator"),
     "rounding": ("rounding", "what the allocator hands out beyond what was asked for"),

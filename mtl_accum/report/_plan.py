@@ -42,6 +42,7 @@ def plan_conclusion(plan: Plan) -> list[str]:
     return [
         f"{chosen['schedule']} fits into {limit}: it needs {_peak(plan)} where {_REFERENCE} needs "
         f"{mib(summed['peak_bytes'])}, in {chosen['time_ratio']:.2f} times its time.",
+        *([f"In the loop: {chosen['call']}"] if "call" in chosen else []),
         f"On the command line: {' '.join(chosen['overrides'])}",
     ]
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from mtl_accum.editions import Checkpointed, Edition, Offloaded, Split, SummedLoss
+from mtl_accum.editions import AsLoss, Checkpointed, Edition, Offloaded, Split, SummedLoss
 from mtl_accum.editions._modules import modules_of
 from mtl_accum.editions._types import Tasks, Trunk
 
@@ -29,7 +29,7 @@ class InBackward:
 
     Args:
         edition: in which one backward completes a parameter: `SummedLoss`, or `Split` without head chunks; also inside
-            of `Checkpointed` or `Offloaded`.
+            of `Checkpointed` or `Offloaded`; or any `AsLoss`, which keeps the heads' gradients until that backward.
         optimizer: of the network's parameters.
 
     Raises:
@@ -45,7 +45,7 @@ class InBackward:
     def __post_init__(self) -> None:
         innermost = _innermost(self.edition)
         name = type(innermost).__name__
-        if not isinstance(innermost, SummedLoss | Split):
+        if not isinstance(innermost, SummedLoss | Split | AsLoss):
             raise ValueError(
                 "step_in_backward: a step in the backward needs every parameter's gradient from one backward; "
                 f"{name} adds it up over several: use SummedLoss() or Split()"

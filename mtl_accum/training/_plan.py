@@ -13,6 +13,7 @@ from mtl_accum._knobs import check_knob
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.memory._random import same_random_numbers
 from mtl_accum.models import MultiTaskModel
+from mtl_accum.planning import Form
 from mtl_accum.planning._budget import in_bytes
 from mtl_accum.training._device import alone_on, resolve, to_device
 from mtl_accum.training._experiment import MakeOptimizer, Run, header, make_optimizer
@@ -46,6 +47,7 @@ def plan(
     optimizer: MakeOptimizer,
     budget: int | str,
     device: str,
+    form: Form,
     seed: int,
     run: Run,
 ) -> None:
@@ -57,15 +59,16 @@ def plan(
         optimizer: makes the optimizer from the parameters.
         budget: "6GiB", "6GB", "80%", "auto" or bytes.
         device: "auto", "cpu", "cuda" or "cuda:N"; for a GPU that is not here the times are operation counts.
+        form: how the training loop takes the edition: "forward_backward", or "loss" where a trainer runs the backward.
         seed: of dropout and noise where the pieces run.
         run: the folder for `plan.json` and `plan.md`.
 
     Raises:
-        ValueError: a part of the experiment is missing, or budget or device are no such thing.
+        ValueError: a part of the experiment is missing, or budget, device or form are no such thing.
         BudgetError: nothing fits.
     """
     model, data = require_parts(model, data)
-    require_knobs({"budget": budget, "device": device})
+    require_knobs({"budget": budget, "device": device, "job.form": form})
     absent = str(device).partition(":")[0] == "cuda" and not torch.cuda.is_available()
     where = torch.device("cpu") if absent else resolve(device)
     keep_freed_memory()
@@ -80,6 +83,7 @@ def plan(
             head=header(run, seed),
             run=run,
             on_progress=progress.note,
+            form=form,
         )
     report.show_plan(found.as_dict(), run.folder)
     _ = found.edition  # raises where nothing fits
@@ -96,6 +100,7 @@ def plan_and_write(
     head: dict[str, Any],
     run: Run,
     on_progress: Callable[[str], None],
+    form: Form = "forward_backward",
 ) -> planning.Plan:
     """Plan for the first training batch, and write the plan into the run's folder; random numbers stay where they are.
 
@@ -109,6 +114,7 @@ def plan_and_write(
         head: how the run was started, for the file.
         run: the folder.
         on_progress: told in a few words what happens next.
+        form: how the training loop takes the edition.
     """
     in_bytes(budget, torch.device(device or where))  # what is none is refused before anything waits for the device
     with same_random_numbers():
@@ -119,6 +125,7 @@ def plan_and_write(
                 optimizer=optimizer,
                 budget=budget,
                 device=device,
+                form=form,
                 on_progress=on_progress,
             )
     report.write_plan({**head, "plan": found.as_dict()}, run.folder)

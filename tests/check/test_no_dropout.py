@@ -69,3 +69,24 @@ def test_a_backward_is_torch_s_own():
         y.backward(retain_graph=True)
         y.backward(inputs=[x])
     assert x.grad.tolist() == [2 + 1 + 4 + 6, 4 + 1 + 4 + 6, 6 + 1 + 4 + 6]
+
+
+def test_gradients_on_their_own_are_torch_s_too():
+    """As a folded head's are taken, whose checkpointed layers run again meanwhile."""
+    x, other = torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)
+    with NoDropout():
+        (of_x,) = torch.autograd.grad(DRAWS["dropout of a checkpointed layer"](torch.eye(4) * x[0]).sum(), x)
+        (scaled,) = torch.autograd.grad(2 * x, x, torch.tensor([1.0, 2.0, 3.0]))
+        unused = torch.autograd.grad(x.sum(), [x, other], allow_unused=True)
+        zeros = torch.autograd.grad(x.sum(), [x, other], materialize_grads=True)
+        rows = torch.autograd.grad(2 * x, x, torch.eye(3), is_grads_batched=True)
+        (first,) = torch.autograd.grad((x**3).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), x)
+        with pytest.raises(RuntimeError, match="been used in the graph"):
+            torch.autograd.grad(x.sum(), [x, other])
+    assert of_x[0].isclose(LINEAR.weight.sum()) and not of_x[1:].any()
+    assert scaled.tolist() == [2.0, 4.0, 6.0]
+    assert unused[1] is None and zeros[1].tolist() == [0.0, 0.0]
+    assert torch.equal(rows[0], 2 * torch.eye(3))
+    assert second.tolist() == [6.0] * 3
+    assert x.grad is None

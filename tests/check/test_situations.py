@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtl_accum import Accumulated, Cached, PerTask, Split
+from mtl_accum import Accumulated, AsLoss, Cached, PerTask, Split
 from mtl_accum._check import examine
 from tests.situations import SITUATIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
-WHOLE = {"per_task": PerTask(), "split": Split(order="reverse")}
-PIECES = {"cached": Cached(4), "accumulated": Accumulated(PerTask(), 2)}  # 4 and 3 samples
+WHOLE = {"per_task": PerTask(), "split": Split(order="reverse"), "split_loss": AsLoss(Split())}
+PIECES = {"cached": Cached(4), "accumulated": Accumulated(PerTask(), 2), "cached_loss": AsLoss(Cached(4))}  # of 7
 READS_ITS_STATE = {"running state that the forward reads", "running state, checkpointed", "spectral norm"}
 
 

@@ -11,6 +11,7 @@ import torch
 
 from experiments.tasks import measure as measuring
 from experiments.tasks import networks, run, verdict
+from experiments.tasks.checkpointed_heads import CheckpointedHeads
 from experiments.tasks.fit import fit
 from experiments.tasks.measure import Cell, measure
 from experiments.tasks.picture import spread
@@ -85,7 +86,10 @@ def test_a_family_is_measured(in_this_process, monkeypatch):
     family = few(monkeypatch)["dense"]
     cells = measure(family, (1, 2, 4), 8, lambda _: 2, CPU)
     ways = run.by_way(cells)
-    assert list(ways) == ["summed", "per_task", "split", "cached", "checkpointed", "torchjd", "torchjd by 1"]
+    assert list(ways) == [
+        *("summed", "per_task", "split", "split loss", "checkpointed heads"),
+        *("cached", "checkpointed", "torchjd", "torchjd by 1"),
+    ]
     for way, row in ways.items():
         if way.startswith("torchjd") and row[0].failure:
             assert "torchjd is not installed" in row[0].failure
@@ -97,6 +101,8 @@ def test_a_family_is_measured(in_this_process, monkeypatch):
     last = {way: row[-1].above for way, row in ways.items()}
     assert last["summed"] > last["split"] > last["cached"]
     assert ways["split"][2].above - ways["split"][1].above == 2 * 4, "a float32 loss a task"
+    assert last["split loss"] < 1.05 * ways["split loss"][1].above
+    assert last["checkpointed heads"] < 0.8 * last["summed"]
 
 
 def test_resting_bytes_are_all_that_is_there_under_any_schedule(in_this_process, monkeypatch):
@@ -116,7 +122,8 @@ def test_the_report(in_this_process, monkeypatch, tmp_path, capsys):
     assert "the summed loss's grows linearly" in page
     assert run.COMMAND in page
     found = json.loads((tmp_path / "results.json").read_text())
-    assert len(found["cells"]) == 2 * 7 * 3
+    assert len(found["cells"]) == 2 * 9 * 3
+    assert "the peak of `Split().loss` and its backward" in page
     assert found["lines"]["dense"]["summed"]["above"]["slope"] > found["lines"]["dense"]["split"]["above"]["slope"]
     assert {p.name for p in tmp_path.glob("*.png")} == {
         f"{family}_{what}.png" for family in ("dense", "tiny") for what in ("memory", "time")
@@ -152,6 +159,37 @@ def test_targets_that_are_met_and_missed():
     assert verdict.target_of_summed(grown, fit([2, 4, 8], [2000, 4000, 8000])).startswith("**Target met**")
     assert verdict.target_of_summed(grown, fit([2, 4, 8], [2000, 4000, 16000])).startswith("**Target MISSED**")
     assert verdict.target_of_summed([], None) == "The summed loss's growth: not measured."
+
+
+def test_targets_of_the_loss():
+    def cells(way, above, seconds, ratio=None):
+        return [
+            Cell("dense", way, 2**n, resting=10, peak=10 + size, seconds=[seconds, 2 * seconds], ratio=ratio)
+            for n, size in enumerate(above)
+        ]
+
+    flat, grown = [9000, 10000, 10100, 10200], [9000, 10000, 10100, 10600]
+    heads = cells("checkpointed heads", flat, 1.5)
+    met = verdict.targets_of_loss(cells("split loss", flat, 1.0, 0.98), heads)
+    assert [text.startswith("**Target met**") for text in met] == [True, True, True]
+    assert "+2.0000% from 2 to 8 tasks (less than 5% was wanted)" in met[0]
+    assert "is 0.98 of the summed loss's (at most 1.02 was wanted)" in met[1]
+    assert "is 0.67 of that of heads under" in met[2]
+    missed = verdict.targets_of_loss(cells("split loss", grown, 1.4, 1.1), heads)
+    assert [text.startswith("**Target MISSED**") for text in missed] == [True, True, True]
+    assert verdict.targets_of_loss([], []) == ["The growth of `Split().loss`: not measured."]
+    untimed = verdict.targets_of_loss([replace(c, seconds=[], ratio=None) for c in cells("l", flat, 1.0)], heads)
+    assert len(untimed) == 1
+
+
+def test_checkpointed_heads_give_the_summed_gradient():
+    model, batch = networks.dense(3, 4, 4, 8)
+    gradients = []
+    for edition in (SummedLoss(), CheckpointedHeads()):
+        model.zero_grad()
+        losses = edition.forward_backward(model.trunk, model.tasks, batch)
+        gradients.append([*losses.values(), *(parameter.grad.clone() for parameter in model.parameters())])
+    assert all(map(torch.equal, *gradients))
 
 
 def test_torchjd_gives_the_summed_gradient():

@@ -10,7 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mtl_accum import Accumulated, Cached, Edition, MultiTaskModel, PerTask, Split, SummedLoss, Task
+from mtl_accum import (
+    Accumulated,
+    AsLoss,
+    Cached,
+    Checkpointed,
+    Edition,
+    MultiTaskModel,
+    PerTask,
+    Split,
+    SummedLoss,
+    Task,
+)
 
 EDITIONS = {
     "summed": SummedLoss(),
@@ -18,6 +29,15 @@ EDITIONS = {
     "split": Split(),
     "cached": Cached(chunk_size=3),
     "accumulated": Accumulated(Split(), micro_batches=2),
+}
+LOSSES = {
+    "summed_loss": AsLoss(SummedLoss()),
+    "split_loss": AsLoss(Split()),
+    "chunks_loss": AsLoss(Split(heads_per_graph=2, head_chunks=2)),
+    "cached_loss": AsLoss(Cached(chunk_size=3)),
+    "accumulated_loss": AsLoss(Accumulated(Split(), micro_batches=2)),
+    "checkpointed_loss": AsLoss(Checkpointed(Split())),
+    "losses": AsLoss(Split(), each=True),
 }
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9),

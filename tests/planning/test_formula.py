@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import count
 
 import pytest
 import torch
 
-from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
+from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum.memory._rehearsal import Rehearsal
 from mtl_accum.planning._formula import Tables, estimate, phases
 from mtl_accum.planning._pieces import Part, Pieces, Table
@@ -48,7 +49,14 @@ def schedules(samples: int) -> list[object]:
 ON_CUDA = [Offloaded(Split()), Offloaded(Checkpointed(Accumulated(Split(), 3)))]
 
 
-def compare(network: str, mode: str, *, cuda: bool) -> dict[object, float]:
+def losses(samples: int) -> list[object]:
+    """All that have one, in that form."""
+    return [AsLoss(edition) for edition in schedules(samples) if edition != PerTask()]
+
+
+def compare(
+    network: str, mode: str, *, cuda: bool, of: Callable[[int], list[object]] = schedules
+) -> dict[object, float]:
     """By the schedule, the formula's peak relative to a direct prediction's."""
     torch.manual_seed(0)
     sizes = SIZES[network]
@@ -59,7 +67,7 @@ def compare(network: str, mode: str, *, cuda: bool) -> dict[object, float]:
     with Rehearsal(parts, cuda=cuda) as rehearsal:
         found = survey(rehearsal, variants)
         assert (found.samples, found.uncuttable) == (samples, "")
-        chosen = [*schedules(samples), *(ON_CUDA if cuda else [])]
+        chosen = [*of(samples), *(ON_CUDA if cuda and of is schedules else [])]
         direct = {edition: rehearsal.step(edition).result().peak_bytes for edition in chosen}
     return {edition: estimate(edition, found.tables, samples).peak_bytes / peak - 1 for edition, peak in direct.items()}
 
@@ -84,6 +92,32 @@ def test_for_cuda(network, mode):
     for edition, off in compare(network, mode, cuda=True).items():
         below = 0.021 if mode == "checkpoint" and edition == Cached(SIZES[network]["samples"]) else 0.008
         assert -below < off < 0.25, edition  # blocks of 512 bytes round small pieces up
+
+
+@pytest.mark.parametrize(("network", "mode"), [*((name, "fp32") for name in NETWORKS), ("convolutional", "checkpoint")])
+def test_the_formula_of_a_loss_is_a_direct_prediction(network, mode):
+    for edition, off in compare(network, mode, cuda=False, of=losses).items():
+        assert -0.001 < off < 0.005, edition
+
+
+@pytest.mark.parametrize(
+    ("network", "mode", "cuda"), [("convolutional", "autocast", False), ("many_heads", "fp32", True)]
+)
+def test_the_formula_of_a_loss_in_16_bit_and_for_cuda(network, mode, cuda):
+    for edition, off in compare(network, mode, cuda=cuda, of=losses).items():
+        assert -0.008 < off < 0.25, edition
+
+
+def test_a_loss_takes_another_pass_where_its_trunk_runs_again_in_the_backward():
+    part = Part(forward_seconds=1.0, backward_seconds=2.0)
+    pieces = Pieces(part, Part(forward_seconds=1.0), {"a": part, "b": part}, 0.0, 0.0, Part(forward_seconds=0.5))
+    half = Part(forward_seconds=0.5, backward_seconds=1.0)
+    halves = Pieces(half, Part(forward_seconds=0.5), {"a": half, "b": half}, 0.0, 0.0, Part(forward_seconds=0.5))
+    tables = Tables(0.0, 0.0, {"": Table([(4, halves), (8, pieces)])})
+    for edition in (SummedLoss(), Split(), Split(head_chunks=2), Cached(4)):
+        assert estimate(AsLoss(edition), tables, 8).seconds == estimate(edition, tables, 8).seconds
+    seconds = estimate(Accumulated(Split(), 2), tables, 8).seconds
+    assert estimate(AsLoss(Accumulated(Split(), 2)), tables, 8).seconds == seconds + 1.0
 
 
 def test_time_is_the_sum_of_the_pieces():
@@ -116,6 +150,8 @@ def test_a_table_is_linear_in_between_and_beyond():
 def test_an_edition_of_somebody_elses_has_no_formula():
     with pytest.raises(TypeError, match="no formula for 3"):
         phases(3, None, 1, True)
+    with pytest.raises(TypeError, match="no formula for AsLoss.* a dL/dz for each task"):
+        phases(AsLoss(Split(), each=True), None, 1, True)
 
 
 @lru_cache

@@ -8,22 +8,25 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
+from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum.planning import as_dict, from_dict, overrides, spelled
 from mtl_accum.planning._candidates import candidates
 from tests.test_layers import ROOT
+
+OTHERS = [Split(order="reverse"), Cached(3, 1, True), AsLoss(Split(head_chunks=2), each=True), AsLoss(Cached(3))]
 
 
 def test_overrides_make_it_again():
     chosen = candidates(4, 8)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for edition in [*chosen[:40:3], *chosen[-40::3], PerTask(), Split(order="reverse"), Cached(3, 1, True)]:
+        for edition in [*chosen[:40:3], *chosen[-40::3], PerTask(), *OTHERS]:
             config = compose("config", ["+experiment=two_task", *overrides(edition)])
             assert instantiate(config.edition) == instantiate(as_dict(edition)) == edition
 
 
 def test_overrides_are_what_a_person_would_write():
     assert overrides(Split()) == ["edition=split"]
+    assert overrides(AsLoss(Split())) == ["edition=as_loss", "edition@edition.edition=split"]
     assert overrides(Checkpointed(Accumulated(Split(heads_per_graph=2), 4))) == [
         "edition=checkpointed",
         "edition@edition.edition=accumulated",
@@ -39,6 +42,7 @@ def test_overrides_are_what_a_person_would_write():
         (SummedLoss(), "SummedLoss()"),
         (Split(head_chunks=2, order="reverse"), "Split(head_chunks=2, order='reverse')"),
         (Cached(8), "Cached(chunk_size=8)"),
+        (AsLoss(Split(heads_per_graph=2)), "AsLoss(Split(heads_per_graph=2))"),
         (
             Offloaded(Checkpointed(Accumulated(Split(), 4))),
             "Offloaded(Checkpointed(Accumulated(Split(), micro_batches=4)))",
@@ -51,7 +55,7 @@ def test_a_person_reads_python(edition, text):
 
 
 def test_a_checkpoint_holds_it():
-    for edition in [*candidates(5, 16), PerTask(), Cached(3, 1, True)]:
+    for edition in [*candidates(5, 16), PerTask(), *OTHERS]:
         assert from_dict(json.loads(json.dumps(as_dict(edition)))) == edition
 
 

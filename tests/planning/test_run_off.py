@@ -10,6 +10,7 @@ from torch import nn
 
 from mtl_accum import (
     Accumulated,
+    AsLoss,
     Cached,
     Checkpointed,
     MultiTaskModel,
@@ -59,6 +60,10 @@ def parts(*sizes, **changes):
         (Cached(4, head_chunks=2), 3, 2),
         (Accumulated(Split(head_chunks=2), 4), 8, 1),
         (Checkpointed(Accumulated(SummedLoss(), 12)), 12, 2),
+        (AsLoss(Split(head_chunks=4)), 4, 1),
+        (AsLoss(Cached(4, head_chunks=2)), 3, 2),
+        (AsLoss(Accumulated(SummedLoss(), 12)), 12, 2),
+        (AsLoss(Checkpointed(Accumulated(SummedLoss(), 12))), 12, 3),
     ],
 )
 def test_the_order_from_simple_to_complex(edition, cut, through):
@@ -72,6 +77,7 @@ def test_the_order_from_simple_to_complex(edition, cut, through):
         (Accumulated(Split(heads_per_graph=4, head_chunks=8), 16), Accumulated(Split(head_chunks=2), 2)),
         (Checkpointed(Cached(3, head_chunks=4)), Checkpointed(Cached(3, head_chunks=2))),
         (Cached(64), Cached(5)),
+        (AsLoss(Split(heads_per_graph=2)), AsLoss(Split())),
         (PerTask(), PerTask()),
     ],
 )

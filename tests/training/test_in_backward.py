@@ -10,6 +10,7 @@ from torch import nn
 
 from mtl_accum import (
     Accumulated,
+    AsLoss,
     Cached,
     Checkpointed,
     MultiTaskModel,
@@ -52,8 +53,12 @@ def train(edition, make, **settings):
     return run.run(), net, optimizer
 
 
+IN_ONE_BACKWARD = [SummedLoss(), Split(), Split(heads_per_graph=2), Checkpointed(Split())]
+IN_ONE_BACKWARD += [AsLoss(Split()), AsLoss(Cached(3)), AsLoss(Split(head_chunks=2))]
+
+
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-@pytest.mark.parametrize("edition", [SummedLoss(), Split(), Split(heads_per_graph=2), Checkpointed(Split())], ids=repr)
+@pytest.mark.parametrize("edition", IN_ONE_BACKWARD, ids=repr)
 def test_the_same_weights(edition, make):
     losses, net, optimizer = train(edition, make, step_in_backward=True)
     expected, reference, other = train(edition, make)
