@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         backward_scale,
         cut,
         fold,
+        require_equal_gradients,
     )
     from mtl_accum.memory import predict
     from mtl_accum.models import (
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         Task,
         UncertaintyWeight,
         WithLoss,
+        chunked,
         count_labels,
         count_mask,
         count_present,
@@ -69,6 +71,7 @@ __all__ = [
     "WithLoss",
     "backward_scale",
     "check",
+    "chunked",
     "compare",
     "count_labels",
     "count_mask",
@@ -77,6 +80,7 @@ __all__ = [
     "fold",
     "plan",
     "predict",
+    "require_equal_gradients",
     "to_group_norm",
 ]
 
@@ -101,6 +105,7 @@ _HOMES = {
     "WithLoss": "models",
     "backward_scale": "editions",
     "check": "_check",
+    "chunked": "models",
     "compare": "_compare",
     "count_labels": "models",
     "count_mask": "models",
@@ -109,6 +114,7 @@ _HOMES = {
     "fold": "editions",
     "plan": "planning",
     "predict": "memory",
+    "require_equal_gradients": "editions",
     "to_group_norm": "models",
 }
 

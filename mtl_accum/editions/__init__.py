@@ -6,6 +6,7 @@ from mtl_accum.editions._cached import Cached
 from mtl_accum.editions._checkpointed import Checkpointed
 from mtl_accum.editions._cut import cut
 from mtl_accum.editions._cutting import samples_of
+from mtl_accum.editions._equal_gradients import require_equal_gradients
 from mtl_accum.editions._fold import fold
 from mtl_accum.editions._gradients import Gradients, Sum
 from mtl_accum.editions._hidden_counts import note_call
@@ -54,6 +55,7 @@ __all__ = [
     "phase",
     "require_edition",
     "require_editions",
+    "require_equal_gradients",
     "require_parts",
     "same_random_numbers",
     "samples_of",
