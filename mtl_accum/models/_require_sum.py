@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -39,7 +40,10 @@ def require_sum(who: str, function: Callable[..., Tensor], inputs: Sequence[Tens
         most: Number of rows that may be in memory at once.
     """
     code, closure = getattr(function, "__code__", function), _closure(function)
-    if _SEEN.get(code) == closure or any(x.is_meta or isinstance(x, FakeTensor) for x in inputs):
+    with suppress(TypeError):  # it has no hash
+        if _SEEN.get(code) == closure:
+            return
+    if any(x.is_meta or isinstance(x, FakeTensor) for x in inputs):
         return
     _refuse_batch_statistics(who, function)
     rows = _some_rows(inputs, dim, max(2, min(most, _ROWS)))
@@ -52,7 +56,8 @@ def require_sum(who: str, function: Callable[..., Tensor], inputs: Sequence[Tens
         )
     told = whole != 0 and math.isfinite(whole)
     if told or torch.distributed.is_initialized():  # several ranks must call a sharded head equally often
-        _SEEN[code] = closure
+        with suppress(TypeError):
+            _SEEN[code] = closure
 
 
 def _adds_up(whole: float, parts: Sequence[float], *, random: bool) -> bool:

@@ -15,6 +15,7 @@ from mtl_accum import (
     AsLoss,
     Cached,
     Checkpointed,
+    MultiTaskModel,
     Offloaded,
     PerTask,
     Split,
@@ -23,7 +24,8 @@ from mtl_accum import (
     fold,
 )
 from mtl_accum._difference import gradient_difference
-from mtl_accum.models import chunked
+from mtl_accum.models import UncertaintyWeight, chunked, lm_heads
+from tests.memory.against_the_meter import assert_equal_to_the_byte, predicted_and_measured
 from tests.models.test_chunked import WIDTH, assert_same, data, gradients, network
 
 __all__ = ["network"]
@@ -180,3 +182,29 @@ def test_a_batched_backward(network):
     loss = chunked(network.summed, 3)(z, labels)
     (found,) = torch.autograd.grad(loss, z, factors, is_grads_batched=True)
     torch.testing.assert_close(found, factors[:, None, None] * expected)
+
+
+@pytest.mark.parametrize("edition", [Split(), AsLoss(SummedLoss())], ids=repr)
+def test_its_memory_is_predicted_to_the_byte(edition):
+    model, batch = language_model(3, ahead=1)
+    assert_equal_to_the_byte(*predicted_and_measured(model.trunk, model.tasks, batch, edition))
+
+
+@pytest.mark.parametrize("edition", [SummedLoss(), Split(), AsLoss(Split())], ids=repr)
+def test_a_trained_weight_of_a_language_model(edition):
+    """It multiplies the mean, outside of what is cut."""
+    gradients_by_chunks = []
+    for chunks in (1, 3):
+        model, batch = language_model(chunks)
+        for task in model.tasks.values():
+            task.weight = UncertaintyWeight()
+        model.double()
+        edition.forward_backward(model.trunk, model.tasks, batch)
+        gradients_by_chunks.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert gradient_difference(gradients_by_chunks[1], gradients_by_chunks[0]) <= 1e-12
+
+
+def language_model(chunks: int, ahead: int = 2) -> tuple[MultiTaskModel, dict[str, Tensor]]:
+    torch.manual_seed(0)
+    model = lm_heads(1 / 32, vocabulary=6000, length=640, layers=64, heads=32, ahead=ahead, chunks=chunks, dropout=0.0)
+    return model, {"tokens": torch.randint(0, 180, (3, 20))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -112,6 +113,28 @@ def test_the_look_leaves_no_trace(network):
     torch.manual_seed(1)
     assert step() == first
     assert sizes[-3:] == [10, 10, 10] == sizes[-6:-3]
+
+
+def test_any_callable(network):
+    """One without a hash is looked at in every call; a module, a partial and a method once."""
+    x, labels = data(30)
+
+    class Summed:
+        __hash__ = None
+
+        def __call__(self, z: Tensor, y: Tensor) -> Tensor:
+            return network.summed(z, y)
+
+        method = __call__
+
+    plain = network.summed(network.trunk(x), labels)
+    for function in (Summed(), Summed().method, partial(Summed())):
+        for _ in range(2):
+            torch.testing.assert_close(chunked(function, 3)(network.trunk(x), labels), plain)
+    z = network.trunk(x)
+    torch.testing.assert_close(chunked(nn.MSELoss(reduction="sum"), 4)(z, z + 1), torch.tensor(30.0 * 7).double())
+    with pytest.raises(ValueError, match="chunked: MSELoss: " + MEAN):
+        chunked(nn.MSELoss(), 4)(z, z + 1)
 
 
 def test_the_look_compiles_nothing(network):
