@@ -127,7 +127,7 @@ INPUTS = [
 ]
 
 
-@pytest.mark.parametrize(("trunk", "inputs"), INPUTS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("trunk", "inputs"), INPUTS, ids=range(len(INPUTS)))
 def test_inputs_may_be_keywords_or_positions(trunk, inputs):
     net = MultiTaskModel(trunk(), {"t": task()}, inputs)
     batch = {"x": torch.randn(6, 2), "s": torch.rand(6, 1), "y": torch.randint(0, 3, (6,))}
