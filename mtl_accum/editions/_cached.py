@@ -17,6 +17,7 @@ from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_hidden_mo
 from mtl_accum.editions._schedule import Schedule
 from mtl_accum.editions._step import Step
 from mtl_accum.editions._types import Tasks, Trunk
+from mtl_accum.editions._walk import Beginning
 
 __all__ = ["Cached"]
 
@@ -107,12 +108,13 @@ class Cached(Schedule):
     def _run_deferred(self, step: Step, chunks: list[Piece]) -> None:
         """The trunk's second passes are the caller's backward."""
         step.run_trunk_again_in_backward(self)
+        since = Beginning()
         assembly = Assembly(_end(chunks))
         for chunk in chunks:
             assembly.add(chunk, step.run_trunk(chunk))
         representation = assembly.whole()
         z = Leaves(representation)
-        step.run_each(z, representation, step.present)
+        step.run_each(z, representation, step.present, since=since)
         step.send_back(z, representation)
 
     def _counted(self, samples: int) -> list[Range]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,11 +13,11 @@ from mtl_accum.editions._eager import eager
 from mtl_accum.editions._explain import explain
 from mtl_accum.editions._gradients import Gradients, Scale, Sources, factor_of
 from mtl_accum.editions._phase import phase
-from mtl_accum.editions._pytree import flatten_any, unflatten
+from mtl_accum.editions._pytree import flatten_any, leaves, unflatten
 from mtl_accum.editions._scale import expected_scale, expecting
 from mtl_accum.editions._walk import Beginning, Graph, walk
 
-__all__ = ["fold", "own_graph", "require_loss", "take"]
+__all__ = ["Behind", "fold", "own_graph", "require_loss", "take"]
 
 
 @eager
@@ -69,7 +70,7 @@ def fold(function: Callable[..., Tensor], *inputs: Any, scale: Scale | None = No
     cut = {value: value.detach().requires_grad_() for value in values if _has_graph(value)}
     roots = {leaf: value for value, leaf in cut.items()}
     who = f"fold: {_name(function)}"
-    beginning = Beginning()
+    behind = Behind(list(cut))
     try:
         with phase(_name(function), "forward"), expecting(factor):
             loss = function(*unflatten([cut[value] if _has_graph(value) else value for value in values], spec))
@@ -78,8 +79,7 @@ def fold(function: Callable[..., Tensor], *inputs: Any, scale: Scale | None = No
         if not loss.requires_grad:
             return loss
         with phase(_name(function), "backward"):
-            sources = {leaf: (leaf, None) for leaf in roots}
-            take(gradients, loss, sources=sources, beginning=beginning, roots=roots.values(), who=who)
+            take(gradients, loss, {leaf: (leaf, None) for leaf in roots}, behind, who)
     except RuntimeError as error:
         explain(error, who)
         raise
@@ -87,40 +87,59 @@ def fold(function: Callable[..., Tensor], *inputs: Any, scale: Scale | None = No
     return gradients.attach(loss)
 
 
-def take(
-    gradients: Gradients,
-    loss: Tensor,
-    *,
-    sources: Sources,
-    beginning: Beginning,
-    roots: Iterable[Tensor],
-    who: str,
-) -> None:
+@dataclass(frozen=True)
+class Behind:
+    """What lies behind a cut, and what a graph in front of it may share with that.
+
+    Attributes:
+        roots: The tensors that were cut, with their graphs. Without any, nothing may lie behind.
+        beginning: When graphs in front of the cut were begun.
+        batch: Whose tensors, and pieces of them, both sides may read.
+        since: When the roots were begun, where no graph in front may read what was made since then: their graphs are
+            of pieces of the batch, and what else the pieces made is of one piece alone.
+    """
+
+    roots: Sequence[Tensor]
+    beginning: Beginning = field(default_factory=Beginning)
+    batch: Any = None
+    since: Beginning | None = None
+
+    def meets(self, graph: Graph) -> bool:
+        """Return whether a graph reads what is not its own."""
+        if not graph.outside:
+            return False
+        cuts = {node for node in walk(_with_graphs(leaves(self.batch))).nodes if node.name() == "SliceBackward0"}
+        others = graph.outside - cuts  # which keep nothing that could be freed
+        if not self.roots or (self.since is not None and self.since.nodes_since(others)):
+            return bool(others)
+        return not others.isdisjoint(walk(_with_graphs(self.roots)).nodes)
+
+
+def take(gradients: Gradients, loss: Tensor, sources: Sources, behind: Behind, who: str) -> None:
     """Add the gradient of a loss to others, and free its graph.
 
     Args:
         gradients: To add to.
         loss: 0-dim, with a graph.
         sources: The leaves of the cut.
-        beginning: When the graph was begun.
-        roots: The tensors that were cut, with their graphs.
+        behind: What lies behind the cut.
         who: For messages.
 
     Raises:
         RuntimeError: See `own_graph`.
     """
-    graph = own_graph(loss, beginning, roots, who, dtypes=gradients.unscaled)
+    graph = own_graph(loss, behind, who, dtypes=gradients.unscaled)
     gradients.take(loss, graph.leaves, sources)
 
 
-def own_graph(loss: Tensor, beginning: Beginning, roots: Iterable[Tensor], who: str, *, dtypes: bool) -> Graph:
+def own_graph(loss: Tensor, behind: Behind, who: str, *, dtypes: bool) -> Graph:
     """Return the graph behind a loss, which ends at the cut.
 
     Raises:
         RuntimeError: The graph runs into the one behind the cut, or, where dtypes are looked at, it is in fp16.
     """
-    graph = walk([loss], beginning, dtypes=dtypes)
-    if graph.outside and not graph.outside.isdisjoint(walk(root for root in roots if root.requires_grad).nodes):
+    graph = walk([loss], behind.beginning, dtypes=dtypes)
+    if behind.meets(graph):
         raise RuntimeError(
             f"{who}: expected to read the representation alone, but it reads a tensor that was computed on the way to "
             "it (features kept in an attribute or by a hook), whose graph is still needed; make that tensor a part of "
@@ -138,10 +157,16 @@ def require_loss(who: str, loss: Any) -> None:
     """Raise TypeError or ValueError unless the loss is a 0-dim tensor."""
     if not isinstance(loss, Tensor):
         raise TypeError(f"{who}: expected one 0-dim tensor as loss, found {type(loss).__name__}; call fold once a loss")
+    if loss.is_complex():
+        raise TypeError(f"{who}: expected a real loss, found one of {loss.dtype}; take its real part or its modulus")
     if loss.dim():
         raise ValueError(
             f"{who}: expected a 0-dim loss, found one of shape {tuple(loss.shape)}; reduce it to a mean or a sum"
         )
+
+
+def _with_graphs(values: Iterable[Any]) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor) and value.requires_grad]
 
 
 def _name(function: Any) -> str:

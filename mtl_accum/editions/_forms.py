@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from mtl_accum.editions._autocast import without_autocast
 from mtl_accum.editions._cut import Leaves
-from mtl_accum.editions._fold import take
+from mtl_accum.editions._fold import Behind, take
 from mtl_accum.editions._gradients import Gradients
 from mtl_accum.editions._pieces import Range
-from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._scale import ambient_scale, start_gradient
 from mtl_accum.editions._together import Together
-from mtl_accum.editions._walk import Beginning
 
 __all__ = ["Attached", "Backward", "Form"]
 
@@ -39,7 +37,7 @@ class Form(ABC):
         return [names[start : start + size] for start in range(0, len(names), size)]
 
     @abstractmethod
-    def begin(self, z: Leaves, representation: Any) -> None:
+    def begin(self, z: Leaves, behind: Callable[[], Behind]) -> None:
         """Note where the graphs of heads end from now on."""
 
     @abstractmethod
@@ -57,7 +55,7 @@ class Backward(Form):
     def __init__(self) -> None:
         self._scale = ambient_scale()
 
-    def begin(self, z: Leaves, representation: Any) -> None:
+    def begin(self, z: Leaves, behind: Callable[[], Behind]) -> None:
         """Nothing to note: the backward ends in the leaves by itself."""
 
     def take(self, names: Sequence[str], loss: Tensor, who: str, *, into_trunk: bool) -> None:
@@ -85,17 +83,15 @@ class Attached(Form):
         self._gradients: dict[str, Gradients] = {}  # by task, or one
         self._plain: dict[str, Tensor] = {}  # losses whose graph goes on into the trunk
         self._z: Leaves | None = None
-        self._roots: list[Tensor] = []
-        self._beginning: Beginning | None = None
+        self._behind: Behind | None = None
 
     def groups(self, names: Sequence[str], size: int) -> list[Sequence[str]]:
         """Return the tasks that share a graph: none do where each has a gradient of its own."""
         return super().groups(names, 1 if self._each else size)
 
-    def begin(self, z: Leaves, representation: Any) -> None:
+    def begin(self, z: Leaves, behind: Callable[[], Behind]) -> None:
         """Note where the graphs of heads end from now on."""
-        self._z, self._beginning = z, Beginning()
-        self._roots = [leaf for leaf in leaves(representation) if isinstance(leaf, Tensor)]
+        self._z, self._behind = z, behind()
 
     def take(self, names: Sequence[str], loss: Tensor, who: str, *, into_trunk: bool) -> None:
         """Add up gradients, or keep the graph where it goes on into the trunk."""
@@ -104,16 +100,16 @@ class Attached(Form):
             self._plain[key] = self._plain[key] + loss if key in self._plain else loss
             return
         assert self._z is not None
-        assert self._beginning is not None
+        assert self._behind is not None
         gradients = self._gradients.setdefault(key, Gradients(self.scale))
-        take(gradients, loss, sources=self._z.sources, beginning=self._beginning, roots=self._roots, who=who)
+        take(gradients, loss, self._z.sources, self._behind, who)
 
     def send_back(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
         """Keep what the leaves have added up for the representation."""
         roots = z.roots(representation)
         for gradients in self._gradients.values():
             gradients.land(roots)
-        self._z, self._roots = None, []
+        self._z = self._behind = None
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """Return the sum of the losses, with its gradient attached."""

@@ -42,6 +42,8 @@ class Sum:
             self.value = term.float() if self._own else term
         elif self._own:
             self.value = self.value.add_(term)  # the kernel widens the term
+        elif self.value.is_sparse:  # which cannot take a dense term in place, nor on its right
+            self.value = term + self.value
         else:
             self.value, self._own = self.value + term, not term.is_nested
 
@@ -181,8 +183,10 @@ def factor_of(scale: Scale | None) -> float | Tensor | None:
     if scale is None:
         return None
     factor = scale() if callable(scale) else scale
-    if isinstance(factor, Tensor) and factor.numel() == 1:
-        return factor.detach().reshape(())
+    if isinstance(factor, Tensor) and factor.numel() == 1 and not factor.is_complex():
+        if factor.device.type != "cpu":  # its value would have to be waited for
+            return factor.detach().reshape(())
+        factor = factor.item()
     if isinstance(factor, bool) or not isinstance(factor, int | float):
         raise TypeError(
             "scale must be a number, a 0-dim tensor, or a callable that returns one (scaler.get_scale); "
@@ -239,11 +243,12 @@ class _Attached(torch.autograd.Function):
 
 
 def _times(gradient: Tensor, factor: Tensor) -> Tensor:
-    return gradient * factor.to(gradient.dtype if gradient.dtype.is_complex else factor.dtype)
+    dtype = gradient.dtype if gradient.dtype.is_complex else factor.dtype
+    return gradient * factor.to(gradient.device, dtype)  # a loss may lie on another device than a head
 
 
 def _times_in_place(gradient: Tensor, factor: Tensor) -> Tensor:
-    return gradient.mul_(factor)
+    return gradient.mul_(factor.to(gradient.device))
 
 
 def _is_last_backward(start: Tensor) -> bool:

@@ -75,12 +75,33 @@ class Offloaded(Schedule):
 def _away(resting: set[int], trunk: Trunk, batch: Any) -> Any:
     to_host = TO_HOST.get()
 
-    def pack(tensor: Tensor) -> Tensor | Callable[[], Tensor]:
+    def pack(tensor: Tensor) -> Callable[[], Tensor]:
         small = tensor.numel() * tensor.element_size() < _SMALL
-        return tensor if small or _storage(tensor) in resting else to_host(tensor)
+        return _Kept(tensor) if small or _storage(tensor) in resting else to_host(tensor)
 
-    with saved_tensors_hooks(pack, lambda packed: packed if isinstance(packed, Tensor) else packed()):
+    with saved_tensors_hooks(pack, lambda packed: packed()):
         return trunk(batch)
+
+
+class _Kept:
+    """A tensor that stays where it is, with the comparison of versions that autograd leaves to its hooks."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor.detach()  # not what `.data = ...` puts in its place
+        self._version = _version(tensor)
+
+    def __call__(self) -> Tensor:
+        if _version(self._tensor) != self._version:
+            raise RuntimeError(
+                "Offloaded: one of the variables needed for gradient computation has been modified by an inplace "
+                f"operation: {self._tensor.dtype} {tuple(self._tensor.shape)} is at version {_version(self._tensor)}; "
+                f"expected version {self._version}. Call backward before optimizer.step(), and use out-of-place forms"
+            )
+        return self._tensor
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _storage(tensor: Tensor) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mtl_accum.editions._buffers import BufferLog, Saved
 from mtl_accum.editions._random import HostState, RandomState
 from mtl_accum.editions._second_pass import Comparison, Watch
+from mtl_accum.editions._witness import Witness
 
 __all__ = ["Replay"]
 
@@ -81,6 +82,10 @@ class Replay:
             outputs = function()
         self.compare(outputs)
         return outputs
+
+    def witness(self) -> Witness:
+        """Return what later passes read besides their inputs and what is put back before them."""
+        return Witness(self._modules, {saved.slot for saved in self._before}, self._watch.edition)
 
     def compare(self, outputs: Any) -> None:
         """Note what the first pass computed, or hold a later one against it, in a trunk's first steps."""

@@ -13,9 +13,11 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from mtl_accum.editions._around_trunk import Inside, current_around
 from mtl_accum.editions._modules import modules_of
+from mtl_accum.editions._pytree import TreeSpec, flatten_any, unflatten
 from mtl_accum.editions._replay import Replay
 from mtl_accum.editions._second_pass import Watch
 from mtl_accum.editions._types import Trunk
+from mtl_accum.editions._witness import Witness
 
 __all__ = ["Rerun", "rerun"]
 
@@ -23,7 +25,8 @@ __all__ = ["Rerun", "rerun"]
 def rerun(modules: list[nn.Module], watch: Watch, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     """Run a forward under `torch.utils.checkpoint`, where a graph is made.
 
-    Its second pass draws the random numbers of its first, and changes no buffer.
+    Its second pass draws the random numbers of its first, and changes no buffer. It is refused where weights changed in
+    between; the inputs' tensors are saved by autograd, which compares their versions, and their containers are copied.
 
     Args:
         modules: All that the forward reaches.
@@ -35,14 +38,18 @@ def rerun(modules: list[nn.Module], watch: Watch, forward: Callable[..., Any], *
     if not torch.is_grad_enabled():
         return forward(*inputs, **named)
     replay = Replay(modules, watch)
+    values, spec = flatten_any((inputs, named))
+    passes = _Passes(replay, forward, spec)
     with set_checkpoint_early_stop(False) if watch.comparing else nullcontext():  # a whole second pass, to compare
-        return checkpoint(
-            partial(_compared, replay, partial(forward, **named)),
-            *inputs,
+        outputs = checkpoint(
+            passes,
+            *values,
             use_reentrant=False,
             preserve_rng_state=False,  # the replay does, on every device
             context_fn=lambda: (_Again(replay.forward), _Again(replay.forward)),
         )
+    passes.witness = replay.witness()
+    return outputs
 
 
 class Rerun(Inside):
@@ -71,10 +78,24 @@ class Rerun(Inside):
             return rerun(self._modules, self._watch, partial(current_around(), self._trunk), batch)
 
 
-def _compared(replay: Replay, forward: Callable[..., Any], *inputs: Any) -> Any:
-    outputs = forward(*inputs)
-    replay.compare(outputs)
-    return outputs
+class _Passes:
+    """The first pass of a forward, and later ones.
+
+    Attributes:
+        witness: What the first pass read; None until it is over.
+    """
+
+    def __init__(self, replay: Replay, forward: Callable[..., Any], spec: TreeSpec) -> None:
+        self._replay, self._forward, self._spec = replay, forward, spec
+        self.witness: Witness | None = None
+
+    def __call__(self, *values: Any) -> Any:
+        if self.witness is not None:
+            self.witness.require_unchanged()
+        inputs, named = unflatten(list(values), self._spec)
+        outputs = self._forward(*inputs, **named)
+        self._replay.compare(outputs)
+        return outputs
 
 
 class _Again:

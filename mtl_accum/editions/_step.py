@@ -17,6 +17,7 @@ from mtl_accum.editions._buffers import BufferLog
 from mtl_accum.editions._counts import Counts, Share, read_counts, require_sums, whole_task
 from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._explain import explain, explain_derivative, watching_derivatives
+from mtl_accum.editions._fold import Behind
 from mtl_accum.editions._forms import Backward, Form
 from mtl_accum.editions._hidden_counts import refuse_hidden
 from mtl_accum.editions._modules import buffer_owners, modules_of
@@ -31,6 +32,7 @@ from mtl_accum.editions._rerun import Rerun
 from mtl_accum.editions._schedule import run_inner
 from mtl_accum.editions._second_pass import Watch
 from mtl_accum.editions._types import Edition, Tasks, Trunk
+from mtl_accum.editions._walk import Beginning
 
 __all__ = ["Step"]
 
@@ -167,7 +169,15 @@ class Step:
             total = loss if total is None else total + loss
         return total
 
-    def run_each(self, z: Leaves, representation: Any, names: Sequence[str], size: int = 1) -> list[str]:
+    def run_each(
+        self,
+        z: Leaves,
+        representation: Any,
+        names: Sequence[str],
+        size: int = 1,
+        *,
+        since: Beginning | None = None,
+    ) -> list[str]:
         """Forward and backward of heads on the leaves of a cut, some at a time, each piece of the batch on its own.
 
         Args:
@@ -175,12 +185,14 @@ class Step:
             representation: What they are detached from.
             names: The tasks, in the order to run them.
             size: How many share a graph.
+            since: When the representation was begun, where it is put together from several passes of the trunk.
 
         Returns:
             The tasks whose losses had no graph.
         """
         parts = z.cut(self.pieces)
-        self.form.begin(z, representation)
+        batches = [self._batch, *(piece.batch for piece in self.pieces)]
+        self.form.begin(z, lambda: Behind(leaves(representation), batch=batches, since=since))
         without_graph = []
         with watching_derivatives(self._batch):
             try:

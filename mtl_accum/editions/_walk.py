@@ -25,6 +25,10 @@ class Beginning:
         """Return whether a node was there already."""
         return bool(node._sequence_nr() < self._number)
 
+    def nodes_since(self, nodes: set[Any]) -> set[Any]:
+        """Return the nodes that were made after it."""
+        return {node for node in nodes if not self.before(node)}
+
 
 @dataclass
 class Graph:
@@ -63,15 +67,18 @@ def walk(roots: Iterable[Tensor], beginning: Beginning | None = None, *, dtypes:
         node = pending.pop()
         if node in graph.nodes:
             continue
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            leaves[variable] = None
+        following = node.next_functions
+        if not following:  # a leaf's; a Function of somebody's may have an attribute of that name
+            variable = getattr(node, "variable", None)
+            if isinstance(variable, Tensor) and variable.requires_grad:
+                leaves[variable] = None
+                graph.in_float16 |= dtypes and variable.dtype is torch.float16
             continue
         graph.nodes.add(node)
         if beginning is not None and beginning.before(node):
             graph.outside.add(node)
         if dtypes and not graph.in_float16:
             graph.in_float16 = any(value.dtype is torch.float16 for value in node._input_metadata)
-        pending += [below for below, _ in node.next_functions if below is not None]
+        pending += [below for below, _ in following if below is not None]
     graph.leaves = list(leaves)
     return graph

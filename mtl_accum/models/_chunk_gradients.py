@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from mtl_accum.editions._autocast import without_autocast
-from mtl_accum.editions._fold import own_graph, require_loss
+from mtl_accum.editions._fold import Behind, own_graph, require_loss
 from mtl_accum.editions._gradients import attach, wide, without_hooks
 from mtl_accum.editions._inside_fsdp import inside_forward
-from mtl_accum.editions._walk import Beginning, Graph, walk
+from mtl_accum.editions._walk import Graph, walk
 from mtl_accum.models._graph_shortcuts import Product, products_in, start_of_backward
 
 __all__ = ["ChunkGradients"]
@@ -36,7 +36,7 @@ class ChunkGradients:
         self._slices: dict[int, Tensor] = {}  # by the input's position
         self._sums: dict[Tensor, Tensor] = {}
         self._any = False
-        self._beginning = Beginning() if torch.is_grad_enabled() else None
+        self._behind = Behind([x for x in inputs if x.requires_grad])
 
     def take(self, function: Callable[..., Tensor], start: int, length: int) -> Tensor:
         """Run a function on one chunk, add the gradient of its loss, free its graph, and return the loss.
@@ -83,10 +83,10 @@ class ChunkGradients:
 
     def _walk(self, loss: Tensor) -> Graph:
         """Walk a chunk's graph, the first one with a look at what must not be in it."""
-        if self._any or self._beginning is None:
+        if self._any:
             return walk([loss])
         self._any = True
-        return own_graph(loss, self._beginning, self._inputs, self._who, dtypes=self._scale is None)
+        return own_graph(loss, self._behind, self._who, dtypes=self._scale is None)
 
     def _fill(self, index: int, start: int, gradient: Tensor | None) -> None:
         if gradient is not None:

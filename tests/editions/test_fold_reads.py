@@ -103,6 +103,30 @@ def _sparse(call):
     return net, call(lambda y: F.mse_loss(net(torch.tensor([1, 4, 1])), y), data(3)[1])
 
 
+def _sparse_and_dense(call):
+    net = nn.Embedding(9, 2, sparse=True).to(D)
+    y = data(3)[1]
+    return net, call(lambda y: F.mse_loss(net(torch.tensor([1, 4, 1])), y) + net.weight.pow(2).mean(), y)
+
+
+class Kept(torch.autograd.Function):
+    """A function of somebody's that keeps a tensor under the name that autograd uses for leaves."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.variable = w
+        return x * w
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.variable, None
+
+
+def _a_function_with_a_variable(call):
+    net, (x, _) = Net(1), data()
+    return net, call(lambda z: Kept.apply(net.heads[0](z), torch.tensor(2.0, dtype=D)).sum(), net.trunk(x))
+
+
 def _complex(call):
     net = nn.Module()
     net.weight = nn.Parameter(torch.tensor([1 + 2j, 3 - 1j], dtype=torch.complex128))
@@ -112,7 +136,7 @@ def _complex(call):
 READS = [
     _containers, _raw_tensor, _parameter_as_input_and_in_the_closure, _parametrization, _hypernetwork,
     _sum_of_two_leaves, _expanded, _two_tensors_fused, _no_parameters, _frozen_head, _frozen_trunk, _the_input_itself,
-    _the_trunk_inside, _sparse, _complex,
+    _the_trunk_inside, _sparse, _sparse_and_dense, _a_function_with_a_variable, _complex,
 ]  # fmt: skip
 
 

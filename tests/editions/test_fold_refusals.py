@@ -21,6 +21,7 @@ def test_a_derivative_of_the_derivative():
     [
         (lambda z: (z.sum(), z.sum()), TypeError, "fold: <lambda>: expected one 0-dim tensor as loss, found tuple"),
         (lambda z: 3.0, TypeError, "expected one 0-dim tensor as loss, found float"),
+        (lambda z: z.sum() * 1j, TypeError, "expected a real loss, found one of torch.complex64"),
         (lambda z: z, ValueError, r"expected a 0-dim loss, found one of shape \(2, 3\); reduce it"),
         (lambda z: z.mul_(2).sum(), RuntimeError, "fold: <lambda>: .* in-place operation on the representation"),
     ],
@@ -37,6 +38,7 @@ def test_no_loss(function, kind, message):
         (True, TypeError, "scale must be a number"),
         (torch.ones(2), TypeError, "scale must be a number"),
         (lambda: None, TypeError, "scale must be a number"),
+        (torch.tensor(-1.0), ValueError, "found -1.0"),
         (0, ValueError, "scale must be a finite number greater than 0, found 0"),
         (float("nan"), ValueError, "found nan"),
     ],
@@ -55,6 +57,13 @@ def test_features_that_the_trunk_computed_besides():
         fold(lambda z: F.mse_loss(net.heads[0](z + kept[0]), y), z)
 
 
+def test_a_graph_that_is_no_input():
+    net, (x, y) = Net(1), data()
+    z = net.trunk(x)
+    with pytest.raises(RuntimeError, match="an input of its own"):
+        fold(lambda: F.mse_loss(net.heads[0](z), y))
+
+
 def test_a_graph_outside_that_another_loss_has_freed():
     net, (x, y) = Net(1), data()
     weight = torch.exp(net.heads[0][2].bias)
@@ -69,3 +78,12 @@ def test_derivatives_of_the_input():
     z = x * 2
     with pytest.raises(RuntimeError, match="not have been used in the graph"):
         fold(lambda z: torch.autograd.grad(z.pow(2).sum(), x, create_graph=True)[0].sum(), z)
+
+
+def test_a_representation_in_float16_under_a_head_in_float32():
+    net, (x, y) = Net(1).float(), [value.float() for value in data()]
+    z = net.trunk(x).half()
+    function = lambda z: F.mse_loss(net.heads[0](z.float()), y)  # noqa: E731
+    with pytest.raises(RuntimeError, match="scale= for values in float16"):
+        fold(function, z)
+    fold(function, z, scale=2.0**10).backward()
