@@ -87,6 +87,7 @@ def _serve(pipe: Connection, rank: int, ranks: int) -> None:
         dist.init_process_group(
             "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=timedelta(seconds=_PATIENCE / 2)
         )
+        dist.barrier()  # a rank that has nothing to wait for would leave before the other one has come
         try:
             value = function(*args)
         except Exception as error:

@@ -58,7 +58,6 @@ class AsLoss(Schedule):
         """See `Schedule.run`."""
         if form.defers:
             return run_inner(form, self.edition, trunk, tasks, batch)
-        warn_of_ranks()
         with set_aside() as scale:
             attached = Attached(scale, each=self.each)  # not `loss`, which averages over several processes
             losses = run_inner(attached, self.edition, trunk, tasks, batch)
@@ -67,6 +66,7 @@ class AsLoss(Schedule):
                 total = sum(others, first)
             else:
                 total = attached.total(losses)
+        warn_of_ranks()
         with phase("trunk", "backward"), without_autocast():
             (total if scale is None else total * scale).backward()
         return losses

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mtl_accum import AsLoss, Split, Task
-from mtl_accum.editions import _together
+from mtl_accum.editions import _parts, _together
 from mtl_accum.editions._equal_gradients import require_equal_gradients
 from mtl_accum.editions._ranks import Ranks
 from tests.editions.rank_cases import Whole, batches, compare, expected
@@ -162,6 +162,7 @@ def as_edition() -> float:
     whole, reference = Whole(None), Whole(None)
     if dist.get_rank() == 1:
         return 0.0
+    _parts._warned.clear()
     with pytest.warns(UserWarning, match="on 2 processes: the gradients are this process's own"):
         AsLoss(Split()).forward_backward(whole.model.trunk, whole.tasks(), mine())
     expected(reference, [[mine()]])

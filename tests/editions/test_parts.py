@@ -12,7 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mtl_accum import (
     Accumulated,
-    AsLoss,
     Checkpointed,
     MultiTaskModel,
     Offloaded,
@@ -25,7 +24,7 @@ from mtl_accum import (
 )
 from mtl_accum._check import check
 from mtl_accum.editions import _parts
-from tests.editions.editions import ALL, every_edition
+from tests.editions.editions import every_edition
 from tests.workloads import vector
 
 
@@ -178,8 +177,8 @@ def test_wrapped_in_ddp(edition, kind, ranks):
         edition.forward_backward(trunk, tasks, load.batch)
 
 
-@pytest.mark.parametrize("edition", [edition for edition in ALL if not isinstance(edition, AsLoss)], ids=repr)
-def test_several_ranks_are_told_once(edition, ranks):  # a loss is that of all ranks
+@every_edition
+def test_several_ranks_are_told_once(edition, ranks):
     load = vector()
     with pytest.warns(UserWarning, match="on 2 processes: the gradients are this process's own.*all_reduce") as told:
         edition.forward_backward(load.trunk, load.tasks, load.batch)
