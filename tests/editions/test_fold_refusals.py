@@ -83,7 +83,7 @@ def test_derivatives_of_the_input():
 def test_a_representation_in_float16_under_a_head_in_float32():
     net, (x, y) = Net(1).float(), [value.float() for value in data()]
     z = net.trunk(x).half()
-    function = lambda z: F.mse_loss(net.heads[0](z.float()), y)  # noqa: E731
+    function = lambda z: F.mse_loss(net.heads[0](z.float()), y)
     with pytest.raises(RuntimeError, match="scale= for values in float16"):
         fold(function, z)
     fold(function, z, scale=2.0**10).backward()
