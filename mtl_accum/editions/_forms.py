@@ -12,7 +12,7 @@ from mtl_accum.editions._autocast import without_autocast
 from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._fold import Behind, take
 from mtl_accum.editions._gradients import Gradients
-from mtl_accum.editions._pieces import Range
+from mtl_accum.editions._pieces import Range, graph_of
 from mtl_accum.editions._scale import ambient_scale, start_gradient
 from mtl_accum.editions._together import Together
 
@@ -107,6 +107,8 @@ class Attached(Form):
     def send_back(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
         """Keep what the leaves have added up for the representation."""
         roots = z.roots(representation)
+        if self.in_pieces:  # the pieces that follow must not find this one's values alive
+            roots = {leaf: graph_of(root) if root.requires_grad else root for leaf, root in roots.items()}
         for gradients in self._gradients.values():
             gradients.land(roots)
         self._z = self._behind = None

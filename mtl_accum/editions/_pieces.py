@@ -17,6 +17,7 @@ __all__ = [
     "Range",
     "cut_batch",
     "equal_ranges",
+    "graph_of",
     "inner_passes",
     "inner_pieces",
     "inner_ranges",
@@ -111,8 +112,7 @@ class Assembly:
             if isinstance(value, Tensor):
                 whole[start:stop] = value.detach()
                 if value.requires_grad:
-                    graph: Tensor = _Placed.apply(value)  # type: ignore[no-untyped-call]
-                    self._graphs.setdefault(index, []).append(((start, stop), graph))
+                    self._graphs.setdefault(index, []).append(((start, stop), graph_of(value)))
             elif whole != value:
                 raise ValueError(f"representation: {whole!r} in one piece and {value!r} in another; make it a tensor")
 
@@ -125,8 +125,14 @@ class Assembly:
         return unflatten(self._values, self._spec)
 
 
+def graph_of(value: Tensor) -> Tensor:
+    """Return what stands for a tensor whose values are not needed any more: its shape and its graph."""
+    graph: Tensor = _Placed.apply(value)  # type: ignore[no-untyped-call]
+    return graph
+
+
 class _Placed(torch.autograd.Function):
-    """What stands for a piece whose values are in their place: its shape and its graph, without its memory."""
+    """A shape and a graph, without the memory of the values."""
 
     generate_vmap_rule = True
 

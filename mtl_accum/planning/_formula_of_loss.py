@@ -87,11 +87,11 @@ def _(edition: Accumulated, tables: Tables, samples: int, first: bool) -> Iterat
     for number, (size, times) in enumerate(cuts):
         part = tables.at(size)
         groups, sizes = _inside(edition.edition, part, size)
-        yield Phase("trunk forward", 0.0, (times - 1) * (part.representation + term_of(part)))  # of those before
+        yield Phase("trunk forward", 0.0, (times - 1) * term_of(part))  # of those before
         yield _blind(part, times)
         for phase in (*_folded(groups, tables, sizes, part, first=number == 0), *_landed(part)):
             yield phase._replace(times=times * phase.times)
-    yield Phase("trunk backward", 0.0, -sum(times * tables.at(size).representation for size, times in cuts))
+        yield Phase("trunk backward", 0.0, -part.representation)
     yield from _attached(tables.at(cuts[0][0]), first)
     for number, (size, times) in enumerate(reversed(cuts)):
         part = tables.at(size)
