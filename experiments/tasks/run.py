@@ -135,6 +135,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     asked = options.parse_args(arguments)
     device = resolve(asked.device)
     scale = asked.scale or (FULL_SIZE if device.type == "cuda" else 1.0)
+    asked.folder.mkdir(parents=True, exist_ok=True)  # now, not after all the work
     before = loads()
     found: dict[str, list[Cell]] = {}
     for name, family in FAMILIES.items():

@@ -116,6 +116,7 @@ def test_resting_bytes_are_all_that_is_there_under_any_schedule(in_this_process,
 
 def test_the_report(in_this_process, monkeypatch, tmp_path, capsys):
     few(monkeypatch)
+    tmp_path = tmp_path / "not there yet"
     run.main([], tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert "Split's peak above the resting bytes grows by" in page
