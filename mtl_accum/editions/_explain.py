@@ -25,6 +25,10 @@ _FIXES = {
     "backward through the graph a second time": (
         "it reads what another task, or the trunk behind the representation, computed; that graph is gone"
     ),
+    "incompatible with .grad()": (
+        "it runs torch.utils.checkpoint with use_reentrant=True, which needs a backward of its own; pass "
+        "use_reentrant=False"
+    ),
 }
 
 

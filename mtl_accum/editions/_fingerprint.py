@@ -46,6 +46,7 @@ def _summary(leaf: Any) -> Any:
     plain = type(leaf) in (Tensor, torch.nn.Parameter) and leaf.layout == torch.strided and not leaf.is_nested
     if not plain or leaf.is_meta or not leaf.numel() or _out_of_sight(leaf):
         return None
+    leaf = leaf.resolve_conj().resolve_neg()  # views that no complex number can be taken apart in
     if leaf.is_complex():
         leaf = torch.view_as_real(leaf)
     if leaf.is_floating_point() and leaf.dtype not in _ROUNDING:

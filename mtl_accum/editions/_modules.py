@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ _DEEPEST = 8  # references followed from the callable; what a person writes by h
 _LONGEST = 4096  # items followed of a container: heads are fewer, data sets are more
 _MOST = 20_000  # values looked at in all
 _INTERNALS = frozenset(vars(nn.Module()))  # parameters, buffers, submodules, hooks
+_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})  # what looks a name up in the globals
 _ATOMS = (str, bytes, int, float, complex, type, types.ModuleType, types.BuiltinFunctionType, type(None))
 
 # By the id of a callable: a weak reference to it, and to the modules behind it that have buffers.
@@ -148,5 +150,7 @@ def _referred_by_function(function: types.FunctionType) -> Iterator[Named]:
 
 @functools.lru_cache(maxsize=4096)
 def _names(code: types.CodeType) -> tuple[str, ...]:
+    """Return the globals that code names: not attributes, one of which may be called like a global of the script."""
     inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return code.co_names + tuple(name for nested in inner for name in _names(nested))
+    mine = (step.argval for step in dis.get_instructions(code) if step.opname in _LOADS)
+    return tuple(dict.fromkeys(chain(mine, (name for nested in inner for name in _names(nested)))))

@@ -31,8 +31,8 @@ class Task(nn.Module):
         weight: factor of the loss: a number, or an `nn.Parameter` of shape (1,) (or (), which FSDP2 cannot shard); or
             a module `weight(loss) -> loss`, such as `UncertaintyWeight`. It is part of the loss that an edition returns
             and is trained with the task. In pieces of a batch a module must be affine, `a * loss + b`, and b be 0 where
-            the loss is a sum: `log(loss)` is refused there. Weights that all tasks share (a softmax over them) are no
-            task's own: weigh the losses instead.
+            the loss is a sum; `log(loss)` is refused there, and so is what draws random numbers or changes its
+            buffers. Weights that all tasks share (a softmax over them) are no task's own: weigh the losses instead.
         count: callable of the batch, the denominator of the mean: a number or a 0-dim tensor; 0 makes the task
             absent. See `count_labels`, `count_mask` and `count_present`. By default it is read only where the batch
             is cut or accumulated: for torch's cross-entropies the labels that are not ignored, with their classes'

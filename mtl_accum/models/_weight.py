@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from mtl_accum._validate import number
 from mtl_accum.editions import same_random_numbers
+from mtl_accum.editions._random import RandomNumbers
 
 __all__ = ["UncertaintyWeight", "Weight", "obstacle_in_pieces", "require_weight", "weighted"]
 
@@ -94,13 +95,16 @@ def weighted(weight: Any, loss: Tensor) -> Tensor:
 def obstacle_in_pieces(weight: Any, reduction: str) -> str:
     """Say why a weighted loss over pieces of a batch is another loss; "" where it is not.
 
-    The shares of a mean add up to 1, so that `a * loss + b` is exact in pieces; a sum leaves no room for b.
+    The shares of a mean add up to 1, so that `a * loss + b` is exact in pieces; a sum leaves no room for b. A module
+    that draws random numbers, or changes its buffers, is another function in every piece.
     """
     if not isinstance(weight, nn.Module):
         return ""
-    if weight not in _KINDS:
-        _KINDS[weight] = _kind(weight)
-    kind = _KINDS[weight]
+    state = _plain_state(weight)
+    known = _KINDS.get(weight)
+    if known is None or known[0] != state:
+        known = _KINDS[weight] = state, _kind(weight)
+    kind = known[1]
     if kind == "linear" or (kind == "affine" and reduction != "sum"):
         return ""
     why = "adds a term, which would come once a piece, to a sum (reduction='sum')" if kind == "affine" else kind
@@ -108,41 +112,62 @@ def obstacle_in_pieces(weight: Any, reduction: str) -> str:
 
 
 _OTHER = "is not affine in the loss: not a * loss + b"
-_KINDS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # looked at once, not once a step
-_LOSSES = (0.0, 1.0, 0.25, 4.0, 64.0, -1.0, 0.0)  # the first once more: a weight that changes with every call shows
+_RANDOM = "draws random numbers, which are others in every piece"
+_KINDS: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()  # looked at once, not once a step
+# Powers of two, which every floating-point format holds as they are. Small and large ones: a weight may clamp. The
+# first once more: a weight that changes with every call shows.
+_LOSSES = (0.0, 1.0, 0.25, 4.0, 64.0, 2.0**10, 2.0**20, 2.0**-10, -1.0, -(2.0**10), 0.0)
 _SHIFT = 0.25  # of the parameters: s of `exp(-s) * loss + s` begins at 0, the exponent of a power at 1
 _ROUNDING = 1e-6  # relative; a module may compute in float32
+
+
+def _plain_state(weight: nn.Module) -> list[Any]:
+    """Return what a module's code may branch on: the modes of its modules, and their other flags and whole numbers."""
+    return [
+        (name, value) for part in weight.modules() for name, value in vars(part).items() if isinstance(value, int | str)
+    ]
 
 
 def _kind(weight: nn.Module) -> str:
     """Tell by values what a module is as a function of the loss: "linear", "affine", or in words what else."""
     try:
-        with _disable_current_modes(), torch.no_grad(), same_random_numbers():
-            kinds = {_kind_of(_values(weight, shift)) for shift in (0.0, _SHIFT)}
+        with _disable_current_modes(), torch.no_grad():
+            kinds = [_kind_of(_on_cpu(weight, shift)) for shift in (0.0, _SHIFT)]
     except Exception as error:  # whatever the user's module and its copying raise
         return f"cannot be evaluated on a copy ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-    return next(kind for kind in (_OTHER, "affine", "linear") if kind in kinds)
+    other = (kind for kind in kinds if kind not in ("affine", "linear"))
+    return next(other, "affine" if "affine" in kinds else "linear")
 
 
-def _kind_of(values: list[float]) -> str:
+def _kind_of(function: nn.Module) -> str:
+    """Tell what a module on the CPU is as a function of the loss; its buffers may change."""
+    buffers = {name: buffer.clone() for name, buffer in function.named_buffers()}
+    with same_random_numbers():
+        before = RandomNumbers()
+        values = [float(function(torch.tensor(loss, dtype=torch.float64, device="cpu"))) for loss in _LOSSES]
+        if not before.same(RandomNumbers()):
+            return _RANDOM
+    for name, buffer in function.named_buffers():
+        if name not in buffers or not torch.equal(buffer, buffers[name]):
+            return f"changes its buffer '{name}' with every call, so that it is another one in every piece"
+    return _kind_of_values(values)
+
+
+def _kind_of_values(values: list[float]) -> str:
     """Tell what a function is by its values at `_LOSSES`."""
     offset, slope = values[0], values[1] - values[0]
-    slack = _ROUNDING * max(map(abs, values))
-    differences = (abs(slope * loss + offset - value) for loss, value in zip(_LOSSES, values, strict=True))
-    if not slack < math.inf or not all(difference <= slack for difference in differences):  # NaN is no less
-        return _OTHER
+    rounding = _ROUNDING * (abs(values[0]) + abs(values[1]))  # of the slope, and so once for each unit of the loss
+    for loss, value in zip(_LOSSES, values, strict=True):
+        slack = _ROUNDING * abs(value) + rounding * (1 + abs(loss))
+        if not slack < math.inf or not abs(slope * loss + offset - value) <= slack:  # NaN is no less
+            return _OTHER
     return "affine" if offset else "linear"
 
 
-def _values(weight: nn.Module, shift: float) -> list[float]:
-    """Evaluate a copy of a module on the CPU in float64, with the same random numbers for every loss."""
+def _on_cpu(weight: nn.Module, shift: float) -> nn.Module:
+    """Copy a module to the CPU, in float64 and with other parameters."""
     tensors = [(p, shift) for p in weight.parameters()] + [(b, 0.0) for b in weight.buffers()]
-    function = copy.deepcopy(weight, {id(tensor): _plain(tensor, by) for tensor, by in tensors})
-    values = []
-    for loss in _LOSSES:
-        with same_random_numbers():
-            values.append(float(function(torch.tensor(loss, dtype=torch.float64, device="cpu"))))
-    return values
+    return copy.deepcopy(weight, {id(tensor): _plain(tensor, by) for tensor, by in tensors})
 
 
 def _plain(tensor: Tensor, shift: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn, Self
 
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from mtl_accum.editions import SummedLoss, Tasks, Trunk, require_edition, tree_leaves
 from mtl_accum.editions._counts import read_counts
+from mtl_accum.editions._eager import eager
 from mtl_accum.editions._gradients import Scale
 from mtl_accum.editions._pieces import Piece
 from mtl_accum.models._multi_task import run_head
+from mtl_accum.models._origin import Origin
 from mtl_accum.models._shadow import Shadow, beside, unregistered
 
 __all__ = ["WithLoss"]
@@ -48,7 +50,7 @@ class WithLoss(Shadow):
         model: Holds the parameters; a `MultiTaskModel`, or any module with `.trunk` and `.tasks`.
         edition: How the loss is computed; it must have `loss`, as `Split()` has, and `PerTask()` has not.
         trunk: Maps a batch to the representation, in place of `model.trunk`; for a model that keeps its class. It may
-            use the model's parts.
+            use the model's parts; so that copies (an average of weights) use their own, give a method of the model.
         tasks: Tasks or functions by name, in place of `model.tasks`. What they hold and the model does not (a learned
             weight) is registered below `with_loss`; load a state dict of the model alone with `strict=False` then.
         scale: The loss scale of an fp16 trainer: a number, a 0-dim tensor or a callable such as `scaler.get_scale`.
@@ -64,6 +66,7 @@ class WithLoss(Shadow):
     _trunk: Trunk | None
     _tasks: Tasks | None
     _options: _Options
+    _origin: Origin  # a copy's, until its first step
 
     accepts_loss_kwargs = False  # else the Trainer of transformers leaves the division by the accumulated steps to us
 
@@ -86,11 +89,10 @@ class WithLoss(Shadow):
         vars(self).update(_edition=edition, _trunk=trunk, _tasks=tasks, _options=_Options(scale=scale, group=group))
         missing = unregistered(self, [own_trunk, *own_tasks.values()])
         if missing:
-            names = ", ".join(missing[:5]) + ", ..." * (len(missing) > 5)
             raise TypeError(
-                f"trunk and tasks must hold their parameters as modules, found a function that uses others: {names}; "
-                "make it a Task or another nn.Module, so that they are trained and saved, or freeze them with "
-                "requires_grad_(False)"
+                "trunk and tasks must hold their parameters as modules, found a function that uses others: "
+                f"{_first(missing)}; make it a Task or another nn.Module, so that they are trained and saved, or "
+                "freeze them with requires_grad_(False)"
             )
 
     def forward(self, batch: Any = None, return_loss: bool = True, **fields: Any) -> dict[str, Any]:
@@ -108,11 +110,14 @@ class WithLoss(Shadow):
 
         Raises:
             TypeError: Both batch and fields are given, or neither.
-            RuntimeError: A submodule of the model was replaced, and the tasks that were given still use the old one.
+            RuntimeError: A submodule of the model was replaced, and the tasks that were given still use the old one; or
+                this is a copy, and trunk or tasks still use parts of the original.
         """
         batch = _batch(batch, fields)
         self._require_same_parts()
         trunk, tasks = _parts(self._original, self._trunk, self._tasks)
+        if "_origin" in vars(self):
+            self._require_own_parts(trunk, tasks)
         if not return_loss:
             return {"outputs": _outputs(tasks, trunk(batch), {})}
         if not torch.is_grad_enabled():
@@ -139,6 +144,24 @@ class WithLoss(Shadow):
             mine = f"{arguments[1]}{_BESIDE}."
             unexpected[before:] = [key for key in unexpected[before:] if not key.startswith(mine)]
 
+    def __getstate__(self) -> dict[str, Any]:
+        functions = _by_name(*_parts(self._original, self._trunk, self._tasks))
+        return {**vars(self), "_origin": Origin.of(self, functions, vars(self).get("_origin"))}
+
+    @eager
+    def _require_own_parts(self, trunk: Trunk, tasks: Tasks) -> None:
+        """Look once at a copy; in its first step, for a copy that holds itself is not whole before."""
+        for who, function in _by_name(trunk, tasks).items():
+            left = self._origin.left_behind(who, function, self)
+            if left:
+                raise RuntimeError(
+                    f"WithLoss: this is a copy, whose {who} still uses parts of the original ({_first(left)}), for "
+                    "what a function refers to is not copied with it; give what can be copied: a method of the model "
+                    "(trunk=model.encode), functools.partial(function, model), modules such as Task; or copy the state "
+                    "alone, by load_state_dict"
+                )
+        del self._origin
+
     def _replicate_for_data_parallel(self) -> NoReturn:
         raise RuntimeError(
             "WithLoss does not run under nn.DataParallel, whose copies hold no parameters that could be trained; start "
@@ -159,6 +182,10 @@ class _Options(dict[str, Any]):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Options:
         return self
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
 
 
 def _batch(batch: Any, fields: dict[str, Any]) -> Any:
@@ -209,6 +236,10 @@ def _parts(model: Any, trunk: Trunk | None, tasks: Tasks | None) -> tuple[Trunk,
     if not tasks:
         raise ValueError("tasks must hold at least one task, found none")
     return trunk, tasks
+
+
+def _by_name(trunk: Trunk, tasks: Tasks) -> dict[str, Callable[..., Any]]:
+    return {"trunk": trunk, **{f"task '{name}'": task for name, task in tasks.items()}}
 
 
 _GIVE = "a model without .trunk and .tasks needs WithLoss(model, edition, trunk=..., tasks={...})"

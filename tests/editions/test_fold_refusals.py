@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from mtl_accum import fold
+from mtl_accum import Accumulated, Split, fold
 from tests.editions.folded import Net, data
 
 
@@ -87,3 +88,18 @@ def test_a_representation_in_float16_under_a_head_in_float32():
     with pytest.raises(RuntimeError, match="scale= for values in float16"):
         fold(function, z)
     fold(function, z, scale=2.0**10).backward()
+
+
+@pytest.mark.parametrize("edition", [Split(), Split(head_chunks=2), Accumulated(Split(), 2)], ids=repr)
+def test_a_reentrant_checkpoint_in_a_head(edition):
+    net, (x, y) = Net(1), data()
+
+    def task(z, batch, reentrant=True):
+        return F.mse_loss(checkpoint(net.heads[0], z, use_reentrant=reentrant), batch[1])
+
+    advice = "runs torch.utils.checkpoint with use_reentrant=True.*pass use_reentrant=False"
+    with pytest.raises(RuntimeError, match=f"task 'a': it {advice}"):
+        edition.loss(lambda b: net.trunk(b[0]), {"a": task}, (x, y))
+    with pytest.raises(RuntimeError, match=f"fold: task: it {advice}"):
+        fold(task, net.trunk(x), (x, y))
+    fold(task, net.trunk(x), (x, y), False).backward()

@@ -74,6 +74,11 @@ def test_a_function_without_modules_has_none():
     assert modules_of(lambda x: torch.relu(x)) == []
 
 
+def test_an_attribute_that_is_called_like_a_global_is_none():
+    assert modules_of(lambda x: x.NET(x).NET) == []
+    assert modules_of(lambda x: [lambda: NET(x)]) == list(NET.modules())
+
+
 def test_a_long_list_is_not_walked():
     data = list(range(10_000_000))
     assert modules_of(lambda x: data[0]) == []

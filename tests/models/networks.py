@@ -1,4 +1,4 @@
-"""Small models for the tests of `WithLoss`."""
+"""Small models for the tests of `WithLoss`, and weights."""
 
 from __future__ import annotations
 
@@ -22,6 +22,17 @@ class Scaled(nn.Module):
 
     def forward(self, x):
         return torch.tanh(self.linear(x)) * self.scale
+
+
+class Of(nn.Module):
+    """A weight that is a function of a parameter and the loss."""
+
+    def __init__(self, function, start=0.7):
+        super().__init__()
+        self.function, self.log = function, nn.Parameter(torch.tensor([start]))
+
+    def forward(self, loss):
+        return self.function(self.log, loss)
 
 
 def model(dtype=torch.float64) -> MultiTaskModel:

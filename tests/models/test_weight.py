@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mtl_accum import Accumulated, Cached, Checkpointed, OverBatches, PerTask, Split, SummedLoss, Task
 from mtl_accum._difference import gradient_difference
 from mtl_accum.models import LanguageHead, LanguageTask
-from mtl_accum.models._weight import UncertaintyWeight, obstacle_in_pieces
+from mtl_accum.models._weight import UncertaintyWeight
 from tests.asserts import assert_same_gradient
+from tests.models.networks import Of
 from tests.workloads import SAMPLES, Workload, vector
 
 WHOLE = [SummedLoss(), PerTask(), Split(), Split(order="reverse"), Cached(2), Checkpointed(Split())]
 IN_PIECES = [Split(head_chunks=3), Cached(2, head_chunks=2), Accumulated(Split(), 3), Accumulated(Cached(2), 2)]
 every_edition = pytest.mark.parametrize("edition", [*WHOLE, *IN_PIECES], ids=repr)
 in_pieces = pytest.mark.parametrize("edition", IN_PIECES, ids=repr)
-
-
-class Of(nn.Module):
-    """A weight that is a function of a parameter and the loss."""
-
-    def __init__(self, function, start=0.7):
-        super().__init__()
-        self.function, self.log = function, nn.Parameter(torch.tensor([start]))
-
-    def forward(self, loss):
-        return self.function(self.log, loss)
 
 
 def parameter(*shape: int) -> nn.Parameter:
@@ -141,46 +128,19 @@ def test_what_is_not_affine_is_refused_over_batches():
 
 
 @in_pieces
+def test_random_weights_are_refused_in_pieces(edition):
+    network = load(Of(lambda s, loss: torch.rand(()) * loss))
+    with pytest.raises(ValueError, match=r"task 'weighted': its weight \(Of\) draws random numbers"):
+        edition.forward_backward(network.trunk, network.tasks, network.batch)
+
+
+@in_pieces
 def test_a_sum_takes_no_offset(edition):
     assert_same_gradient(edition, lambda: load(EXACT["a module without offset"](), "sum"))
     assert_same_gradient(edition, lambda: load(parameter(1), "sum"))
     network = load(UncertaintyWeight(), "sum")  # its offset is 0 at first, and will not stay so
     with pytest.raises(ValueError, match="adds a term, which would come once a piece, to a sum"):
         edition.forward_backward(network.trunk, network.tasks, network.batch)
-
-
-def running(s, loss, seen=[]):  # noqa: B006  a weight that changes with every call
-    seen.append(loss)
-    return loss / len(seen)
-
-
-@pytest.mark.parametrize(
-    ("function", "reason"),
-    [
-        (lambda s, loss: torch.log(loss), "not affine"),
-        (lambda s, loss: loss ** (s[0] + 0.3), "not affine"),  # it is, as the exponent begins
-        (lambda s, loss: loss.clamp(max=10), "not affine"),
-        (lambda s, loss: loss / (1 + s.sum() * 0 + torch.rand(())), ""),  # random numbers are no dependence on the loss
-        (running, "not affine"),
-        (lambda s, loss: loss.nothing, r"cannot be evaluated on a copy \(AttributeError"),
-        (lambda s, loss: (torch.exp(-s) * loss + s).squeeze(), ""),
-    ],
-)
-def test_what_counts_as_affine(function, reason):
-    state = torch.get_rng_state()
-    weight = Of(function)
-    obstacle = obstacle_in_pieces(weight, "mean")
-    assert re.search(reason, obstacle) if reason else obstacle == ""
-    assert obstacle == obstacle_in_pieces(weight, "mean")
-    assert torch.equal(state, torch.get_rng_state())
-
-
-def test_modules_without_values_can_be_told_too():
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        fake, log = UncertaintyWeight(), Of(lambda s, loss: torch.log(s + loss))
-        assert obstacle_in_pieces(fake, "mean") == "" and "not affine" in obstacle_in_pieces(log, "mean")
-    with torch.device("meta"):
-        assert obstacle_in_pieces(UncertaintyWeight(), "mean") == ""
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
-"""`WithLoss` as a module: names, state dicts, modes, copies, and what trainers put around it."""
+"""`WithLoss` as a module: names, state dicts, modes, and what trainers put around it."""
 
 from __future__ import annotations
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -109,24 +108,6 @@ def test_what_replaces_parameters_replaces_them_in_both():
     assert not any(p.requires_grad for p in net.parameters())
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
-@pytest.mark.parametrize("given", [False, True])
-def test_copies_are_whole(copied, given):
-    net = Public()
-    wrapped = given_tasks(net) if given else WithLoss(model(torch.float32), Split())
-    data = {"x": torch.randn(4, 3), "labels": torch.tensor([0, 1, 1, 0])} if given else batch(torch.float32)
-    other = copied(wrapped.eval())
-    assert {id(p) for p in other.parameters()}.isdisjoint(map(id, wrapped.parameters()))
-    loss, others = wrapped(data)["loss"], other(data)["loss"]
-    assert torch.equal(loss, others)
-    others.backward()
-    assert [p.grad is not None for _, p in other.named_parameters()].count(True) > 2
-    other.to(torch.float64)
-    assert {p.dtype for p in other._original.parameters()} == {torch.float64}
-    assert {p.dtype for p in other.parameters()} == {torch.float64}
-    assert all(p.grad is None for p in wrapped.parameters())
-
-
 BESIDE = {
     "with_loss.tasks.class.weight.log_variance",
     "with_loss.tasks.a%2Eb.weight",
@@ -191,12 +172,6 @@ def test_a_function_trains_nothing_that_is_not_registered():
         WithLoss(net, Split(), trunk=net.encode, tasks={"a": lambda z, b: other(z).mean()})
     other.requires_grad_(False)
     WithLoss(net, Split(), trunk=net.encode, tasks={"a": lambda z, b: (net.classifier(z) - other(z)).square().mean()})
-
-
-def test_copies_share_the_scaler_of_the_trainer():
-    scaler = torch.amp.GradScaler("cpu")
-    wrapped = WithLoss(model(), Split(), scale=scaler.get_scale)
-    assert copy.deepcopy(wrapped)._options["scale"].__self__ is scaler
 
 
 @pytest.fixture
