@@ -14,10 +14,11 @@ from mtl_accum.editions._explain import explain
 from mtl_accum.editions._gradients import Gradients, Scale, Sources, factor_of
 from mtl_accum.editions._phase import phase
 from mtl_accum.editions._pytree import flatten_any, leaves, unflatten
+from mtl_accum.editions._require_loss import require_loss
 from mtl_accum.editions._scale import expected_scale, expecting
 from mtl_accum.editions._walk import Beginning, Graph, walk
 
-__all__ = ["Behind", "fold", "own_graph", "require_loss", "take"]
+__all__ = ["Behind", "fold", "own_graph", "take"]
 
 
 @eager
@@ -151,18 +152,6 @@ def own_graph(loss: Tensor, behind: Behind, who: str, *, dtypes: bool) -> Graph:
             "multiplied; pass the scaler's, scale=scaler.get_scale, or use bfloat16"
         )
     return graph
-
-
-def require_loss(who: str, loss: Any) -> None:
-    """Raise TypeError or ValueError unless the loss is a 0-dim tensor."""
-    if not isinstance(loss, Tensor):
-        raise TypeError(f"{who}: expected one 0-dim tensor as loss, found {type(loss).__name__}; call fold once a loss")
-    if loss.is_complex():
-        raise TypeError(f"{who}: expected a real loss, found one of {loss.dtype}; take its real part or its modulus")
-    if loss.dim():
-        raise ValueError(
-            f"{who}: expected a 0-dim loss, found one of shape {tuple(loss.shape)}; reduce it to a mean or a sum"
-        )
 
 
 def _with_graphs(values: Iterable[Any]) -> list[Tensor]:

@@ -28,6 +28,7 @@ from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._random import same_random_numbers
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_coupled_samples
 from mtl_accum.editions._replay import Replay
+from mtl_accum.editions._require_loss import require_loss
 from mtl_accum.editions._rerun import Rerun
 from mtl_accum.editions._schedule import run_inner
 from mtl_accum.editions._second_pass import Watch
@@ -162,8 +163,8 @@ class Step:
                 raise
             if fresh:
                 self._buffers.after(fresh)
-            if not isinstance(loss, Tensor) or loss.dim():
-                raise _no_loss(name, loss)
+            if not isinstance(loss, Tensor) or loss.dim() or loss.is_complex():
+                require_loss(f"task '{name}'", loss)
             value = loss.detach().clone()  # a copy: a mean's 0-dim result can keep its element-wise map alive
             losses[name] = losses[name] + value if name in losses else value
             total = loss if total is None else total + loss
@@ -293,12 +294,3 @@ class Step:
             if isinstance(like, Tensor):
                 return torch.zeros((), device=like.device)
         return torch.zeros(())
-
-
-def _no_loss(name: str, found: Any) -> Exception:
-    if not isinstance(found, Tensor):
-        return TypeError(f"task '{name}': expected a 0-dim tensor as loss, found {type(found).__name__}")
-    return ValueError(
-        f"task '{name}': expected a 0-dim loss, found one of shape {tuple(found.shape)}; "
-        "reduce it to a mean, e.g. reduction='mean'"
-    )

@@ -20,8 +20,8 @@ def test_a_derivative_of_the_derivative():
 @pytest.mark.parametrize(
     ("function", "kind", "message"),
     [
-        (lambda z: (z.sum(), z.sum()), TypeError, "fold: <lambda>: expected one 0-dim tensor as loss, found tuple"),
-        (lambda z: 3.0, TypeError, "expected one 0-dim tensor as loss, found float"),
+        (lambda z: (z.sum(), z.sum()), TypeError, "fold: <lambda>: expected a 0-dim tensor as loss, found tuple"),
+        (lambda z: 3.0, TypeError, "expected a 0-dim tensor as loss, found float"),
         (lambda z: z.sum() * 1j, TypeError, "expected a real loss, found one of torch.complex64"),
         (lambda z: z, ValueError, r"expected a 0-dim loss, found one of shape \(2, 3\); reduce it"),
         (lambda z: z.mul_(2).sum(), RuntimeError, "fold: <lambda>: .* in-place operation on the representation"),

@@ -163,7 +163,7 @@ def test_the_look_compiles_nothing(network):
             ValueError,
             r"expected a 0-dim loss, found one of shape \(3,\)",
         ),
-        (lambda: chunked(lambda z: 1.0, 1)(torch.ones(3)), TypeError, "expected one 0-dim tensor as loss, found float"),
+        (lambda: chunked(lambda z: 1.0, 1)(torch.ones(3)), TypeError, "expected a 0-dim tensor as loss, found float"),
         (lambda: chunked(lambda z: z.sum(), 1, scale="x")(torch.ones(3)), TypeError, "scale must be a number"),
     ],
 )
