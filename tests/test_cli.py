@@ -96,7 +96,7 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
     assert done.returncode == 0, done.stderr
     for text in (
         "+experiment=two_task",
-        "edition: accumulated, auto, cached, checkpointed, offloaded, per_task, split, summed",
+        "edition: accumulated, as_loss, auto, cached, cached_loss, checkpointed, offloaded, per_task, split, split_loss, summed",
         "--config-dir",
         "epochs: 40",
         "can name any Python callable",

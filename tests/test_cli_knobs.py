@@ -66,7 +66,7 @@ def refused(tmp_path, *arguments):
         ("optimizer.lr=[]", "optimizer: '<=' not supported between instances of 'float' and 'list'"),
         ("+optimizer.betas=[0.9]", "optimizer: IndexError: list index out of range"),
         ("model.inputs=sound", "inputs must be a key of the batch (image, clean, digit) or a callable of it, found"),
-        ("model.tasks.digit.weight=nan", "model.tasks.digit: weight must be a number, found nan"),
+        ("model.tasks.digit.weight=nan", "model.tasks.digit: weight must be a number, an nn.Parameter"),
         ("model.trunk.depth=99999", "model.trunk: depth must be at most 10000, found 99999"),
         ("model.trunk.dropout=nan", "model.trunk: dropout must be a number from 0 to 1, found nan"),
         (

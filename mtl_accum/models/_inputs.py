@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Inputs", "OnInputs", "Selector", "select"]
+__all__ = ["Inputs", "Selector", "_OnInputs", "select"]
 
 Selector = Hashable | Callable[[Any], Any]  # a key of the batch, or a function of it
 Inputs = Selector | Mapping[str, Any] | Sequence[Any]  # of selectors, or of such mappings and sequences
 
 
-class OnInputs(nn.Module):
+class _OnInputs(nn.Module):
     """A module on the part of the batch that it reads."""
 
     def __init__(self, module: nn.Module, inputs: Inputs) -> None:

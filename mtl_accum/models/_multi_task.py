@@ -14,7 +14,7 @@ from mtl_accum._validate import selector, selectors
 from mtl_accum.editions import note_call
 from mtl_accum.models._default_count import default_count
 from mtl_accum.models._denominators import denominator
-from mtl_accum.models._inputs import Inputs, OnInputs, Selector, select
+from mtl_accum.models._inputs import Inputs, Selector, _OnInputs, select
 from mtl_accum.models._weight import Weight, obstacle_in_pieces, require_weight, weighted
 
 __all__ = ["MultiTaskModel", "Selector", "Task", "module_key", "run_head", "select"]
@@ -190,7 +190,7 @@ class MultiTaskModel(nn.Module):
             raise TypeError(f"trunk must be a module, found {trunk!r:.200}")
         if not isinstance(tasks, Mapping):
             raise TypeError(f"tasks must be a mapping from names to tasks, found {tasks!r:.200}")
-        self.trunk = OnInputs(trunk, inputs)
+        self.trunk = _OnInputs(trunk, inputs)
         self.tasks = _Tasks(tasks)
 
     def forward(self, batch: Any) -> dict[str, Any]:

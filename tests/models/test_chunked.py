@@ -96,7 +96,13 @@ def test_any_dimension(network, dim):
 @pytest.mark.parametrize("labels_missing", [False, True])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"ignore_index": 3}, {"weight": torch.linspace(0.1, 1, 6).double()}, {"label_smoothing": 0.1}, {"ignore_index": 250}],
+    [
+        {},
+        {"ignore_index": 3},
+        {"weight": torch.linspace(0.1, 1, 6).double()},
+        {"label_smoothing": 0.1},
+        {"ignore_index": 250},
+    ],
     ids=["plain", "ignored", "weighted", "smoothed", "none ignored"],
 )
 def test_pixels(options, labels_missing):
