@@ -90,13 +90,18 @@ def test_own_experiment_from_a_folder_of_ones_own(tmp_path):
     )
 
 
+EDITIONS = (
+    "accumulated, as_loss, auto, cached, cached_loss, checkpointed, offloaded, per_task, split, split_loss, summed"
+)
+
+
 def test_help_shows_what_one_can_do_without_torch(tmp_path):
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     done = mtl_accum("--help", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     for text in (
         "+experiment=two_task",
-        "edition: accumulated, as_loss, auto, cached, cached_loss, checkpointed, offloaded, per_task, split, split_loss, summed",
+        f"edition: {EDITIONS}",
         "--config-dir",
         "epochs: 40",
         "can name any Python callable",
@@ -115,8 +120,7 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
         ),
         (
             [*TWO_TASK, "edition=nope"],
-            "edition=nope: expected one of accumulated, auto, cached, checkpointed, offloaded, per_task, split, "
-            "summed; found no edition",
+            f"edition=nope: expected one of {EDITIONS}; found no edition",
         ),
         ([*TWO_TASK, "data=nope"], "data=nope: expected one of digits, scenes, sentences, texts; found no data"),
         ([*TWO_TASK, "data.batch_size=0"], "data: batch_size must be a positive integer, found 0"),

@@ -93,13 +93,16 @@ def test_any_dimension(network, dim):
     torch.testing.assert_close(chunked(lambda a, b: (a * b).square().sum(), 4, dim=-1)(z[..., 0], weights), plain)
 
 
+WEIGHTS = torch.linspace(0.1, 1, 6).double()
+
+
 @pytest.mark.parametrize("labels_missing", [False, True])
 @pytest.mark.parametrize(
     "options",
     [
         {},
         {"ignore_index": 3},
-        {"weight": torch.linspace(0.1, 1, 6).double()},
+        {"weight": WEIGHTS},
         {"label_smoothing": 0.1},
         {"ignore_index": 250},
     ],
