@@ -134,17 +134,32 @@ class Series:
 
 
 def measure(
-    family: Family, counts: Sequence[int], samples: int, rounds: Callable[[int], int], device: torch.device
+    family: Family,
+    counts: Sequence[int],
+    samples: int,
+    rounds: Callable[[int], int],
+    device: torch.device,
+    *,
+    starts: int = 1,
 ) -> list[Cell]:
-    """Every way at every number of tasks, a process a way that is timed and one that is weighed.
+    """Every way at every number of tasks, processes of its own that are timed and one that is weighed.
 
     On the CPU the timed processes take turns with their steps; on a GPU they run one after the other, so that none
     takes memory that another one needs.
+
+    Args:
+        family: Networks that differ in the number of their tasks.
+        counts: Numbers of tasks.
+        samples: Samples of a batch.
+        rounds: Number of timed rounds for a number of tasks.
+        device: Device to run on.
+        starts: How often timed processes are started: where the system puts a process's memory shifts its times by
+            several percent.
     """
     chosen = ways(family.name, samples, device)
     cells = {way: [Cell(family.name, way, tasks) for tasks in counts] for way in chosen}
     groups = [[way] for way in chosen] if device.type == "cuda" else [list(chosen)]
-    for group in groups:
+    for group in groups * starts:
         series = {way: Series(family, chosen[way], counts, samples, device) for way in group}
         for row, ask in _in_turns(series, "to_be_timed", cells):
             for _ in range(rounds(counts[row])):

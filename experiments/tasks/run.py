@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 COMMAND = "python -m experiments.tasks.run"
 FULL_SIZE = 32.0  # times the samples of the CPU's batches, on a GPU
 NOT_DRAWN = ("torchjd by 1",)  # it would lie on the summed loss, or on the other one
+STARTS = 5  # of the timed processes
 MANY = 16  # tasks, from which on fewer rounds are timed
 MILLISECONDS = 1000.0
 
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     found: dict[str, list[Cell]] = {}
     for name, family in FAMILIES.items():
         counts = [count for count in family.counts if asked.tasks is None or count <= asked.tasks]
-        found[name] = measure(family, counts, _samples(name, scale), rounds, device)
+        found[name] = measure(family, counts, _samples(name, scale), rounds, device, starts=STARTS)
     write(found, scale, device, asked.folder, (before, loads()))
 
 
@@ -209,9 +210,10 @@ HOW = (
     "**How.** One optimizer step (AdamW) after two to warm up. *Resting bytes* are parameters, as many for their "
     "gradients, optimizer state and the batch: what is there under any schedule, and grows with the number of tasks"
     " by itself. Live tensors are counted to the byte; the process's memory is what it rises by in the step. A way "
-    "has one process that is weighed and one that is timed, for all numbers of tasks in ascending order; on the CPU"
-    " the timed processes take turns with their steps, and a ratio is the median over the rounds. *Split by 16* is "
-    "`Split(heads_per_graph=16)`, *cached* cuts the batch into four chunks, *checkpointed* and *offloaded* are "
+    "has one process that is weighed and five that are timed, for all numbers of tasks in ascending order; on the CPU"
+    " the timed processes of all ways take turns with their steps. They are started five times, because where a "
+    "process's memory lies shifts its times by several percent; a ratio is the median over all rounds. *Split by 16* "
+    "is `Split(heads_per_graph=16)`, *cached* cuts the batch into four chunks, *checkpointed* and *offloaded* are "
     "around `Split()`. *Split loss* is `total, losses = Split().loss(...)` and `total.backward()`, what a trainer "
     "runs; the copy of the heads' gradients that it holds until then is as large as the `.grad` among the resting "
     "bytes, which are not there yet. *Checkpointed heads* is the summed loss with each head under "
