@@ -128,7 +128,7 @@ def _one_line_errors(config: DictConfig | None = None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"mtl_accum: interrupted; {SweepReport.so_far or 'no report was written'}", file=sys.stderr)
+        print(f"mtl_accum: interrupted; {SweepReport.describe_rest()}", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     except Exception as error:
         line = one_line(error, None if config is None else knobs_of(config))

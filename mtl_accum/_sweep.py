@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,20 +22,26 @@ class SweepReport(Callback):
 
     Attributes:
         failed: what `main` says at the end, if a job of the sweep has failed.
-        so_far: what it says where the sweep is interrupted.
+        folder: where the report of the sweep is, once a job of it is over.
     """
 
     failed: ClassVar[str] = ""
-    so_far: ClassVar[str] = ""
+    folder: ClassVar[Path | None] = None
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """A job of a sweep, or a run of its own, is over."""
         if config.hydra.mode is not None and config.hydra.mode.name == "MULTIRUN":
             from mtl_accum import report
 
-            folder = Path(config.hydra.sweep.dir)
-            rows = report.write_sweep(folder)["rows"]
-            SweepReport.so_far = f"{folder / 'sweep.html'} has {len(rows)} jobs" if rows else ""
+            SweepReport.folder = Path(config.hydra.sweep.dir)
+            report.write_sweep(SweepReport.folder)
+
+    @classmethod
+    def describe_rest(cls) -> str:
+        """Return in words what an interrupted sweep has, as its files have it: the signal may come between two."""
+        written = None if cls.folder is None else cls.folder / "sweep.json"
+        rows = json.loads(written.read_text(encoding="utf-8"))["rows"] if written and written.exists() else []
+        return f"{cls.folder}/sweep.html has {len(rows)} jobs" if rows else "no report was written"
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """All jobs are over."""

@@ -79,7 +79,7 @@ def test_an_interrupted_sweep_has_what_was_done(tmp_path, how):
     sweep = ["train=false", "num_tasks=2,3,4,5,6", "model.width=8", "compare.steps=1", "data.batch_size=64"]
     running = started("-m", "+experiment=many_tasks", *sweep, "hydra.sweep.dir=sweep", cwd=tmp_path)
     try:
-        page = tmp_path / "sweep" / "sweep.json"
+        page = tmp_path / "sweep" / "sweep.json"  # the last of the report's files
         deadline = time.monotonic() + 120
         while not page.exists():
             assert running.poll() is None

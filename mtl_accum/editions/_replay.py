@@ -83,9 +83,13 @@ class Replay:
         self.compare(outputs)
         return outputs
 
-    def witness(self) -> Witness:
-        """Return what later passes read besides their inputs and what is put back before them."""
-        return Witness(self._modules, {saved.slot for saved in self._before}, self._watch.edition)
+    def witness(self, inputs: Sequence[Tensor]) -> Witness:
+        """Return what later passes read besides what is put back before them.
+
+        Args:
+            inputs: Tensors that nobody else compares.
+        """
+        return Witness(self._modules, {saved.slot for saved in self._before}, inputs, self._watch.edition)
 
     def compare(self, outputs: Any) -> None:
         """Note what the first pass computed, or hold a later one against it, in a trunk's first steps."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from mtl_accum.editions._around_trunk import Inside, current_around
@@ -26,7 +26,8 @@ def rerun(modules: list[nn.Module], watch: Watch, forward: Callable[..., Any], *
     """Run a forward under `torch.utils.checkpoint`, where a graph is made.
 
     Its second pass draws the random numbers of its first, and changes no buffer. It is refused where weights changed in
-    between; the inputs' tensors are saved by autograd, which compares their versions, and their containers are copied.
+    between. Tensors that are inputs themselves, or require a gradient, are saved by autograd, which compares their
+    versions; others must stay as the first pass left them. Containers are copied.
 
     Args:
         modules: All that the forward reaches.
@@ -39,16 +40,17 @@ def rerun(modules: list[nn.Module], watch: Watch, forward: Callable[..., Any], *
         return forward(*inputs, **named)
     replay = Replay(modules, watch)
     values, spec = flatten_any((inputs, named))
-    passes = _Passes(replay, forward, spec)
+    passes = _Passes(replay, forward, values, spec)
+    saved = passes.split(inputs)
     with set_checkpoint_early_stop(False) if watch.comparing else nullcontext():  # a whole second pass, to compare
         outputs = checkpoint(
             passes,
-            *values,
+            *saved,
             use_reentrant=False,
             preserve_rng_state=False,  # the replay does, on every device
             context_fn=lambda: (_Again(replay.forward), _Again(replay.forward)),
         )
-    passes.witness = replay.witness()
+    passes.end_first()
     return outputs
 
 
@@ -81,18 +83,41 @@ class Rerun(Inside):
 class _Passes:
     """The first pass of a forward, and later ones.
 
-    Attributes:
-        witness: What the first pass read; None until it is over.
+    Args:
+        replay: Runs them with the same random numbers and buffers.
+        forward: Called with the inputs.
+        values: The inputs' leaves.
+        spec: Their containers.
     """
 
-    def __init__(self, replay: Replay, forward: Callable[..., Any], spec: TreeSpec) -> None:
-        self._replay, self._forward, self._spec = replay, forward, spec
-        self.witness: Witness | None = None
+    def __init__(self, replay: Replay, forward: Callable[..., Any], values: list[Any], spec: TreeSpec) -> None:
+        self._replay, self._forward, self._values, self._spec = replay, forward, values, spec
+        self._saved: list[int] = []
+        self._witness: Witness | None = None  # of the first pass, once it is over
 
-    def __call__(self, *values: Any) -> Any:
-        if self.witness is not None:
-            self.witness.require_unchanged()
-        inputs, named = unflatten(list(values), self._spec)
+    def split(self, inputs: tuple[Any, ...]) -> list[Tensor]:
+        """Return the tensors that autograd is to save, and hold them no longer."""
+        direct = {id(value) for value in inputs}
+        for index, value in enumerate(self._values):
+            if isinstance(value, Tensor) and (value.requires_grad or id(value) in direct):
+                self._saved.append(index)
+        saved = [self._values[index] for index in self._saved]
+        for index in self._saved:
+            self._values[index] = None
+        return saved
+
+    def end_first(self) -> None:
+        """Note what later passes will read again."""
+        self._witness = self._replay.witness([value for value in self._values if isinstance(value, Tensor)])
+
+    def __call__(self, *saved: Tensor) -> Any:
+        """Run a pass."""
+        if self._witness is not None:
+            self._witness.require_unchanged()
+        values = list(self._values)
+        for index, tensor in zip(self._saved, saved, strict=True):
+            values[index] = tensor
+        inputs, named = unflatten(values, self._spec)
         outputs = self._forward(*inputs, **named)
         self._replay.compare(outputs)
         return outputs

@@ -1,4 +1,4 @@
-"""What a second pass reads besides its inputs, and whether it still is what the first pass read."""
+"""What a second pass reads, and whether it still is what the first pass read."""
 
 from __future__ import annotations
 
@@ -14,18 +14,26 @@ __all__ = ["Witness"]
 
 
 class Witness:
-    """Parameters and constant buffers of modules, as a first pass left them.
+    """Parameters and constant buffers of modules, and inputs, as a first pass left them.
 
     Autograd compares the versions of what it saves; a pass that runs again saves nothing.
 
     Args:
         modules: All that the pass reaches.
         changing: Buffers, by owner's id and name, that are put back before a second pass.
+        inputs: Tensors of what the pass is called with.
         edition: The name for messages.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], changing: Collection[tuple[int, str]], edition: str) -> None:
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        changing: Collection[tuple[int, str]],
+        inputs: Sequence[Tensor],
+        edition: str,
+    ) -> None:
         self._modules, self._changing, self._edition = modules, changing, edition
+        self._inputs = [(tensor, _state(tensor)) for tensor in inputs]
         self._tensors = self._read()
         self._states = [_state(tensor) for _, _, tensor in self._tensors]
 
@@ -33,8 +41,14 @@ class Witness:
         """Raise unless the modules hold the same tensors with the same values.
 
         Raises:
-            ReplayError: A parameter or buffer was replaced, or written to.
+            ReplayError: A parameter or buffer was replaced, or written to; or an input was written to.
         """
+        if any(_state(tensor) != before for tensor, before in self._inputs):
+            raise ReplayError(
+                f"{self._edition}: a tensor of the batch was written to between the trunk's pass and its backward, in "
+                "which the trunk runs again; write into a copy, call backward first, or use Split(), which runs the "
+                "trunk once"
+            )
         # FSDP2 swaps whole parameters for their shards between the passes.
         now = self._tensors if _on_ranks() else self._read()
         changed = [
