@@ -127,7 +127,8 @@ def test_the_front_and_what_takes_over():
     assert peaks == sorted(peaks, reverse=True)
     assert times == sorted(times)
     ladder = [found.chosen.peak_bytes, *(schedule.peak_bytes for schedule in found.fallbacks)]
-    assert len(ladder) > 3
+    assert len(ladder) > 1  # how many depends on what was fastest
+    assert 0.9 * ladder[-1] <= min(peaks)
     assert all(after <= 0.9 * before for before, after in pairwise(ladder))
     written = json.loads(json.dumps(found.as_dict()))
     assert schedules_of(written) == [found.edition, *(schedule.edition for schedule in found.fallbacks)]
