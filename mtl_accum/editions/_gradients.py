@@ -82,18 +82,17 @@ class Gradients:
         self._sums: dict[Tensor, Sum] = {}
         self._landed: list[tuple[Tensor, Tensor]] = []  # of tensors that are no leaves any more
 
-    def take(self, loss: Tensor, leaves: Sequence[Tensor], sources: Sources, *, retain_graph: bool = False) -> None:
+    def take(self, loss: Tensor, leaves: Sequence[Tensor], sources: Sources) -> None:
         """Add the gradient of a loss, and free its graph.
 
         Args:
             loss: A 0-dim tensor with a graph.
             leaves: What its graph ends in; see `walk`.
             sources: Of leaves that are cut from others.
-            retain_graph: Keep the graph for another loss.
         """
         start = torch.ones_like(loss) if self._scale is None else start_gradient(loss, self._scale)
         with without_autocast(), without_hooks(leaves), inside_forward():
-            gradients = torch.autograd.grad(loss, leaves, start, retain_graph=retain_graph, allow_unused=True)
+            gradients = torch.autograd.grad(loss, leaves, start, allow_unused=True)
         for leaf, gradient in zip(leaves, gradients, strict=True):
             if gradient is not None:
                 self.add(leaf, gradient, sources)

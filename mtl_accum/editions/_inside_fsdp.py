@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch.distributed as dist
+from mtl_accum.editions._ranks import is_distributed
 
 __all__ = ["inside_forward"]
 
@@ -38,7 +38,7 @@ def inside_forward() -> Iterator[None]:
 
 def _running() -> list[Any]:
     """Return the states of the sharded modules whose forward runs now."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not is_distributed():
         return []
     from torch.distributed import _composable_state
 

@@ -21,6 +21,7 @@ from mtl_accum.editions._pieces import Range, inner_passes, inner_ranges
 from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._schedule import Schedule, run_inner
 from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
+from mtl_accum.editions._versions import version_of
 
 __all__ = ["TO_HOST", "Offloaded"]
 
@@ -88,20 +89,17 @@ class _Kept:
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor.detach()  # not what `.data = ...` puts in its place
-        self._version = _version(tensor)
+        self._version = version_of(tensor)
 
     def __call__(self) -> Tensor:
-        if _version(self._tensor) != self._version:
+        now = version_of(self._tensor)
+        if now != self._version:
             raise RuntimeError(
                 "Offloaded: one of the variables needed for gradient computation has been modified by an inplace "
-                f"operation: {self._tensor.dtype} {tuple(self._tensor.shape)} is at version {_version(self._tensor)}; "
+                f"operation: {self._tensor.dtype} {tuple(self._tensor.shape)} is at version {now}; "
                 f"expected version {self._version}. Call backward before optimizer.step(), and use out-of-place forms"
             )
         return self._tensor
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _storage(tensor: Tensor) -> int:

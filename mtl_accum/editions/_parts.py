@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mtl_accum.editions._ranks import is_distributed
 from mtl_accum.editions._types import Tasks, Trunk
 from mtl_accum.editions._warn import warn_caller
 
@@ -33,12 +34,8 @@ def require_parts(trunk: Trunk, tasks: Tasks) -> None:
         )
     if not _seen(tasks):
         _require_tasks(tasks)
-    if _on_ranks() and any(map(_is_wrapped, (trunk, *tasks.values()))):
+    if is_distributed() and any(map(_is_wrapped, (trunk, *tasks.values()))):
         _refuse_wrapped({"trunk": trunk, **{f"task '{name}'": task for name, task in tasks.items()}})
-
-
-def _on_ranks() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _is_whole(model: nn.Module) -> bool:
@@ -108,7 +105,7 @@ _warned: set[str] = set()
 
 def warn_of_ranks() -> None:
     """Warn on several processes, once, that gradients are those of this one."""
-    ranks = torch.distributed.get_world_size() if _on_ranks() else 1
+    ranks = torch.distributed.get_world_size() if is_distributed() else 1
     if ranks > 1 and "ranks" not in _warned:
         _warned.add("ranks")
         warn_caller(

@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 import torch.distributed as dist
 
-__all__ = ["Ranks", "checksum", "count_ranks", "gather_row"]
+__all__ = ["Ranks", "checksum", "count_ranks", "gather_row", "is_distributed"]
 
 _BLOCK = 256  # numbers; rows are padded to a multiple of it, so that ranks with other tasks still have rows to compare
 
@@ -84,6 +84,11 @@ class Ranks:
         return shares
 
 
+def is_distributed() -> bool:
+    """Return whether this process has a process group."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def count_ranks(group: Any = None) -> int:
     """Return the number of ranks in a group, 1 without a process group.
 
@@ -92,7 +97,7 @@ def count_ranks(group: Any = None) -> int:
         ValueError: This process is not a member of the group.
         RuntimeError: There is a group, but `torch.distributed` is not initialized.
     """
-    initialized = dist.is_available() and dist.is_initialized()
+    initialized = is_distributed()
     if group is not None:
         _require_group(group, initialized)
     return dist.get_world_size(group) if initialized else 1

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mtl_accum.editions._fingerprint import Fingerprint
 from mtl_accum.editions._pytree import paths
 from mtl_accum.editions._random import HostState
+from mtl_accum.editions._versions import version_of
 
 __all__ = ["Comparison", "ReplayError", "Watch", "always_comparing"]
 
@@ -166,13 +167,13 @@ class Comparison:
 def _versions(batch: Any) -> dict[str, int]:
     """Return how often each tensor of a batch has been written to, by its path."""
     tensors = ((path, leaf) for path, leaf in paths(batch, "batch") if isinstance(leaf, Tensor))
-    return {path: leaf._version for path, leaf in tensors if not leaf.is_inference()}
+    return {path: version_of(leaf) for path, leaf in tensors}
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     """Return what tells whether an attribute changed: tensors by object and version, plain values as they are."""
     return {
-        name: (id(value), value._version if isinstance(value, Tensor) and not value.is_inference() else 0)
+        name: (id(value), version_of(value) if isinstance(value, Tensor) else 0)
         for name, value in vars(module).items()
         if name not in _INTERNALS
     }

@@ -192,7 +192,7 @@ class Step:
             The tasks whose losses had no graph.
         """
         parts = z.cut(self.pieces)
-        batches = [self._batch, *(piece.batch for piece in self.pieces)]
+        batches = (self._batch, self.pieces)
         self.form.begin(z, lambda: Behind(leaves(representation), batch=batches, since=since))
         without_graph = []
         with watching_derivatives(self._batch):

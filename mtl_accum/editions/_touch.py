@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from mtl_accum.editions._modules import modules_of, named_modules_of, tensors_of
 from mtl_accum.editions._pytree import leaves
 from mtl_accum.editions._under_ddp import tolerates_unused
+from mtl_accum.editions._walk import walk
 
 __all__ = ["is_sharded", "run_with_others", "touch"]
 
 Task = Callable[[Any, Any], Tensor]
-Leaves = dict[int, Tensor]  # by id
 
 
 def touch(task: Task, representation: Any, batch: Any = None) -> Tensor:
@@ -74,11 +74,12 @@ def run_with_others(name: str, task: Task, weighted: Task, representation: Any, 
         return cast("Tensor", loss)  # the caller refuses it
     given = [leaf for leaf in leaves(representation) if isinstance(leaf, Tensor) and leaf.requires_grad]
     known = [*parts.outside, *inside, *given]
-    nodes, reached = _graph([loss])
-    hidden = reached.keys() - {id(tensor) for tensor in known} - _graph(given)[1].keys()
+    graph = walk([loss] if loss.requires_grad else [])
+    reached = {id(leaf): leaf for leaf in graph.leaves}
+    hidden = reached.keys() - {id(tensor) for tensor in (*known, *walk(given).leaves)}
     if hidden and not tolerates_unused():
         raise RuntimeError(_hidden(name, reached[hidden.pop()]))
-    missing = [tensor for tensor in known if id(tensor) not in reached and tensor.grad_fn not in nodes]
+    missing = [tensor for tensor in known if id(tensor) not in reached and tensor.grad_fn not in graph.nodes]
     return loss + _zero(missing, like=[loss]).to(loss.dtype) if missing else loss
 
 
@@ -195,22 +196,6 @@ def _recording(modules: Sequence[nn.Module]) -> Iterator[tuple[list[nn.Module], 
         parameters += inside.values()
         for handle in handles:
             handle.remove()
-
-
-def _graph(tensors: Iterable[Tensor]) -> tuple[set[Any], Leaves]:
-    """Return the nodes of the graph behind some tensors, and the leaves that it ends in."""
-    tensors = list(tensors)
-    found: Leaves = {id(tensor): tensor for tensor in tensors if tensor.is_leaf and tensor.requires_grad}
-    pending = [tensor.grad_fn for tensor in tensors]
-    nodes: set[Any] = set()
-    while pending:
-        node = pending.pop()
-        if node is not None and node not in nodes:
-            nodes.add(node)
-            if (leaf := getattr(node, "variable", None)) is not None:
-                found[id(leaf)] = leaf
-            pending += [following for following, _ in node.next_functions]
-    return nodes, found
 
 
 def _zero(tensors: Iterable[Tensor], like: Sequence[Tensor]) -> Tensor:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from mtl_accum.editions._ranks import is_distributed
 from mtl_accum.editions._second_pass import ReplayError
+from mtl_accum.editions._versions import version_of
 
 __all__ = ["Witness"]
 
@@ -50,7 +52,7 @@ class Witness:
                 "trunk once"
             )
         # FSDP2 swaps whole parameters for their shards between the passes.
-        now = self._tensors if _on_ranks() else self._read()
+        now = self._tensors if is_distributed() else self._read()
         changed = [
             f"{type(module).__name__}.{name}"
             for (module, name, tensor), (_, _, other), before in zip(self._tensors, now, self._states, strict=False)
@@ -74,9 +76,5 @@ class Witness:
 
 def _state(tensor: Tensor) -> tuple[int, int]:
     """Return what an assignment to `.data` and a write change."""
-    plain = tensor.layout is torch.strided and not _on_ranks()
-    return 0 if tensor.is_inference() else tensor._version, tensor.untyped_storage()._cdata if plain else 0
-
-
-def _on_ranks() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    plain = tensor.layout is torch.strided and not is_distributed()
+    return version_of(tensor), tensor.untyped_storage()._cdata if plain else 0

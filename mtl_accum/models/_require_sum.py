@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from mtl_accum.editions._buffers import BufferLog
 from mtl_accum.editions._modules import modules_of, named_modules_of
 from mtl_accum.editions._random import same_random_numbers
+from mtl_accum.editions._ranks import is_distributed
 from mtl_accum.editions._refuse import uses_batch_statistics
 
 __all__ = ["require_sum"]
@@ -55,7 +56,7 @@ def require_sum(who: str, function: Callable[..., Tensor], inputs: Sequence[Tens
             "chunked returns by the count. A loss that couples rows, or adds a constant, cannot be chunked"
         )
     told = whole != 0 and math.isfinite(whole)
-    if told or torch.distributed.is_initialized():  # several ranks must call a sharded head equally often
+    if told or is_distributed():  # several ranks must call a sharded head equally often
         with suppress(TypeError):
             _SEEN[code] = closure
 
