@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,10 @@ from mtl_accum._optimizers import steppable
 from mtl_accum._trial import Network, leaves_reached
 from mtl_accum.editions import Edition
 from mtl_accum.memory import CudaMeter, Meter, PeakMemory, ProcessMeter, keep_freed_memory, write_snapshot
+from mtl_accum.memory._clock import wall_clock
 from mtl_accum.memory._training_step import Build, Parts, TrainingStep
 
-__all__ = ["Bench", "GradientDifference", "wall_clock"]
+__all__ = ["Bench", "GradientDifference"]
 
 _COMPILED = (
     "compiled code makes tensors that no operator shows: live tensors are too few, the device's figures right",
@@ -126,14 +125,3 @@ class Bench:
         self._step()
         torch.cuda.memory._dump_snapshot(str(path))
         torch.cuda.memory._record_memory_history(enabled=None)
-
-
-def wall_clock(device: torch.device) -> Callable[[], float]:
-    """Seconds, read when the device has done all that it was asked for."""
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return now

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mtl_accum._validate import boolean, positive_int
-from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._forms import Form
+from mtl_accum.editions._leaves import Leaves
 from mtl_accum.editions._parts import require_parts
 from mtl_accum.editions._pieces import Assembly, Piece, Range, cut_batch, equal_ranges, ranges, samples_of
 from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_hidden_modules

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from mtl_accum.editions._autocast import without_autocast
-from mtl_accum.editions._cut import Leaves
-from mtl_accum.editions._fold import Behind, take
 from mtl_accum.editions._gradients import Gradients
+from mtl_accum.editions._leaves import Leaves
+from mtl_accum.editions._own_graph import Behind, take
 from mtl_accum.editions._pieces import Range, graph_of
 from mtl_accum.editions._scale import ambient_scale, start_gradient
 from mtl_accum.editions._together import Together

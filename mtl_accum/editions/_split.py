@@ -8,8 +8,8 @@ from typing import Any, Literal, final
 from torch import Tensor
 
 from mtl_accum._validate import boolean, positive_int
-from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._forms import Form
+from mtl_accum.editions._leaves import Leaves
 from mtl_accum.editions._pieces import Range, equal_ranges
 from mtl_accum.editions._schedule import Schedule
 from mtl_accum.editions._step import Step

@@ -15,12 +15,12 @@ from mtl_accum.editions._absence import warn_of_absence
 from mtl_accum.editions._around_trunk import run_trunk
 from mtl_accum.editions._buffers import BufferLog
 from mtl_accum.editions._counts import Counts, Share, read_counts, require_sums, whole_task
-from mtl_accum.editions._cut import Leaves
 from mtl_accum.editions._explain import explain, explain_derivative, watching_derivatives
-from mtl_accum.editions._fold import Behind
 from mtl_accum.editions._forms import Backward, Form
 from mtl_accum.editions._hidden_counts import refuse_hidden
+from mtl_accum.editions._leaves import Leaves
 from mtl_accum.editions._modules import buffer_owners, modules_of
+from mtl_accum.editions._own_graph import Behind
 from mtl_accum.editions._parts import require_parts, warn_of_ranks
 from mtl_accum.editions._phase import SILENCE, heard, phase
 from mtl_accum.editions._pieces import Piece, Range, cut_batch, equal_ranges, inner_pieces, samples_of

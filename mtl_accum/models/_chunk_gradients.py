@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mtl_accum.editions._autocast import without_autocast
-from mtl_accum.editions._fold import Behind, own_graph
 from mtl_accum.editions._gradients import attach, wide, without_hooks
 from mtl_accum.editions._inside_fsdp import inside_forward
+from mtl_accum.editions._own_graph import Behind, own_graph
 from mtl_accum.editions._require_loss import require_loss
 from mtl_accum.editions._walk import Graph, walk
 from mtl_accum.models._graph_shortcuts import Product, products_in, start_of_backward

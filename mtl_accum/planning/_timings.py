@@ -9,10 +9,10 @@ from statistics import median
 
 from torch.utils._pytree import tree_map
 
-from mtl_accum._bench import wall_clock
 from mtl_accum.editions import Split, SummedLoss
 from mtl_accum.editions._phase import listening
 from mtl_accum.editions._pieces import take
+from mtl_accum.memory._clock import wall_clock
 from mtl_accum.memory._out_of_memory import is_out_of_memory
 from mtl_accum.memory._recover import recover
 from mtl_accum.memory._training_step import Parts, TrainingStep

@@ -1,5 +1,6 @@
 """The training loop and the jobs of the command line."""
 
+from mtl_accum.data._protocol import Data
 from mtl_accum.training._check import check
 from mtl_accum.training._checkpoint import CheckpointError
 from mtl_accum.training._evaluate import Measure, evaluate
@@ -14,7 +15,6 @@ from mtl_accum.training._loop import Loop
 from mtl_accum.training._masked_mean import MaskedMean
 from mtl_accum.training._plan import Auto, plan
 from mtl_accum.training._predict import predict
-from mtl_accum.training._require import Data
 from mtl_accum.training._stop import StoppedError
 from mtl_accum.training._train import train
 from mtl_accum.training._window import NoMemoryLeftError

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from mtl_accum import _check, report
+from mtl_accum.data._protocol import Data
 from mtl_accum.editions import Edition
 from mtl_accum.editions._pieces import samples_of, take
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._device import resolve, to_device
 from mtl_accum.training._experiment import MakeOptimizer, Run, make_optimizer
-from mtl_accum.training._require import Data, require_editions, require_parts
+from mtl_accum.training._require import require_editions, require_parts
 
 __all__ = ["check"]
 

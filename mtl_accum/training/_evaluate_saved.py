@@ -9,12 +9,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from mtl_accum import report
+from mtl_accum.data._protocol import Data
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._device import resolve
 from mtl_accum.training._encode import decode
 from mtl_accum.training._evaluate import Measure, evaluate, require_tasks
 from mtl_accum.training._experiment import Run, header
-from mtl_accum.training._require import Data, require_each, require_parts
+from mtl_accum.training._require import require_each, require_parts
 from mtl_accum.training._retention import FOLDER, of_path
 from mtl_accum.training._state import expect_to_fit
 from mtl_accum.training._weights import WEIGHTS, check_weights

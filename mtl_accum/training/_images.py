@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtl_accum._validate import number, positive_int, text
+from mtl_accum.data._protocol import Data
 from mtl_accum.memory._random import same_random_numbers
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._device import to_device
-from mtl_accum.training._require import Data
 
 __all__ = ["Images", "Strips", "before_and_after", "require_images", "strips"]
 

@@ -10,6 +10,7 @@ import torch
 
 from mtl_accum import planning, report
 from mtl_accum._knobs import check_knob
+from mtl_accum.data._protocol import Data
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.memory._random import same_random_numbers
 from mtl_accum.models import MultiTaskModel
@@ -18,7 +19,7 @@ from mtl_accum.planning._budget import in_bytes
 from mtl_accum.training._device import alone_on, resolve, to_device
 from mtl_accum.training._experiment import MakeOptimizer, Run, header, make_optimizer
 from mtl_accum.training._progress import Progress
-from mtl_accum.training._require import Data, require_knobs, require_parts
+from mtl_accum.training._require import require_knobs, require_parts
 
 __all__ = ["Auto", "plan", "plan_and_write"]
 

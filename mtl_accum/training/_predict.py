@@ -9,10 +9,11 @@ from typing import Any
 
 from mtl_accum import memory, report
 from mtl_accum._compare import meaning
+from mtl_accum.data._protocol import Data
 from mtl_accum.editions import Edition
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.training._experiment import MakeOptimizer, Run, header, make_optimizer, samples_in, snapshot_folder
-from mtl_accum.training._require import Data, require_editions, require_knobs, require_parts
+from mtl_accum.training._require import require_editions, require_knobs, require_parts
 
 __all__ = ["predict"]
 

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
 
 from torch import nn
 
 from mtl_accum._knobs import check_knob
+from mtl_accum.data._protocol import Data
 from mtl_accum.editions import Edition
 from mtl_accum.models import MultiTaskModel
 
-__all__ = ["Data", "require_each", "require_edition", "require_editions", "require_knobs", "require_parts"]
-
-
-class Data(Protocol):
-    """A data set."""
-
-    def train(self) -> Iterable[Any]:
-        """Batches of one epoch at every iteration."""
-        ...
-
-    def test(self) -> Iterable[Any]:
-        """Batches to measure on."""
-        ...
+__all__ = ["require_each", "require_edition", "require_editions", "require_knobs", "require_parts"]
 
 
 def require_parts(model: MultiTaskModel | None, data: Data | None) -> tuple[MultiTaskModel, Data]:

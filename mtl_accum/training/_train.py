@@ -13,6 +13,7 @@ import torch
 
 from mtl_accum import report
 from mtl_accum._compare import compare
+from mtl_accum.data._protocol import Data
 from mtl_accum.editions import Edition
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.models import MultiTaskModel
@@ -32,7 +33,6 @@ from mtl_accum.training._plan import Auto, plan_and_write
 from mtl_accum.training._progress import Progress
 from mtl_accum.training._record import Record, training_metrics
 from mtl_accum.training._require import (
-    Data,
     require_each,
     require_edition,
     require_editions,

@@ -8,7 +8,7 @@ from operator import is_
 import torch
 from torch import Tensor, nn
 
-from mtl_accum._restore import Weights
+from mtl_accum._state._weights import Weights
 from mtl_accum.editions._buffers import is_constant
 from mtl_accum.memory._random import RandomNumbers
 
