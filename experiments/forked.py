@@ -7,7 +7,7 @@ from typing import Any
 
 import torch._dynamo  # noqa: F401  # every optimizer loads it
 
-from mtl_accum.memory._fresh import FreshProcess
+from mtl_accum.measure._process import FreshProcess
 
 __all__ = ["context", "forked"]
 
@@ -18,7 +18,9 @@ def context() -> Any:
     They begin without tensors, without an allocator's pool, without threads and without a CUDA context.
     """
     forking = multiprocessing.get_context("forkserver")
-    forking.set_forkserver_preload([__name__, "experiments.study", "experiments.batch.trial", "mtl_accum._bench"])
+    forking.set_forkserver_preload(
+        [__name__, "experiments.study", "experiments.batch.trial", "mtl_accum.measure._worker"]
+    )
     return forking
 
 

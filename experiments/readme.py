@@ -51,7 +51,7 @@ _CODE = re.compile(r"^```.*?^```$|^(?: {4}|\t).*?$|`[^`\n]+`|\]\([^)]*\)", re.MU
 _NOT_MEASURED = {
     "a 12 GB card": None,
     '"I have 6 GiB"': None,
-    "kills one 200 times": ("tests/training/test_faults.py", "wanted=200"),
+    "kills one 200 times": ("tests/training/checkpoint/test_faults.py", "wanted=200"),
 }
 
 

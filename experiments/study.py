@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mtl_accum.report import markdown_table, timestamp
-from mtl_accum.training._device import describe
+from mtl_accum.training.loop import describe
 
 __all__ = ["MIB", "Report", "environment", "parser"]
 

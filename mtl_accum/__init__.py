@@ -18,8 +18,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtl_accum._check import check
-    from mtl_accum._compare import compare
     from mtl_accum.editions import (
         Accumulated,
         AsLoss,
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
         fold,
         require_equal_gradients,
     )
-    from mtl_accum.memory import predict
+    from mtl_accum.measure import compare
     from mtl_accum.models import (
         MultiTaskModel,
         Task,
@@ -51,6 +49,8 @@ if TYPE_CHECKING:
         to_group_norm,
     )
     from mtl_accum.planning import plan
+    from mtl_accum.prediction import predict
+    from mtl_accum.verify import check
 
 __all__ = [
     "Accumulated",
@@ -104,16 +104,16 @@ _HOMES = {
     "UncertaintyWeight": "models",
     "WithLoss": "models",
     "backward_scale": "editions",
-    "check": "_check",
+    "check": "verify",
     "chunked": "models",
-    "compare": "_compare",
+    "compare": "measure",
     "count_labels": "models",
     "count_mask": "models",
     "count_present": "models",
     "cut": "editions",
     "fold": "editions",
     "plan": "planning",
-    "predict": "memory",
+    "predict": "prediction",
     "require_equal_gradients": "editions",
     "to_group_norm": "models",
 }

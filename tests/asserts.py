@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 
 from mtl_accum import SummedLoss
-from mtl_accum._difference import gradient_difference
 from mtl_accum.editions import Edition
+from mtl_accum.verify._difference import gradient_difference
 from tests.workloads import Workload
 
 BOUND = {torch.float64: 1e-12, torch.float32: 1e-5}

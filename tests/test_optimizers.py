@@ -11,13 +11,13 @@ from torch import nn
 
 from mtl_accum import MultiTaskModel, Split, SummedLoss, Task, compare, plan
 from mtl_accum._optimizers import JointOptimizer, joined, steppable
-from mtl_accum._restore import without_a_trace
-from mtl_accum.memory import predict
-from mtl_accum.memory._training_step import TrainingStep
-from mtl_accum.training import Loop, Training
-from mtl_accum.training._experiment import make_optimizer
-from mtl_accum.training._state import gather, restore
-from tests.test_restore import everything
+from mtl_accum.jobs._experiment import make_optimizer
+from mtl_accum.memory import TrainingStep
+from mtl_accum.prediction import predict
+from mtl_accum.training.checkpoint import gather, restore
+from mtl_accum.training.loop import TrainConfig, Training
+from mtl_accum.verify import without_a_trace
+from tests.verify.test_untouched import everything
 
 CPU = torch.device("cpu")
 ADAMW, SGD = torch.optim.AdamW, torch.optim.SGD
@@ -48,7 +48,9 @@ def by_hand(net, optimizers, steps):
 
 
 def train(net, optimizer, steps=4, **settings):
-    run = Training(net, [batch(n) for n in range(steps)], [Split()], optimizer, Loop(epochs=1, **settings), device=CPU)
+    run = Training(
+        net, [batch(n) for n in range(steps)], [Split()], optimizer, TrainConfig(epochs=1, **settings), device=CPU
+    )
     run.run()
     return run
 

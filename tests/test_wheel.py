@@ -8,7 +8,7 @@ import sysconfig
 import venv
 from pathlib import Path
 
-from tests.cli import SMALL, SUMMED_ONLY, mtl_accum
+from tests.cli.command import SMALL, SUMMED_ONLY, mtl_accum
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -16,7 +16,7 @@ from torch import nn
 from mtl_accum import Accumulated, MultiTaskModel, SummedLoss, Task, predict
 from mtl_accum.data import Digits
 from mtl_accum.models import ConvClassifier, ConvTrunk
-from mtl_accum.training import Loop, Training
+from mtl_accum.training.loop import TrainConfig, Training
 
 HERE, CPU, EPOCHS, BATCH, PIECES = Path(__file__).parent, torch.device("cpu"), 25, 512, 8
 
@@ -36,7 +36,7 @@ def train(norm: str, way: str) -> tuple[list[float], int, float]:
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.004)
     batch = next(iter(data.train()))
     peak = predict(net.trunk, net.tasks, batch, optimizer=optimizer, edition=edition, device="cpu").peak_bytes
-    loop = Loop(epochs=EPOCHS, accumulate=PIECES if windows else 1)
+    loop = TrainConfig(epochs=EPOCHS, accumulate=PIECES if windows else 1)
     losses = Training(net, data.train(), [edition], optimizer, loop, device=CPU).run()["digit"]
     net.eval()
     with torch.no_grad():

@@ -12,8 +12,8 @@ import torch
 from experiments.batch.search import largest
 from experiments.batch.trial import Trial, Weight, weigh
 from experiments.forked import forked
-from mtl_accum._bench import Bench
-from mtl_accum.memory._fresh import FreshProcess, MeasurementError
+from mtl_accum.measure._process import FreshProcess, MeasurementError
+from mtl_accum.measure._worker import MeasurementWorker
 
 __all__ = ["Row", "Timed", "search", "time_rows"]
 
@@ -97,7 +97,7 @@ class Timed:
     def prepare(self) -> None:
         """Two steps to warm up."""
         trial = self._trial
-        self._bench: Bench = trial.bench()
+        self._bench: MeasurementWorker = trial.bench()
         self._bench.to_be_timed()
         if trial.limit is not None:
             total = torch.cuda.get_device_properties(trial.device).total_memory

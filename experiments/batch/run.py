@@ -20,7 +20,7 @@ from experiments.batch.picture import draw
 from experiments.batch.trial import EDITIONS, HEADS, NETWORKS, PIECES, Trial, weigh
 from experiments.load import loads, noise
 from experiments.study import MIB, Report, parser
-from mtl_accum.training._device import resolve
+from mtl_accum.training.loop import resolve
 
 HERE = Path(__file__).parent
 COMMAND = "python -m experiments.batch.run"

@@ -14,8 +14,8 @@ import torch
 from experiments.forked import context
 from experiments.tasks.networks import dense, parts
 from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss
-from mtl_accum._bench import Bench
-from mtl_accum.memory._out_of_memory import is_out_of_memory
+from mtl_accum.measure._worker import MeasurementWorker
+from mtl_accum.memory import is_out_of_memory
 from tests.memory.networks import transformer
 
 __all__ = ["NETWORKS", "PIECES", "Trial", "Weight", "edition_of", "weigh"]
@@ -67,10 +67,12 @@ class Trial:
     device: torch.device
     limit: int | None = None
 
-    def bench(self) -> Bench:
+    def bench(self) -> MeasurementWorker:
         """To be timed or weighed."""
         make = partial(NETWORKS[self.network], **dict(self.sizes))
-        return Bench(partial(parts, make, HEADS, self.batch, self.device), edition_of(self.edition, self.batch))
+        return MeasurementWorker(
+            partial(parts, make, HEADS, self.batch, self.device), edition_of(self.edition, self.batch)
+        )
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 
 from experiments.exactness import field
 from mtl_accum import SummedLoss
-from mtl_accum._difference import gradient_difference
-from mtl_accum._oracle import oracle
+from mtl_accum.verify._difference import gradient_difference
+from mtl_accum.verify._oracle import oracle
 from tests.asserts import run
 from tests.editions import test_precision as precision
 from tests.editions.test_matrix import EDITIONS, refusal

@@ -18,12 +18,12 @@ from experiments.limit.picture import draw
 from experiments.limit.saved import Limit, limit_of
 from experiments.shapes import shape
 from experiments.study import MIB, Report, parser
-from mtl_accum._compare import Measurement, compare
-from mtl_accum.editions._pieces import samples_of
-from mtl_accum.memory import PeakMemory
-from mtl_accum.memory._fresh import FreshProcess
-from mtl_accum.memory._training_step import Parts
-from mtl_accum.training._device import to_device
+from mtl_accum.editions import samples_of
+from mtl_accum.measure import compare
+from mtl_accum.measure._compare import Measurement
+from mtl_accum.measure._process import FreshProcess
+from mtl_accum.memory import Parts, PeakMemory
+from mtl_accum.training.loop import to_device
 from tests.memory.networks import editions
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mtl_accum import SummedLoss
-from mtl_accum.memory._training_step import Parts, TrainingStep
+from mtl_accum.memory import Parts, TrainingStep
 
 __all__ = ["Limit", "limit_of"]
 

@@ -17,7 +17,7 @@ from torch import nn
 from experiments.study import Report
 from mtl_accum import MultiTaskModel, Split, SummedLoss, Task
 from mtl_accum.memory import keep_freed_memory
-from mtl_accum.training import Loop, Training
+from mtl_accum.training.loop import TrainConfig, Training
 
 CPU, ROUNDS, STEPS, SAMPLES, TARGET = torch.device("cpu"), 41, 40, 64, 1.03
 
@@ -70,7 +70,7 @@ def by_hand_split(net: MultiTaskModel, batches: Batches, optimizer: torch.optim.
 
 def ours(edition: object) -> Callable:
     def run(net: MultiTaskModel, batches: Batches, optimizer: torch.optim.Optimizer) -> None:
-        Training(net, batches, [edition], optimizer, Loop(epochs=1), device=CPU).run()
+        Training(net, batches, [edition], optimizer, TrainConfig(epochs=1), device=CPU).run()
 
     return run
 

@@ -14,12 +14,11 @@ import torch
 from torch import nn
 
 from mtl_accum import predict
-from mtl_accum.memory import ProcessMeter, TensorMeter
-from mtl_accum.memory._fresh import FreshProcess, MeasurementError
-from mtl_accum.memory._training_step import TrainingStep
+from mtl_accum.measure._process import FreshProcess, MeasurementError
+from mtl_accum.memory import ProcessMeter, TensorMeter, TrainingStep
 from mtl_accum.report import markdown_table
 from tests.memory.networks import MODES, NETWORKS, OPTIMIZERS, editions, transformer
-from tests.memory.profiled import profiled
+from tests.prediction.profiled import profiled
 
 MIB = 2**20
 SIZES: dict[str, dict[str, int]] = {

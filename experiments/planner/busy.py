@@ -23,15 +23,14 @@ from experiments.load import loads, noise
 from experiments.planner.grid import MODELS, SHARES, schedules
 from experiments.study import Report
 from mtl_accum import Edition, SummedLoss, plan
-from mtl_accum._restore import without_a_trace
-from mtl_accum.memory import keep_freed_memory
-from mtl_accum.memory._rehearsal import Rehearsal
-from mtl_accum.memory._training_step import TrainingStep
-from mtl_accum.planning import spelled
+from mtl_accum.memory import TrainingStep, keep_freed_memory
+from mtl_accum.planning import format_edition
 from mtl_accum.planning._formula import Tables, estimate
 from mtl_accum.planning._simplicity import simplicity
 from mtl_accum.planning._survey import survey
 from mtl_accum.planning._timings import timed
+from mtl_accum.prediction import DryRun
+from mtl_accum.verify import without_a_trace
 
 BUSY = 2  # loops beside the plan, one for each of two cores
 ABSURD = 1.2  # times the fastest simpler schedule that fits
@@ -62,7 +61,7 @@ class Subject:
         self.model, self.batch = MODELS[name]()
         self.optimizer = torch.optim.AdamW(self.model.parameters())
         parts = self.model.trunk, self.model.tasks, self.batch, self.optimizer
-        with Rehearsal(parts, cuda=False) as rehearsal:
+        with DryRun(parts, cuda=False) as rehearsal:
             network = survey(rehearsal, ["", "checkpointed"])
         self.tables: Tables = network.tables
         self.samples = network.samples
@@ -88,7 +87,7 @@ class Subject:
         name, ratio = self._against(edition, rivals)
         ratios = [schedule.time_ratio for schedule in found.front]
         took = sum(found.spent.values())
-        return Run(self.name, share, budget, spelled(edition), name, ratio, min(ratios), took)
+        return Run(self.name, share, budget, format_edition(edition), name, ratio, min(ratios), took)
 
     def _order(self, edition: Edition) -> tuple[int, int, int]:
         return simplicity(edition, self.samples, len(self.model.tasks), self.peaks[edition])
@@ -106,7 +105,7 @@ class Subject:
                     row.append(timed(self._step(one)))
         best = min(finalists, key=lambda one: median(seconds[one]))
         pairs = zip(seconds[edition], seconds[best], strict=True)
-        return spelled(best), median(mine / its for mine, its in pairs)
+        return format_edition(best), median(mine / its for mine, its in pairs)
 
     def _step(self, edition: Edition) -> TrainingStep:
         return TrainingStep(self.model.trunk, self.model.tasks, self.batch, self.optimizer, edition)
@@ -154,7 +153,7 @@ def main() -> None:
     again = {}
     for subject in subjects if given.again else []:
         plans = [subject.plan(subject.budget(SAME_SHARE)) for _ in range(given.again)]
-        again[subject.name] = Counter(spelled(found.edition) for found in plans)
+        again[subject.name] = Counter(format_edition(found.edition) for found in plans)
         print(subject.name, dict(again[subject.name]), flush=True)
     write(given.folder, runs, again, noise(before, loads()))
 

@@ -16,13 +16,12 @@ import torch
 
 from experiments.planner.grid import MODELS, SHARES, schedules
 from mtl_accum import Edition, SummedLoss, plan
-from mtl_accum._restore import without_a_trace
-from mtl_accum.memory import keep_freed_memory
-from mtl_accum.memory._fresh import FreshProcess
-from mtl_accum.memory._training_step import TrainingStep
-from mtl_accum.planning import spelled
+from mtl_accum.measure._process import FreshProcess
+from mtl_accum.memory import TrainingStep, keep_freed_memory
+from mtl_accum.planning import format_edition
 from mtl_accum.report import markdown_table
-from tests.memory.profiled import profiled
+from mtl_accum.verify import without_a_trace
+from tests.prediction.profiled import profiled
 
 MIB = 2**20
 ROUNDS, FINAL_ROUNDS = 4, 21  # steps of every candidate, in turns; of those that may be the fastest
@@ -154,7 +153,7 @@ class Subject:
         rivals = [c for c in self.found.values() if c.final and c.peak <= cell.budget]
         fastest = min(rivals, key=lambda candidate: candidate.time, default=chosen)
         cell.measured, cell.time = chosen.peak, chosen.time
-        cell.fastest, cell.fastest_time = spelled(fastest.edition), fastest.time
+        cell.fastest, cell.fastest_time = format_edition(fastest.edition), fastest.time
         cell.noise = median(candidate.spread for candidate in rivals) if rivals else 0.0
         with without_a_trace(self._step(SummedLoss())):
             step = self._step(chosen.edition)
@@ -163,7 +162,7 @@ class Subject:
                 step()
             result = meter.result()
             cell.kernels = profiled(step) - ((result.peak_bytes or 0) - (result.base_bytes or 0))
-        cell.chosen = spelled(chosen.edition)
+        cell.chosen = format_edition(chosen.edition)
 
     def _step(self, edition: Edition) -> TrainingStep:
         return TrainingStep(self.model.trunk, self.model.tasks, self.batch, self.optimizer, edition)

@@ -14,9 +14,9 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from mtl_accum import predict
-from mtl_accum._difference import gradient_difference
-from mtl_accum.training import Training, evaluate
-from mtl_accum.training._learning_rate import scale_learning_rate
+from mtl_accum.training.evaluation import evaluate
+from mtl_accum.training.loop import Training, scale_learning_rate
+from mtl_accum.verify._difference import gradient_difference
 
 __all__ = ["CPU", "SMALLER", "Outcome", "apart", "differences", "train", "usual_epochs", "weights_apart"]
 

@@ -13,10 +13,9 @@ import torch
 
 from experiments.forked import forked
 from experiments.tasks.networks import Family, parts, ways
-from mtl_accum._bench import Bench
-from mtl_accum.memory import PeakMemory
-from mtl_accum.memory._cuda import device_in_use
-from mtl_accum.memory._fresh import MeasurementError
+from mtl_accum.measure._process import MeasurementError
+from mtl_accum.measure._worker import MeasurementWorker
+from mtl_accum.memory import PeakMemory, device_in_use
 
 __all__ = ["Cell", "measure"]
 
@@ -89,7 +88,7 @@ class Series:
     device: torch.device
     before: int | None = None
     made: int = 0
-    bench: Bench | None = None
+    bench: MeasurementWorker | None = None
 
     def to_be_timed(self) -> None:
         """Make this process one that is timed."""
@@ -123,14 +122,14 @@ class Series:
         """Of the gradient, to the summed loss's."""
         return self._there().difference().value
 
-    def _there(self) -> Bench:
+    def _there(self) -> MeasurementWorker:
         if self.bench is None:
             raise RuntimeError("there is no network")
         return self.bench
 
-    def _make(self, tasks: int) -> Bench:
+    def _make(self, tasks: int) -> MeasurementWorker:
         build = partial(parts, self.family.make, tasks, self.samples, self.device)
-        return Bench(build, self.edition, before=self.before)
+        return MeasurementWorker(build, self.edition, before=self.before)
 
 
 def measure(

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 from experiments.tasks.checkpointed_heads import CheckpointedHeads
 from experiments.tasks.torch_jd import TorchJD
 from mtl_accum import AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
-from mtl_accum.memory._training_step import Parts
+from mtl_accum.memory import Parts
 from mtl_accum.models import many_tasks
 from tests.memory.networks import many_heads
 

@@ -21,7 +21,7 @@ from experiments.tasks.measure import Cell, measure
 from experiments.tasks.networks import FAMILIES
 from experiments.tasks.picture import draw
 from experiments.tasks.verdict import target_of_split, target_of_summed, targets_of_loss, why
-from mtl_accum.training._device import resolve
+from mtl_accum.training.loop import resolve
 
 HERE = Path(__file__).parent
 COMMAND = "python -m experiments.tasks.run"

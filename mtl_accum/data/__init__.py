@@ -4,7 +4,19 @@ from mtl_accum.data._digits import Digits
 from mtl_accum.data._generated import Generated
 from mtl_accum.data._loader import Loader, SampleError, WorkerError
 from mtl_accum.data._mixed import MixedLoader
+from mtl_accum.data._protocol import Data
 from mtl_accum.data._scenes import Scenes
 from mtl_accum.data._texts import Sentences, Texts
 
-__all__ = ["Digits", "Generated", "Loader", "MixedLoader", "SampleError", "Scenes", "Sentences", "Texts", "WorkerError"]
+__all__ = [
+    "Data",
+    "Digits",
+    "Generated",
+    "Loader",
+    "MixedLoader",
+    "SampleError",
+    "Scenes",
+    "Sentences",
+    "Texts",
+    "WorkerError",
+]

@@ -19,8 +19,8 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from mtl_accum._state import same_random_numbers
 from mtl_accum._validate import boolean, natural, positive_int, workers
-from mtl_accum.memory._random import same_random_numbers
 
 __all__ = ["Loader", "SampleError", "WorkerError"]
 

@@ -8,8 +8,8 @@ from typing import final
 
 import numpy as np
 
+from mtl_accum._scaled import scaled
 from mtl_accum._validate import pair, positive_int, small_int
-from mtl_accum.models._scaled import scaled
 
 __all__ = ["Scenes"]
 

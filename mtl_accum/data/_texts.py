@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 
-from mtl_accum.models._scaled import scaled
+from mtl_accum._scaled import scaled
 
 __all__ = ["Sentences", "Texts"]
 

@@ -8,12 +8,20 @@ from typing import Any, final
 from torch import Tensor
 
 from mtl_accum._validate import boolean, positive_int
-from mtl_accum.editions._forms import Form
-from mtl_accum.editions._pieces import Range, equal_ranges, inner_passes, inner_ranges
-from mtl_accum.editions._refuse import refuse_hidden_modules
-from mtl_accum.editions._schedule import Schedule
-from mtl_accum.editions._step import Step
-from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
+from mtl_accum.editions._engine import (
+    Edition,
+    Form,
+    Range,
+    Schedule,
+    Step,
+    Tasks,
+    Trunk,
+    equal_ranges,
+    inner_passes,
+    inner_ranges,
+    refuse_hidden_modules,
+    require_edition,
+)
 
 __all__ = ["Accumulated"]
 

@@ -8,14 +8,22 @@ from typing import Any, final
 from torch import Tensor
 
 from mtl_accum._validate import boolean
-from mtl_accum.editions._autocast import without_autocast
-from mtl_accum.editions._forms import Attached, Form
-from mtl_accum.editions._parts import warn_of_ranks
-from mtl_accum.editions._phase import phase
-from mtl_accum.editions._pieces import Range, inner_passes, inner_ranges
-from mtl_accum.editions._scale import set_aside
-from mtl_accum.editions._schedule import Schedule, run_inner
-from mtl_accum.editions._types import Tasks, Trunk, require_edition
+from mtl_accum.editions._engine import (
+    Attached,
+    Form,
+    Range,
+    Schedule,
+    Tasks,
+    Trunk,
+    inner_passes,
+    inner_ranges,
+    phase,
+    require_edition,
+    run_inner,
+    set_aside,
+    warn_of_ranks,
+    without_autocast,
+)
 
 __all__ = ["AsLoss"]
 

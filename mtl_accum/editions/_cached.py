@@ -9,15 +9,25 @@ import torch
 from torch import Tensor
 
 from mtl_accum._validate import boolean, positive_int
-from mtl_accum.editions._forms import Form
-from mtl_accum.editions._leaves import Leaves
-from mtl_accum.editions._parts import require_parts
-from mtl_accum.editions._pieces import Assembly, Piece, Range, cut_batch, equal_ranges, ranges, samples_of
-from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_hidden_modules
-from mtl_accum.editions._schedule import Schedule
-from mtl_accum.editions._step import Step
-from mtl_accum.editions._types import Tasks, Trunk
-from mtl_accum.editions._walk import Beginning
+from mtl_accum.editions._engine import (
+    Assembly,
+    Beginning,
+    Form,
+    Leaves,
+    Piece,
+    Range,
+    Schedule,
+    Step,
+    Tasks,
+    Trunk,
+    cut_batch,
+    equal_ranges,
+    ranges,
+    refuse_batch_statistics,
+    refuse_hidden_modules,
+    require_parts,
+    samples_of,
+)
 
 __all__ = ["Cached"]
 

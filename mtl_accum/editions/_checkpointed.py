@@ -11,16 +11,25 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from mtl_accum.editions._around_trunk import around_trunk
-from mtl_accum.editions._forms import Form
-from mtl_accum.editions._modules import is_compiled, modules_of
-from mtl_accum.editions._parts import require_parts
-from mtl_accum.editions._pieces import Range, inner_passes, inner_ranges
-from mtl_accum.editions._refuse import refuse_hidden_modules
-from mtl_accum.editions._rerun import rerun
-from mtl_accum.editions._schedule import Schedule, run_inner
-from mtl_accum.editions._second_pass import Watch
-from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
+from mtl_accum.editions._engine import (
+    Edition,
+    Form,
+    Range,
+    Schedule,
+    Tasks,
+    Trunk,
+    Watch,
+    around_trunk,
+    inner_passes,
+    inner_ranges,
+    is_compiled,
+    modules_of,
+    refuse_hidden_modules,
+    require_edition,
+    require_parts,
+    rerun,
+    run_inner,
+)
 
 __all__ = ["Checkpointed"]
 

@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from mtl_accum.editions._explain import explain_derivative
-from mtl_accum.editions._leaves import Leaves
-from mtl_accum.editions._pytree import flatten
-from mtl_accum.editions._walk import walk
+from mtl_accum.editions._engine import Leaves, explain_derivative, flatten, walk
 
 __all__ = ["cut"]
 

@@ -8,14 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_accum.editions._eager import eager
-from mtl_accum.editions._explain import explain
-from mtl_accum.editions._gradients import Gradients, Scale, factor_of
-from mtl_accum.editions._own_graph import Behind, take
-from mtl_accum.editions._phase import phase
-from mtl_accum.editions._pytree import flatten_any, unflatten
-from mtl_accum.editions._require_loss import require_loss
-from mtl_accum.editions._scale import expected_scale, expecting
+from mtl_accum.editions._engine import (
+    Behind,
+    Gradients,
+    Scale,
+    eager,
+    expected_scale,
+    expecting,
+    explain,
+    factor_of,
+    flatten_any,
+    phase,
+    require_loss,
+    unflatten,
+)
+from mtl_accum.editions._engine.graph._own_graph import take
 
 __all__ = ["fold"]
 

@@ -13,15 +13,23 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.parameter import is_lazy
 
-from mtl_accum.editions._around_trunk import around_trunk
-from mtl_accum.editions._forms import Form
-from mtl_accum.editions._modules import modules_of
-from mtl_accum.editions._parts import require_parts
-from mtl_accum.editions._pieces import Range, inner_passes, inner_ranges
-from mtl_accum.editions._pytree import leaves
-from mtl_accum.editions._schedule import Schedule, run_inner
-from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
-from mtl_accum.editions._versions import version_of
+from mtl_accum.editions._engine import (
+    Edition,
+    Form,
+    Range,
+    Schedule,
+    Tasks,
+    Trunk,
+    around_trunk,
+    inner_passes,
+    inner_ranges,
+    leaves,
+    modules_of,
+    require_edition,
+    require_parts,
+    run_inner,
+    version_of,
+)
 
 __all__ = ["TO_HOST", "Offloaded"]
 

@@ -8,15 +8,21 @@ from typing import Any, final
 
 from torch import Tensor
 
-from mtl_accum.editions._cutting import samples_of
-from mtl_accum.editions._forms import Form
-from mtl_accum.editions._inner_task import counted
-from mtl_accum.editions._parts import require_parts
-from mtl_accum.editions._pieces import Piece
-from mtl_accum.editions._refuse import refuse_weights
-from mtl_accum.editions._schedule import Schedule, run_inner
-from mtl_accum.editions._step import Step
-from mtl_accum.editions._types import Edition, Tasks, Trunk, require_edition
+from mtl_accum.editions._engine import (
+    Edition,
+    Form,
+    Piece,
+    Schedule,
+    Step,
+    Tasks,
+    Trunk,
+    counted,
+    refuse_weights,
+    require_edition,
+    require_parts,
+    run_inner,
+)
+from mtl_accum.editions._engine.batch._cutting import samples_of
 
 __all__ = ["OverBatches"]
 

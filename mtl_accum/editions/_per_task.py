@@ -8,11 +8,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from mtl_accum.editions._forms import Form
-from mtl_accum.editions._refuse import refuse_hidden_modules
-from mtl_accum.editions._schedule import Schedule
-from mtl_accum.editions._step import Step
-from mtl_accum.editions._types import Tasks, Trunk
+from mtl_accum.editions._engine import Form, Schedule, Step, Tasks, Trunk, refuse_hidden_modules
 
 __all__ = ["PerTask"]
 

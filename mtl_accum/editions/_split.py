@@ -8,12 +8,7 @@ from typing import Any, Literal, final
 from torch import Tensor
 
 from mtl_accum._validate import boolean, positive_int
-from mtl_accum.editions._forms import Form
-from mtl_accum.editions._leaves import Leaves
-from mtl_accum.editions._pieces import Range, equal_ranges
-from mtl_accum.editions._schedule import Schedule
-from mtl_accum.editions._step import Step
-from mtl_accum.editions._types import Tasks, Trunk
+from mtl_accum.editions._engine import Form, Leaves, Range, Schedule, Step, Tasks, Trunk, equal_ranges
 
 __all__ = ["Split"]
 

@@ -7,11 +7,8 @@ from typing import Any, final
 
 from torch import Tensor
 
-from mtl_accum.editions._forms import Form
-from mtl_accum.editions._schedule import Schedule
+from mtl_accum.editions._engine import Form, Schedule, Step, Tasks, Trunk
 from mtl_accum.editions._split import Split
-from mtl_accum.editions._step import Step
-from mtl_accum.editions._types import Tasks, Trunk
 
 __all__ = ["SummedLoss"]
 

@@ -1,30 +1,53 @@
 """Memory: how it is measured, one meter a file, and how it is predicted."""
 
-from mtl_accum.memory._cuda import CudaMeter
+from mtl_accum._renamed import renamed
+from mtl_accum.memory._caching_allocator import BLOCK, CachingAllocator
+from mtl_accum.memory._clock import wall_clock
+from mtl_accum.memory._cuda import CudaMeter, device_in_use
+from mtl_accum.memory._host_memory import host_memory
 from mtl_accum.memory._malloc import keep_freed_memory
 from mtl_accum.memory._nvml import NvmlReading, NvmlSampler, driver_version, read_nvml
-from mtl_accum.memory._predict import predict
+from mtl_accum.memory._out_of_memory import is_out_of_memory
 from mtl_accum.memory._process import ProcessMeter, process_peak
-from mtl_accum.memory._record import Breakdown, Meter, PeakMemory, PhaseMemory
-from mtl_accum.memory._rehearsal import PredictionError
+from mtl_accum.memory._readings import Breakdown, Meter, PeakMemory, PhaseMemory
+from mtl_accum.memory._recover import recover
 from mtl_accum.memory._snapshot import write_snapshot
+from mtl_accum.memory._storages import Event
 from mtl_accum.memory._tensors import TensorMeter
+from mtl_accum.memory._training_step import Build, Parts, TrainingStep
 
 __all__ = [
+    "BLOCK",
     "Breakdown",
+    "Build",
+    "CachingAllocator",
     "CudaMeter",
+    "Event",
     "Meter",
     "NvmlReading",
     "NvmlSampler",
+    "Parts",
     "PeakMemory",
     "PhaseMemory",
-    "PredictionError",
     "ProcessMeter",
     "TensorMeter",
+    "TrainingStep",
+    "device_in_use",
     "driver_version",
+    "host_memory",
+    "is_out_of_memory",
     "keep_freed_memory",
-    "predict",
     "process_peak",
     "read_nvml",
+    "recover",
+    "wall_clock",
     "write_snapshot",
 ]
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "PredictionError": "mtl_accum.prediction.PredictionError",
+        "predict": "mtl_accum.prediction.predict",
+    },
+)

@@ -9,9 +9,9 @@ from typing import Self
 
 import torch
 
-from mtl_accum.editions._phase import Kind, listening
+from mtl_accum.editions._engine import Kind, listen
 from mtl_accum.memory._nvml import NvmlReading, NvmlSampler, read_nvml
-from mtl_accum.memory._record import PeakMemory
+from mtl_accum.memory._readings import PeakMemory
 from mtl_accum.memory._timeline import Timeline
 
 __all__ = ["CudaMeter", "device_in_use"]
@@ -58,7 +58,7 @@ class CudaMeter:
         self._timeline.see(self._base, highest=True)
         self._nvml = NvmlSampler(str(torch.cuda.get_device_properties(self._device).uuid))
         self._open.enter_context(self._nvml)
-        self._open.enter_context(listening(self))
+        self._open.enter_context(listen(self))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from mtl_accum.memory._malloc import give_back_freed_memory
-from mtl_accum.memory._record import PeakMemory
+from mtl_accum.memory._readings import PeakMemory
 
 __all__ = ["ProcessMeter", "process_peak"]
 

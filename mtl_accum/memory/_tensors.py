@@ -13,8 +13,8 @@ from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mtl_accum.editions._phase import Kind, listening
-from mtl_accum.memory._record import Breakdown, PeakMemory
+from mtl_accum.editions._engine import Kind, listen
+from mtl_accum.memory._readings import Breakdown, PeakMemory
 from mtl_accum.memory._storages import Event, Storage, called_by_autograd, storages
 from mtl_accum.memory._timeline import Curve, Timeline
 
@@ -92,7 +92,7 @@ class TensorMeter(TorchDispatchMode):
 
     def __enter__(self) -> Self:
         """Begin: hooks find gradients and optimizer state, phases are heard."""
-        self._hooks.enter_context(listening(self))
+        self._hooks.enter_context(listen(self))
         for parameter in self._parameters:
             if parameter.requires_grad:
                 self._hooks.callback(parameter.register_post_accumulate_grad_hook(self._gradient).remove)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mtl_accum.editions._phase import Kind, label
-from mtl_accum.memory._record import PhaseMemory
+from mtl_accum.editions._engine import Kind, label
+from mtl_accum.memory._readings import PhaseMemory
 
 __all__ = ["Curve", "Timeline"]
 

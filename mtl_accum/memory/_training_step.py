@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from mtl_accum._optimizers import Optimizers, joined
-from mtl_accum.editions import Edition, Tasks, Trunk, phase
-from mtl_accum.editions._modules import is_compiled, modules_of
+from mtl_accum.editions import Edition, Tasks, Trunk, modules_of, phase
+from mtl_accum.editions._engine import is_compiled
 from mtl_accum.memory._tensors import TensorMeter
 
 __all__ = ["Build", "Parts", "TrainingStep"]

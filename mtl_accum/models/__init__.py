@@ -2,7 +2,7 @@
 
 from mtl_accum.models._chunked import chunked
 from mtl_accum.models._convolutional import ConvBlock, ConvClassifier, ConvTrunk, DenseHead
-from mtl_accum.models._counts import count_labels, count_mask, count_present
+from mtl_accum.models._count_functions import count_labels, count_mask, count_present
 from mtl_accum.models._default_count import default_count
 from mtl_accum.models._dense import ASPP, DeepLabHead, dense3
 from mtl_accum.models._group_norm import to_group_norm

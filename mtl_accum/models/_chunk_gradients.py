@@ -8,12 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_accum.editions._autocast import without_autocast
-from mtl_accum.editions._gradients import attach, wide, without_hooks
-from mtl_accum.editions._inside_fsdp import inside_forward
-from mtl_accum.editions._own_graph import Behind, own_graph
-from mtl_accum.editions._require_loss import require_loss
-from mtl_accum.editions._walk import Graph, walk
+from mtl_accum.editions._engine import (
+    Behind,
+    Graph,
+    attach,
+    inside_forward,
+    own_graph,
+    require_loss,
+    walk,
+    wide,
+    without_autocast,
+    without_hooks,
+)
 from mtl_accum.models._graph_shortcuts import Product, products_in, start_of_backward
 
 __all__ = ["ChunkGradients"]

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from mtl_accum._validate import positive_int, require_callables
-from mtl_accum.editions._eager import eager
-from mtl_accum.editions._explain import explain
-from mtl_accum.editions._gradients import Scale, factor_of, wide
-from mtl_accum.editions._scale import expected_scale, expecting
+from mtl_accum.editions._engine import Scale, eager, expected_scale, expecting, explain, factor_of, wide
 from mtl_accum.models._chunk_gradients import ChunkGradients
 from mtl_accum.models._require_sum import require_sum
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mtl_accum.editions import PerSample, samples_of, tree_leaves
+from mtl_accum.editions import PerSample
+from mtl_accum.editions._engine import leaves as tree_leaves
+from mtl_accum.editions._engine.batch._cutting import samples_of
 
 __all__ = ["default_count"]
 

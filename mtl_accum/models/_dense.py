@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtl_accum._scaled import scaled
 from mtl_accum._validate import pair, positive_int, probability
-from mtl_accum.models._counts import count_labels
+from mtl_accum.models._count_functions import count_labels
 from mtl_accum.models._masked import (
     MaskedLoss,
     absolute_error,
@@ -20,7 +21,6 @@ from mtl_accum.models._masked import (
 )
 from mtl_accum.models._multi_task import MultiTaskModel, Task
 from mtl_accum.models._resnet import ResNetTrunk, convolution
-from mtl_accum.models._scaled import scaled
 
 __all__ = ["ASPP", "DeepLabHead", "dense3"]
 

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from mtl_accum.editions._scale import start_gradient
-from mtl_accum.editions._walk import Graph
+from mtl_accum.editions._engine import Graph, start_gradient
 
 __all__ = ["Product", "products_in", "start_of_backward"]
 

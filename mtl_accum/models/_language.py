@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from mtl_accum._validate import positive_int, small_int
 from mtl_accum.editions import note_call
-from mtl_accum.editions._scale import expected_scale
+from mtl_accum.editions._engine import expected_scale
 from mtl_accum.models._chunked import Chunked
-from mtl_accum.models._counts import count_labels
+from mtl_accum.models._count_functions import count_labels
 from mtl_accum.models._masked import TokenCrossEntropy
 from mtl_accum.models._multi_task import MultiTaskModel, Selector, Task
 from mtl_accum.models._transformer import TransformerBlock, scaled_trunk

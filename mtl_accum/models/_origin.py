@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from mtl_accum.editions import modules_of
-from mtl_accum.editions._modules import tensors_of
+from mtl_accum.editions._engine import tensors_of
 from mtl_accum.models._shadow import unregistered
 
 __all__ = ["Origin"]

@@ -13,11 +13,9 @@ import torch.distributed
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from mtl_accum.editions._buffers import BufferLog
-from mtl_accum.editions._modules import modules_of, named_modules_of
-from mtl_accum.editions._random import same_random_numbers
-from mtl_accum.editions._ranks import is_distributed
-from mtl_accum.editions._refuse import uses_batch_statistics
+from mtl_accum._state import BufferLog, same_random_numbers
+from mtl_accum.editions import modules_of
+from mtl_accum.editions._engine import is_distributed, named_modules_of, uses_batch_statistics
 
 __all__ = ["require_sum"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mtl_accum.models._counts import count_labels, count_present
+from mtl_accum.models._count_functions import count_labels, count_present
 from mtl_accum.models._masked import MaskedLoss, TokenCrossEntropy, is_present, squared_error
 from mtl_accum.models._multi_task import MultiTaskModel, Task
 from mtl_accum.models._transformer import scaled_trunk

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtl_accum._scaled import scaled
 from mtl_accum._validate import positive_int, probability, small_int
-from mtl_accum.models._scaled import scaled
 
 __all__ = ["TransformerBlock", "TransformerTrunk", "scaled_trunk"]
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from mtl_accum._state import RandomNumbers, same_random_numbers
 from mtl_accum._validate import number
-from mtl_accum.editions import same_random_numbers
-from mtl_accum.editions._random import RandomNumbers
 
 __all__ = ["UncertaintyWeight", "Weight", "obstacle_in_pieces", "require_weight", "weighted"]
 

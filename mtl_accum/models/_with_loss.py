@@ -10,11 +10,9 @@ from typing import Any, NoReturn, Self
 import torch
 from torch import Tensor, nn
 
-from mtl_accum.editions import SummedLoss, Tasks, Trunk, require_edition, tree_leaves
-from mtl_accum.editions._counts import read_counts
-from mtl_accum.editions._eager import eager
-from mtl_accum.editions._gradients import Scale
-from mtl_accum.editions._pieces import Piece
+from mtl_accum.editions import SummedLoss, Tasks, Trunk, require_edition
+from mtl_accum.editions._engine import Piece, Scale, eager, read_counts
+from mtl_accum.editions._engine import leaves as tree_leaves
 from mtl_accum.models._multi_task import run_head
 from mtl_accum.models._origin import Origin
 from mtl_accum.models._shadow import Shadow, beside, unregistered

@@ -1,9 +1,11 @@
 """A memory budget in, the fastest exact schedule out."""
 
+from mtl_accum._renamed import renamed
+from mtl_accum.planning._budget import in_bytes
 from mtl_accum.planning._form import Form
-from mtl_accum.planning._notation import as_dict, from_dict, overrides, spelled
+from mtl_accum.planning._notation import as_dict, format_edition, from_dict, overrides
 from mtl_accum.planning._plan import plan
-from mtl_accum.planning._record import BudgetError, LargestBatch, Plan, Schedule, Trial, schedules_of
+from mtl_accum.planning._result import BudgetError, LargestBatch, Plan, Schedule, Trial, schedules_of
 
 __all__ = [
     "BudgetError",
@@ -13,9 +15,17 @@ __all__ = [
     "Schedule",
     "Trial",
     "as_dict",
+    "format_edition",
     "from_dict",
+    "in_bytes",
     "overrides",
     "plan",
     "schedules_of",
-    "spelled",
 ]
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "spelled": "mtl_accum.planning.format_edition",
+    },
+)

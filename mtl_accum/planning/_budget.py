@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from mtl_accum._validate import SIZE, UNITS
-from mtl_accum.memory._host_memory import host_memory
+from mtl_accum.memory import host_memory
 
 __all__ = ["Budget", "in_bytes"]
 

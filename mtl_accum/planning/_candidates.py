@@ -16,9 +16,9 @@ from mtl_accum.editions import (
     SummedLoss,
     Tasks,
     Trunk,
+    samples_of,
 )
-from mtl_accum.editions._pieces import samples_of
-from mtl_accum.editions._refuse import refuse_batch_statistics, refuse_coupled_samples, refuse_hidden_modules
+from mtl_accum.editions._engine import refuse_batch_statistics, refuse_coupled_samples, refuse_hidden_modules
 from mtl_accum.planning._form import Form
 
 __all__ = ["HEAD_CHUNKS", "TRUNK_CHUNKS", "candidates", "left_out"]

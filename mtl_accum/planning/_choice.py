@@ -11,11 +11,11 @@ from mtl_accum.editions import Edition
 from mtl_accum.memory import Breakdown
 from mtl_accum.planning._form import without_form
 from mtl_accum.planning._formula import Estimate, Tables, estimate
-from mtl_accum.planning._record import LargestBatch, Schedule
+from mtl_accum.planning._result import LargestBatch, Schedule
 
 __all__ = [
     "CLOSE",
-    "Option",
+    "Candidate",
     "largest_batches",
     "pareto",
     "promising",
@@ -31,20 +31,20 @@ _DOUBTFUL = 8  # so many are asked about
 _NO_LIMIT = 2**40  # samples
 
 
-class Option(NamedTuple):
+class Candidate(NamedTuple):
     """A candidate and what the formula says of it."""
 
     edition: Edition
     estimate: Estimate
 
 
-def ranked(editions: Iterable[Edition], tables: Tables, samples: int) -> list[Option]:
+def ranked(editions: Iterable[Edition], tables: Tables, samples: int) -> list[Candidate]:
     """Candidates with their estimates, fastest first; of equals the simpler one, which comes first in the list."""
-    options = [Option(edition, estimate(edition, tables, samples)) for edition in editions]
+    options = [Candidate(edition, estimate(edition, tables, samples)) for edition in editions]
     return sorted(options, key=lambda option: option.estimate.seconds)
 
 
-def promising(options: Sequence[Option], budget: int, fits: Callable[[Option], bool]) -> list[Option]:
+def promising(options: Sequence[Candidate], budget: int, fits: Callable[[Candidate], bool]) -> list[Candidate]:
     """Those that fit by their estimates, and those that do all the same among a few that nearly do and are as fast.
 
     Args:
@@ -59,24 +59,24 @@ def promising(options: Sequence[Option], budget: int, fits: Callable[[Option], b
     return sorted([*certain, *found], key=lambda option: option.estimate.seconds)
 
 
-def pareto(options: Sequence[Option], summed: Estimate) -> tuple[Schedule, ...]:
+def pareto(options: Sequence[Candidate], summed: Estimate) -> tuple[Schedule, ...]:
     """Those than which none is both faster and smaller, fastest first."""
-    front: list[Option] = []
+    front: list[Candidate] = []
     for option in sorted(options, key=lambda option: (option.estimate.seconds, option.estimate.peak_bytes)):
         if not front or option.estimate.peak_bytes < front[-1].estimate.peak_bytes:
             front.append(option)
     return tuple(schedule(option, summed) for option in front)
 
 
-def schedule(option: Option, summed: Estimate) -> Schedule:
+def schedule(option: Candidate, summed: Estimate) -> Schedule:
     """An option, relative to the summed loss."""
     ratio = option.estimate.seconds / summed.seconds if summed.seconds else 1.0
     return Schedule(option.edition, option.estimate.peak_bytes, ratio)
 
 
-def largest_batches(options: Iterable[Option], tables: Tables, budget: int) -> tuple[LargestBatch, ...]:
+def largest_batches(options: Iterable[Candidate], tables: Tables, budget: int) -> tuple[LargestBatch, ...]:
     """By the kind of schedule, the largest batch that the one which needs least can take."""
-    frugal: dict[str, Option] = {}
+    frugal: dict[str, Candidate] = {}
     for option in options:
         kind = type(without_form(option.edition)).__name__
         if kind not in frugal or option.estimate.peak_bytes < frugal[kind].estimate.peak_bytes:

@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from mtl_accum.editions import Edition
-from mtl_accum.memory import PeakMemory
-from mtl_accum.memory._predict import predicted
-from mtl_accum.memory._rehearsal import Rehearsal
-from mtl_accum.memory._training_step import Build, Parts, TrainingStep
-from mtl_accum.planning._choice import Option
+from mtl_accum.memory import Build, Parts, PeakMemory, TrainingStep
+from mtl_accum.planning._choice import Candidate
 from mtl_accum.planning._clock import Clock
 from mtl_accum.planning._on_device import OnDevice
+from mtl_accum.prediction import DryRun, predicted
 
 __all__ = ["Direct", "by_formula", "peak_of"]
 
@@ -39,17 +37,17 @@ class Direct:
         self._peaks: dict[Edition, PeakMemory] = {}
 
     @contextmanager
-    def __call__(self) -> Iterator[Callable[[Option], PeakMemory]]:
+    def __call__(self) -> Iterator[Callable[[Candidate], PeakMemory]]:
         """Yield a function that predicts an option; nothing real may run inside the block."""
         with ExitStack() as stack:
-            opened: list[Rehearsal] = []
+            opened: list[DryRun] = []
 
-            def rehearsal() -> Rehearsal:
+            def rehearsal() -> DryRun:
                 if not opened:
-                    opened.append(stack.enter_context(Rehearsal(self._parts, cuda=self._cuda)))
+                    opened.append(stack.enter_context(DryRun(self._parts, cuda=self._cuda)))
                 return opened[0]
 
-            def direct(option: Option) -> PeakMemory:
+            def direct(option: Candidate) -> PeakMemory:
                 if option.edition not in self._peaks:
                     with self._clock("predicting"):
                         self._peaks[option.edition] = self._run(option, rehearsal)
@@ -62,7 +60,7 @@ class Direct:
         """Whether predictions have taken so long that no more should be made where the formula says enough."""
         return self._clock.spent.get("predicting", 0.0) > PATIENCE
 
-    def _run(self, option: Option, rehearsal: Callable[[], Rehearsal]) -> PeakMemory:
+    def _run(self, option: Candidate, rehearsal: Callable[[], DryRun]) -> PeakMemory:
         seconds = option.estimate.phases * self._pace
         if seconds > PATIENCE:
             why = f"by the formula of the pieces: a direct prediction, by category, would take {seconds:.0f} s"
@@ -76,7 +74,7 @@ class Direct:
         return record
 
 
-def by_formula(option: Option, why: str, *, cuda: bool) -> PeakMemory:
+def by_formula(option: Candidate, why: str, *, cuda: bool) -> PeakMemory:
     """Return what the formula says of an option's memory.
 
     Args:

@@ -10,8 +10,6 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from mtl_accum._check import CheckedEdition, examine
-from mtl_accum._restore import without_a_trace
 from mtl_accum.editions import (
     Accumulated,
     AsLoss,
@@ -24,14 +22,12 @@ from mtl_accum.editions import (
     SummedLoss,
     Tasks,
 )
-from mtl_accum.editions._counts import read_counts
-from mtl_accum.editions._pieces import Piece, equal_ranges, take
-from mtl_accum.memory._out_of_memory import is_out_of_memory
-from mtl_accum.memory._recover import recover
-from mtl_accum.memory._training_step import TrainingStep
+from mtl_accum.editions._engine import Piece, equal_ranges, read_counts, take
+from mtl_accum.memory import TrainingStep, is_out_of_memory, recover
 from mtl_accum.planning._candidates import HEAD_CHUNKS, TRUNK_CHUNKS
-from mtl_accum.planning._notation import spelled
+from mtl_accum.planning._notation import format_edition
 from mtl_accum.planning._simplicity import in_small
+from mtl_accum.verify import CheckedEdition, examine, without_a_trace
 
 __all__ = ["Exactness", "basic_kinds"]
 
@@ -106,7 +102,7 @@ class Exactness:
                 continue
             few = self.few(edition, self._samples)
             small = in_small(edition, self._samples, few)
-            name = spelled(small)
+            name = format_edition(small)
             late = hurry and self._spent > _HURRY
             if self.verdicts.get(name, _LATER) == _LATER:
                 self.verdicts[name] = _LATER
@@ -121,7 +117,7 @@ class Exactness:
     def pending(self, editions: Iterable[Edition]) -> set[Edition]:
         """Return the schedules whose kind was not checked for lack of time."""
         small = {edition: in_small(edition, self._samples, self.few(edition, self._samples)) for edition in editions}
-        return {edition for edition, one in small.items() if self.verdicts.get(spelled(one)) == _LATER}
+        return {edition for edition, one in small.items() if self.verdicts.get(format_edition(one)) == _LATER}
 
     def _check(self, edition: Edition, name: str, few: int) -> None:
         reason = self._obstacle(few)
@@ -154,7 +150,7 @@ class Exactness:
 
     def _as(self, inner: Edition, name: str, few: int) -> None:
         """Take what is known of the schedule inside for the whole: how the trunk runs is checked by itself."""
-        inside = spelled(inner)
+        inside = format_edition(inner)
         if self.verdicts.get(inside, _LATER) == _LATER:
             self._check(inner, inside, few)
         self.verdicts[name] = f"as {inside}"

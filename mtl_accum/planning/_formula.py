@@ -6,7 +6,7 @@ Phase p rises rise(p) above what was live when it began and leaves net(p) behind
     peak = base + max over k of (net(p_1) + ... + net(p_{k-1}) + rise(p_k))
     time = seconds(p_1) + seconds(p_2) + ...
 
-where for n samples, of the trunk T and the heads h (see `Part` for what was probed)
+where for n samples, of the trunk T and the heads h (see `PartCost` for what was probed)
 
     T forward        rise T.forward_rise(n)       net  T.kept(n)
     h forward        rise h.forward_rise(n)       net  h.kept(n)
@@ -24,18 +24,9 @@ from collections.abc import Iterator
 from functools import singledispatch
 from typing import NamedTuple
 
-from mtl_accum.editions import (
-    Accumulated,
-    AsLoss,
-    Cached,
-    Checkpointed,
-    Edition,
-    Offloaded,
-    PerTask,
-    Split,
-    SummedLoss,
-)
-from mtl_accum.editions._pieces import ranges
+from mtl_accum.editions import Accumulated, AsLoss, Cached, Checkpointed, Edition, Offloaded, PerTask, Split, SummedLoss
+from mtl_accum.editions._engine import ranges
+from mtl_accum.planning._costs import PartCost
 from mtl_accum.planning._formula_of_loss import phases_of_loss
 from mtl_accum.planning._phases import (
     Phase,
@@ -48,7 +39,6 @@ from mtl_accum.planning._phases import (
     trunk_backward,
     trunk_backward_from_slice,
 )
-from mtl_accum.planning._pieces import Part
 
 __all__ = ["Estimate", "Tables", "estimate", "phases"]
 
@@ -73,7 +63,7 @@ def estimate(edition: Edition, tables: Tables, samples: int) -> Estimate:
     """The peak and the time of one step on so many samples."""
     live = highest = tables.base + tables.inputs * samples
     where, seconds, count = "", 0.0, 0
-    optimizer = tables.at(samples).optimizer if not tables.variant else Part()
+    optimizer = tables.at(samples).optimizer if not tables.variant else PartCost()
     update = Phase("optimizer", optimizer.forward_rise, 0.0, optimizer.forward_seconds)
     for phase in (*phases(edition, tables, samples, True), update):
         if live + phase.rise > highest:

@@ -12,18 +12,9 @@ from collections.abc import Iterator, Sequence
 from functools import singledispatch
 
 from mtl_accum.editions import Accumulated, Cached, Checkpointed, Offloaded, Split, SummedLoss
-from mtl_accum.editions._pieces import ranges
-from mtl_accum.planning._phases import (
-    Phase,
-    Tables,
-    alike,
-    backward,
-    cuts_of,
-    forward,
-    heads,
-    term_of,
-)
-from mtl_accum.planning._pieces import Pieces
+from mtl_accum.editions._engine import ranges
+from mtl_accum.planning._costs import NetworkCosts
+from mtl_accum.planning._phases import Phase, Tables, alike, backward, cuts_of, forward, heads, term_of
 
 __all__ = ["phases_of_loss"]
 
@@ -109,7 +100,7 @@ def _(edition: Offloaded, tables: Tables, samples: int, first: bool) -> Iterator
     return phases_of_loss(edition.edition, tables.within("offloaded"), samples, first)
 
 
-def _inside(edition: object, pieces: Pieces, samples: int) -> tuple[list[list[str]], list[tuple[int, int]]]:
+def _inside(edition: object, pieces: NetworkCosts, samples: int) -> tuple[list[list[str]], list[tuple[int, int]]]:
     """Return the groups of heads and the pieces of a micro-batch; all heads share a graph under the summed loss."""
     if isinstance(edition, Split):
         return _groups(edition, pieces), _sizes(samples, edition.head_chunks)
@@ -118,13 +109,13 @@ def _inside(edition: object, pieces: Pieces, samples: int) -> tuple[list[list[st
     raise TypeError(f"no formula for the loss of micro-batches in {edition!r}")
 
 
-def _blind(pieces: Pieces, times: int) -> Phase:
+def _blind(pieces: NetworkCosts, times: int) -> Phase:
     """Return a forward of the trunk of which nothing is kept but the representation."""
     blind = pieces.blind
     return Phase("trunk forward", blind.forward_rise, pieces.representation, blind.forward_seconds, times)
 
 
-def _again(pieces: Pieces, first: bool, times: int, *, held: bool) -> Iterator[Phase]:
+def _again(pieces: NetworkCosts, first: bool, times: int, *, held: bool) -> Iterator[Phase]:
     """Run a piece of the trunk again, and its backward.
 
     Args:
@@ -141,18 +132,18 @@ def _again(pieces: Pieces, first: bool, times: int, *, held: bool) -> Iterator[P
     yield phase._replace(rise=rise, net=phase.net + pieces.loose, times=times)
 
 
-def _let_go(pieces: Pieces) -> Iterator[Phase]:
+def _let_go(pieces: NetworkCosts) -> Iterator[Phase]:
     """Nobody holds the representation any more but what needs it in the trunk's graph."""
     yield Phase("trunk backward", 0.0, -pieces.loose)
 
 
-def _trunk_backward(pieces: Pieces, first: bool) -> Phase:
+def _trunk_backward(pieces: NetworkCosts, first: bool) -> Phase:
     """From dL/dz as autograd itself sums it."""
     phase = backward("trunk", pieces.trunk, first)
     return phase._replace(net=phase.net + pieces.loose - term_of(pieces))
 
 
-def _groups(edition: Split, pieces: Pieces) -> list[list[str]]:
+def _groups(edition: Split, pieces: NetworkCosts) -> list[list[str]]:
     names = list(pieces.heads)
     return [names[i : i + edition.heads_per_graph] for i in range(0, len(names), edition.heads_per_graph)]
 
@@ -163,7 +154,12 @@ def _sizes(samples: int, count: int) -> list[tuple[int, int]]:
 
 
 def _folded(
-    groups: Sequence[list[str]], tables: Tables, sizes: Sequence[tuple[int, int]], whole: Pieces, *, first: bool = True
+    groups: Sequence[list[str]],
+    tables: Tables,
+    sizes: Sequence[tuple[int, int]],
+    whole: NetworkCosts,
+    *,
+    first: bool = True,
 ) -> Iterator[Phase]:
     """Heads in groups that share a graph, each over all pieces, with gradients that wait.
 
@@ -200,14 +196,14 @@ def _folded(
                 yield Phase("dL/dz", term if number == 1 else 0.0, -term)
 
 
-def _landed(pieces: Pieces) -> Iterator[Phase]:
+def _landed(pieces: NetworkCosts) -> Iterator[Phase]:
     """A sum of dL/dz in float32 is cast for a 16-bit trunk."""
     term = term_of(pieces)
     if term < pieces.cotangent:
         yield Phase("dL/dz", term, term - pieces.cotangent)
 
 
-def _attached(pieces: Pieces, first: bool) -> Iterator[Phase]:
+def _attached(pieces: NetworkCosts, first: bool) -> Iterator[Phase]:
     """The gradients of the heads are multiplied by what comes in, one leaf after the other, then dL/dz."""
     largest = max(head.largest for head in pieces.heads.values())
     held = sum(head.gradients for head in pieces.heads.values())

@@ -6,19 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, fields
 from typing import Any
 
-from mtl_accum.editions import (
-    Accumulated,
-    AsLoss,
-    Cached,
-    Checkpointed,
-    Edition,
-    Offloaded,
-    PerTask,
-    Split,
-    SummedLoss,
-)
+from mtl_accum.editions import Accumulated, AsLoss, Cached, Checkpointed, Edition, Offloaded, PerTask, Split, SummedLoss
 
-__all__ = ["as_dict", "from_dict", "overrides", "spelled"]
+__all__ = ["as_dict", "format_edition", "from_dict", "overrides"]
 
 # By the edition, the name of its file in conf/edition.
 _GROUPS: dict[type, str] = {
@@ -39,13 +29,13 @@ def overrides(edition: Edition) -> list[str]:
     return list(_overrides(edition, "edition"))
 
 
-def spelled(edition: Edition) -> str:
+def format_edition(edition: Edition) -> str:
     """An edition as a person would write it in Python: without what is the default."""
     said = []
     for field in _fields(edition):
         value = getattr(edition, field.name)
         if _is_edition(value):
-            said.append(spelled(value))
+            said.append(format_edition(value))
         elif field.repr and value != field.default:
             said.append(f"{field.name}={value!r}")
     return f"{type(edition).__name__}({', '.join(said)})"

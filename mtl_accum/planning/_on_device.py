@@ -7,14 +7,11 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from mtl_accum._restore import without_a_trace
-from mtl_accum.editions import Edition, SummedLoss, Tasks
-from mtl_accum.editions._counts import read_counts
-from mtl_accum.editions._pieces import Piece, samples_of, take
-from mtl_accum.memory import PeakMemory
-from mtl_accum.memory._tensors import TensorMeter
-from mtl_accum.memory._training_step import Parts, TrainingStep
+from mtl_accum.editions import Edition, SummedLoss, Tasks, samples_of
+from mtl_accum.editions._engine import Piece, read_counts, take
+from mtl_accum.memory import Parts, PeakMemory, TensorMeter, TrainingStep
 from mtl_accum.planning._timings import ran
+from mtl_accum.verify import without_a_trace
 
 __all__ = ["OnDevice"]
 
@@ -22,7 +19,7 @@ _FEW = 4  # samples of the step that makes the optimizer's state
 
 
 class OnDevice:
-    """Runs steps of a network where it is, and puts everything back at the end; has what a `Rehearsal` has.
+    """Runs steps of a network where it is, and puts everything back at the end; has what a `DryRun` has.
 
     Args:
         step: A step of the network.

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
-from mtl_accum.editions._offloaded import TO_HOST
+from mtl_accum.editions import TO_HOST
 
 __all__ = ["OperationCounter"]
 

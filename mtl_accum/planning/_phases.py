@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from mtl_accum.editions._pieces import equal_ranges
-from mtl_accum.planning._pieces import Part, Pieces, Table
+from mtl_accum.editions._engine import equal_ranges
+from mtl_accum.planning._costs import CostTable, NetworkCosts, PartCost
 
 __all__ = [
     "Phase",
@@ -46,15 +46,15 @@ class Tables(NamedTuple):
 
     base: float
     inputs: float
-    trunk: dict[str, Table]
+    trunk: dict[str, CostTable]
     variant: str = ""
     per_graph: float = 0.0
 
-    def at(self, samples: int) -> Pieces:
+    def at(self, samples: int) -> NetworkCosts:
         """The pieces at a number of samples."""
         return self.trunk[self.variant].at(samples)
 
-    def timed_by(self, clocks: dict[str, Table], per_graph: float) -> Tables:
+    def timed_by(self, clocks: dict[str, CostTable], per_graph: float) -> Tables:
         """The same bytes with these seconds; a variant that did not run, since it does not fit, has another one's."""
         some = next(iter(clocks.values()))
         trunk = {name: table.timed_by(clocks.get(name, some)) for name, table in self.trunk.items()}
@@ -65,18 +65,18 @@ class Tables(NamedTuple):
         return self._replace(variant=", ".join(filter(None, (self.variant, what))))
 
 
-def forward(name: str, part: Part) -> Phase:
+def forward(name: str, part: PartCost) -> Phase:
     """Return the forward of a part, with its graph."""
     return Phase(f"{name} forward", part.forward_rise, part.kept, part.forward_seconds)
 
 
-def backward(name: str, part: Part, first: bool) -> Phase:
+def backward(name: str, part: PartCost, first: bool) -> Phase:
     """Return the backward of a part, which makes its gradients or adds to them."""
     rise = part.backward_rise if first else part.again_rise
     return Phase(f"{name} backward", rise, first * part.gradients - part.kept, part.backward_seconds)
 
 
-def trunk_backward(pieces: Pieces, first: bool, *, cut: bool = True) -> Iterator[Phase]:
+def trunk_backward(pieces: NetworkCosts, first: bool, *, cut: bool = True) -> Iterator[Phase]:
     """From dL/dz as the leaves hold it; a sum in float32 is cast for a 16-bit trunk."""
     term, phase = term_of(pieces), backward("trunk", pieces.trunk, first)
     if cut and term < pieces.cotangent:
@@ -84,7 +84,7 @@ def trunk_backward(pieces: Pieces, first: bool, *, cut: bool = True) -> Iterator
     yield phase._replace(net=phase.net - term)
 
 
-def trunk_backward_from_slice(pieces: Pieces, first: bool) -> Iterator[Phase]:
+def trunk_backward_from_slice(pieces: NetworkCosts, first: bool) -> Iterator[Phase]:
     """From a slice of dL/dz, which stays; its cast for a 16-bit trunk dies when it has been used."""
     term, phase = term_of(pieces), backward("trunk", pieces.trunk, first)
     if term < pieces.cotangent:
@@ -94,7 +94,7 @@ def trunk_backward_from_slice(pieces: Pieces, first: bool) -> Iterator[Phase]:
         yield phase._replace(rise=phase.rise + pieces.trunk.held_rise - pieces.trunk.again_rise)
 
 
-def term_of(pieces: Pieces) -> float:
+def term_of(pieces: NetworkCosts) -> float:
     """Bytes of dL/dz as autograd itself sums it: less than in float32 where the representation is 16 bit."""
     in_float32 = pieces.cotangent > 1.5 * pieces.representation  # twice as much, and a few scalars either way
     return pieces.representation if in_float32 else pieces.cotangent
@@ -127,7 +127,7 @@ def heads(
             yield Phase("dL/dz", 0.0, made - released, times=times)
 
 
-def landing(pieces: Pieces, head_chunks: int) -> Iterator[Phase]:
+def landing(pieces: NetworkCosts, head_chunks: int) -> Iterator[Phase]:
     """The parts of dL/dz are put together."""
     if head_chunks > 1:
         yield Phase("trunk backward", pieces.cotangent, 0.0)

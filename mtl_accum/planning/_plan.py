@@ -10,15 +10,15 @@ import torch
 
 from mtl_accum._optimizers import Optimizers, steppable
 from mtl_accum.editions import SummedLoss, Tasks, Trunk, require_parts
-from mtl_accum.memory._predict import cpu_or_cuda
-from mtl_accum.memory._training_step import Build, Parts, TrainingStep
+from mtl_accum.memory import Build, Parts, TrainingStep
 from mtl_accum.planning._budget import in_bytes
-from mtl_accum.planning._choice import Option, largest_batches, schedule, what_helps, what_holds
+from mtl_accum.planning._choice import Candidate, largest_batches, schedule, what_helps, what_holds
 from mtl_accum.planning._clock import Clock
 from mtl_accum.planning._form import Form, in_form, require_form
 from mtl_accum.planning._probe import bytes_of
-from mtl_accum.planning._record import Plan
+from mtl_accum.planning._result import Plan
 from mtl_accum.planning._search import Search
+from mtl_accum.prediction import cpu_or_cuda
 
 __all__ = ["plan"]
 
@@ -102,7 +102,7 @@ def plan(
         samples=search.samples,
         chosen=chosen if choice else None,
         peak=dataclasses.replace(peak, device=str(where)),
-        summed=schedule(Option(in_form(SummedLoss(), form), search.summed), search.summed),
+        summed=schedule(Candidate(in_form(SummedLoss(), form), search.summed), search.summed),
         front=front,
         candidates=len(search.options),
         left_out=search.left_out,

@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from mtl_accum.editions import Checkpointed, Edition, Offloaded, Split, Tasks, Trunk, phase
-from mtl_accum.editions._around_trunk import run_trunk
-from mtl_accum.editions._phase import Kind, label
-from mtl_accum.editions._pieces import samples_of
-from mtl_accum.editions._pytree import leaves
+from mtl_accum.editions import Checkpointed, Edition, Offloaded, Split, Tasks, Trunk, phase, samples_of
+from mtl_accum.editions._engine import Kind, label, leaves, run_trunk
 from mtl_accum.memory import PhaseMemory
-from mtl_accum.planning._pieces import Part, Pieces
+from mtl_accum.planning._costs import NetworkCosts, PartCost
 
 __all__ = ["Probe", "Stopwatch", "anything_ran", "as_pieces", "bytes_of", "wrapped"]
 
@@ -105,7 +102,7 @@ def anything_ran(seconds: Sequence[tuple[str, float]]) -> bool:
 
 def as_pieces(
     timeline: Sequence[PhaseMemory], seconds: Sequence[tuple[str, float]], names: list[str], representation: int
-) -> Pieces:
+) -> NetworkCosts:
     """What the phases of a `Probe` say.
 
     Args:
@@ -128,13 +125,13 @@ def as_pieces(
     kept = sum(part.kept for name, part in heads.items() if f"head {name} backward" in runs)
     blind = runs[f"{_BLIND} forward"][0]
     optimizer = runs.get("optimizer", [_Run("optimizer", 0, 0, 0.0)])[0]
-    return Pieces(
+    return NetworkCosts(
         trunk,
-        Part(blind.rise, forward_seconds=blind.seconds),
+        PartCost(blind.rise, forward_seconds=blind.seconds),
         heads,
         representation,
         max(0.0, sum(run.net for run in again) + kept),  # what is left is dL/dz alone
-        Part(optimizer.rise, forward_seconds=optimizer.seconds),
+        PartCost(optimizer.rise, forward_seconds=optimizer.seconds),
         loose,
     )
 
@@ -169,10 +166,10 @@ def _runs(timeline: Sequence[PhaseMemory], seconds: Sequence[tuple[str, float]])
         yield _Run(name, found.rise_bytes, then - start, spent)
 
 
-def _part(runs: dict[str, list[_Run]], name: str) -> Part:
+def _part(runs: dict[str, list[_Run]], name: str) -> PartCost:
     forward = runs[f"{name} forward"]
     backward = runs.get(f"{name} backward", [_Run(name, 0, 0, 0.0)])
-    return Part(
+    return PartCost(
         forward[0].rise,
         forward[0].net,
         backward[0].rise,

@@ -7,14 +7,13 @@ import time
 from collections.abc import Sequence
 
 from mtl_accum.editions import Split, SummedLoss
-from mtl_accum.editions._phase import Kind, listening
-from mtl_accum.memory import CudaMeter, Meter
-from mtl_accum.memory._training_step import Parts, TrainingStep
+from mtl_accum.editions._engine import Kind, listen
+from mtl_accum.memory import CudaMeter, Meter, Parts, TrainingStep
 from mtl_accum.planning import _timings
-from mtl_accum.planning._choice import CLOSE, Option
+from mtl_accum.planning._choice import CLOSE, Candidate
 from mtl_accum.planning._fastest import fastest
 from mtl_accum.planning._form import without_form
-from mtl_accum.planning._record import Trial
+from mtl_accum.planning._result import Trial
 from mtl_accum.planning._simplicity import simplicity
 from mtl_accum.planning._timings import ran, timed
 
@@ -27,7 +26,7 @@ _LEAST_LIMIT = 4.0  # seconds that a weighed step may take in any case
 _NOT_AGAIN = 2.0  # times the fastest's first step, a schedule is not timed again where rounds take long
 
 
-def run_off(parts: Parts, options: Sequence[Option], budget: int, samples: int) -> list[Trial]:
+def run_off(parts: Parts, options: Sequence[Candidate], budget: int, samples: int) -> list[Trial]:
     """Run the most promising schedules, a whole step of each under a meter, then time in turns those that fit.
 
     Among them are the fastest by the formula, `SummedLoss` and `Split` if they fit, and the simplest of each kind:
@@ -56,14 +55,14 @@ def run_off(parts: Parts, options: Sequence[Option], budget: int, samples: int) 
     return fitting + [trial for trial in trials if not trial.fits]
 
 
-def _entrants(options: Sequence[Option], samples: int, tasks: int) -> list[Option]:
+def _entrants(options: Sequence[Candidate], samples: int, tasks: int) -> list[Candidate]:
     """Choose schedules to run in any case: what is fastest by the formula, and what is simpler than that."""
 
-    def order(option: Option) -> tuple[int, int, int]:
+    def order(option: Candidate) -> tuple[int, int, int]:
         return simplicity(option.edition, samples, tasks, option.estimate.peak_bytes)
 
     close = [o for o in options if o.estimate.seconds <= CLOSE * options[0].estimate.seconds][:_FIELD]
-    simplest: dict[object, Option] = {}
+    simplest: dict[object, Candidate] = {}
     for option in sorted(options, key=order):
         edition = without_form(option.edition)
         simplest.setdefault(edition if _is_plain(option) else type(edition), option)
@@ -72,11 +71,11 @@ def _entrants(options: Sequence[Option], samples: int, tasks: int) -> list[Optio
     return [*simple, *close]
 
 
-def _is_plain(option: Option) -> bool:
+def _is_plain(option: Candidate) -> bool:
     return without_form(option.edition) in (SummedLoss(), Split())
 
 
-def _weighed(parts: Parts, entrants: Sequence[Option], options: Sequence[Option], budget: int) -> list[Trial]:
+def _weighed(parts: Parts, entrants: Sequence[Candidate], options: Sequence[Candidate], budget: int) -> list[Trial]:
     """Run a step of each entrant under a meter; where none fits, of the other schedules until one does."""
     trials: list[Trial] = []
     limit = math.inf
@@ -128,7 +127,7 @@ class _Limit:
 def _weigh(step: TrainingStep, limit: float) -> tuple[int | None, str]:
     """Return the peak of a step that finds the optimizer's state there, or None and why there is none."""
     try:
-        with listening(_Limit(limit)):
+        with listen(_Limit(limit)):
             if step.optimizer is not None and not step.optimizer.state and not ran(step):
                 return None, ""
             meter: Meter = CudaMeter(step.device) if step.device.type == "cuda" else step.tensor_meter()

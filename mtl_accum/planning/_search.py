@@ -8,26 +8,24 @@ from statistics import median
 
 import torch
 
-from mtl_accum._restore import without_a_trace
 from mtl_accum.editions import Edition, Split, SummedLoss
-from mtl_accum.memory import PeakMemory
-from mtl_accum.memory._predict import workspaces
-from mtl_accum.memory._rehearsal import PredictionError, Rehearsal
-from mtl_accum.memory._training_step import Build, Parts, TrainingStep
+from mtl_accum.memory import Build, Parts, PeakMemory, TrainingStep
 from mtl_accum.planning._candidates import HEAD_CHUNKS, candidates, left_out
-from mtl_accum.planning._choice import Option, pareto, promising, ranked
+from mtl_accum.planning._choice import Candidate, pareto, promising, ranked
 from mtl_accum.planning._clock import Clock
 from mtl_accum.planning._direct import Direct, by_formula, peak_of
 from mtl_accum.planning._exactness import Exactness, basic_kinds
 from mtl_accum.planning._form import Form, in_form
 from mtl_accum.planning._formula import Estimate, estimate
-from mtl_accum.planning._notation import spelled
+from mtl_accum.planning._notation import format_edition
 from mtl_accum.planning._on_device import OnDevice
-from mtl_accum.planning._record import Schedule, Trial
+from mtl_accum.planning._result import Schedule, Trial
 from mtl_accum.planning._run_off import run_off
 from mtl_accum.planning._simplicity import in_small, kind
 from mtl_accum.planning._survey import survey
 from mtl_accum.planning._timings import piece_sizes, time_graph, time_pieces
+from mtl_accum.prediction import DryRun, PredictionError, workspaces
+from mtl_accum.verify import without_a_trace
 
 __all__ = ["Search"]
 
@@ -93,7 +91,7 @@ class Search:
     def _probed_without_data(self) -> bool:
         """Probe on tensors without data; False where that fails or is a bound, and the device can be asked."""
         try:
-            with Rehearsal(self._given, cuda=self._cuda) as stage:
+            with DryRun(self._given, cuda=self._cuda) as stage:
                 self._probe(stage, None)
                 self.caveats = tuple(stage.bounds())
         except PredictionError:
@@ -103,7 +101,7 @@ class Search:
             return False
         return not self.caveats or self._real is None
 
-    def _probe(self, stage: Rehearsal | OnDevice, room: int | None) -> None:
+    def _probe(self, stage: DryRun | OnDevice, room: int | None) -> None:
         trunk, tasks, batch, _ = stage.parts
         present = stage.present
         self.absent = tuple(name for name in tasks if name not in present)
@@ -131,7 +129,7 @@ class Search:
         return estimate(SummedLoss(), self.tables, self.samples)
 
     @property
-    def smallest(self) -> Option:
+    def smallest(self) -> Candidate:
         """The option that needs least memory."""
         return min(self.options, key=lambda option: option.estimate.peak_bytes)
 
@@ -171,7 +169,7 @@ class Search:
             self.tables = self.tables.timed_by(times, per_graph)
             self._rank()
 
-    def choose(self) -> tuple[Option, PeakMemory] | None:
+    def choose(self) -> tuple[Candidate, PeakMemory] | None:
         """The fastest option that fits and is exact, with its direct prediction; None if there is none."""
         rest = self._promising()
         too_low = 1.0
@@ -211,15 +209,15 @@ class Search:
         pairs = zip(seconds.get(edition, []), seconds.get(in_form(SummedLoss(), self._form), []), strict=False)
         return median(ratios) if (ratios := [one / summed for one, summed in pairs]) else None
 
-    def formula(self, option: Option) -> PeakMemory:
+    def formula(self, option: Candidate) -> PeakMemory:
         """What the formula says of an option's memory."""
         return by_formula(option, "by the formula of the pieces: nothing fits, so nothing ran", cuda=self._cuda)
 
-    def _promising(self) -> list[Option]:
+    def _promising(self) -> list[Candidate]:
         """Options that fit: by the formula, or by a direct prediction where the formula is just above the budget."""
         ratios: list[float] = []  # of direct predictions to the formula
 
-        def fits(option: Option) -> bool:
+        def fits(option: Candidate) -> bool:
             formula = option.estimate.peak_bytes
             if ratios and min(ratios) * formula > self._budget:
                 return False  # the formula is not as much too high as that would take
@@ -243,13 +241,13 @@ class Search:
         """Leave kinds of schedules out, and say whether there were any."""
         for edition, reason in wrong.items():
             small = in_small(edition, self.samples, Exactness.few(edition, self.samples))
-            self.left_out[spelled(small)] = reason
+            self.left_out[format_edition(small)] = reason
             self._wrong.add(kind(edition, self.samples))
         if wrong:
             self._rank()
         return bool(wrong)
 
-    def _try(self, options: list[Option]) -> tuple[list[Option], list[Option]]:
+    def _try(self, options: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
         """Options in the order in which to believe in them, and those that are left for later."""
         if self._real is None:
             return options, []

@@ -6,15 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from mtl_accum.editions import Edition, Split, modules_of
-from mtl_accum.editions._phase import listening
-from mtl_accum.editions._pieces import samples_of
-from mtl_accum.memory import Breakdown
-from mtl_accum.memory._tensors import TensorMeter
-from mtl_accum.memory._training_step import Parts
+from mtl_accum.editions import Edition, Split, modules_of, samples_of
+from mtl_accum.editions._engine import listen
+from mtl_accum.memory import Breakdown, Parts, TensorMeter
+from mtl_accum.planning._costs import CostTable, NetworkCosts, PartCost, with_all_heads
 from mtl_accum.planning._formula import Tables, estimate
 from mtl_accum.planning._operations import OperationCounter
-from mtl_accum.planning._pieces import Part, Pieces, Table, with_all_heads
 from mtl_accum.planning._probe import Probe, Stopwatch, anything_ran, as_pieces, bytes_of, wrapped
 
 __all__ = ["Stage", "Survey", "survey"]
@@ -42,7 +39,7 @@ class Survey(NamedTuple):
 
 
 class Stage(Protocol):
-    """Where steps of a network run under a meter: a `Rehearsal` on tensors without data, or `OnDevice`."""
+    """Where steps of a network run under a meter: a `DryRun` on tensors without data, or `OnDevice`."""
 
     @property
     def parts(self) -> Parts:
@@ -75,13 +72,13 @@ def survey(stage: Stage, variants: Sequence[str], room: int | None = None) -> Su
     except (TypeError, ValueError) as error:
         samples, sizes, uncuttable = 1, [None], str(error)
     per_sample = bytes_of(batch) / samples if sizes != [None] else 0.0
-    tables: dict[str, Table] = {}
+    tables: dict[str, CostTable] = {}
     probed: _Probed | None = None
     for variant in variants:
-        known: dict[int, Pieces] = {}
+        known: dict[int, NetworkCosts] = {}
         for size in sizes:
             if room is not None and probed is not None and len(known) > 1:
-                so_far = Tables(probed.base - per_sample * samples, per_sample, {"": Table(with_all_heads(known))})
+                so_far = Tables(probed.base - per_sample * samples, per_sample, {"": CostTable(with_all_heads(known))})
                 if estimate(Split(), so_far, size or samples).peak_bytes > room:
                     break
             try:
@@ -93,7 +90,7 @@ def survey(stage: Stage, variants: Sequence[str], room: int | None = None) -> Su
             probed, known[size or samples] = latest, latest.pieces
         if not known:
             raise MemoryError("found no piece of the batch that fits into memory and has a target")
-        tables[variant] = Table(with_all_heads(known))
+        tables[variant] = CostTable(with_all_heads(known))
     assert probed is not None
     known_pieces = Tables(probed.base - per_sample * samples, per_sample, tables)
     return Survey(known_pieces, samples, probed.rests, uncuttable or probed.uncuttable, probed.seconds_per_phase)
@@ -113,7 +110,7 @@ class _NoTargetError(Exception):
 class _Probed(NamedTuple):
     """One run of a probe."""
 
-    pieces: Pieces
+    pieces: NetworkCosts
     base: int
     rests: Breakdown
     uncuttable: str
@@ -125,7 +122,7 @@ def _probe(stage: Stage, variant: str, size: int | None) -> _Probed | None:
     probe, counter = Probe(), OperationCounter()
     watch = Stopwatch(counter.now)
     started = time.perf_counter()
-    with listening(watch), counter:
+    with listen(watch), counter:
         meter = stage.step(wrapped(probe, variant), samples=size)
     if meter is None:
         return None
@@ -141,7 +138,7 @@ def _probe(stage: Stage, variant: str, size: int | None) -> _Probed | None:
     return _Probed(pieces, record.base_bytes or 0, rests, probe.uncuttable, spent / len(watch.phases))
 
 
-def _with_largest(part: Part, task: Any) -> Part:
+def _with_largest(part: PartCost, task: Any) -> PartCost:
     """Add the size of the largest gradient among those of a head's parameters."""
     trained = (p for module in modules_of(task) for p in module.parameters(recurse=False) if p.requires_grad)
     return part._replace(largest=float(max((bytes_of(parameter) for parameter in trained), default=0)))

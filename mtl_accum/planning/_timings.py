@@ -10,14 +10,10 @@ from statistics import median
 from torch.utils._pytree import tree_map
 
 from mtl_accum.editions import Split, SummedLoss
-from mtl_accum.editions._phase import listening
-from mtl_accum.editions._pieces import take
-from mtl_accum.memory._clock import wall_clock
-from mtl_accum.memory._out_of_memory import is_out_of_memory
-from mtl_accum.memory._recover import recover
-from mtl_accum.memory._training_step import Parts, TrainingStep
+from mtl_accum.editions._engine import listen, take
+from mtl_accum.memory import Parts, TrainingStep, is_out_of_memory, recover, wall_clock
+from mtl_accum.planning._costs import CostTable, NetworkCosts, with_all_heads
 from mtl_accum.planning._formula import Tables, estimate
-from mtl_accum.planning._pieces import Pieces, Table, with_all_heads
 from mtl_accum.planning._probe import Probe, Stopwatch, anything_ran, as_pieces, wrapped
 
 __all__ = ["PATIENCE", "piece_sizes", "ran", "time_graph", "time_pieces", "timed"]
@@ -39,7 +35,7 @@ def piece_sizes(tables: Tables, samples: int, budget: int) -> dict[str, list[int
     }
 
 
-def time_pieces(parts: Parts, sizes: Mapping[str, Sequence[int | None]]) -> dict[str, Table]:
+def time_pieces(parts: Parts, sizes: Mapping[str, Sequence[int | None]]) -> dict[str, CostTable]:
     """Seconds of the pieces at some numbers of samples, by running them in turns.
 
     Args:
@@ -50,7 +46,7 @@ def time_pieces(parts: Parts, sizes: Mapping[str, Sequence[int | None]]) -> dict
         A table without bytes for each variant; none for one of which nothing ran.
     """
     trunk, tasks, batch, optimizer = parts
-    seen: dict[str, dict[int, list[Pieces]]] = {variant: {} for variant in sizes}
+    seen: dict[str, dict[int, list[NetworkCosts]]] = {variant: {} for variant in sizes}
     turns = [(variant, size) for variant, chosen in sizes.items() for size in chosen]
     deadline = time.perf_counter() + PATIENCE
     for _ in range(_ROUNDS):
@@ -58,7 +54,7 @@ def time_pieces(parts: Parts, sizes: Mapping[str, Sequence[int | None]]) -> dict
             part = batch if size is None else take(batch, (0, size))
             step = TrainingStep(trunk, tasks, part, optimizer, wrapped(Probe(weigh=False), variant))
             watch = Stopwatch(wall_clock(step.device))
-            with listening(watch):
+            with listen(watch):
                 did = ran(step)
             if did and anything_ran(watch.phases):
                 seen[variant].setdefault(size or 1, []).append(as_pieces((), watch.phases, list(tasks), 0))
@@ -83,9 +79,11 @@ def time_graph(parts: Parts, size: int | None) -> float:
     return max(0.0, median(extra[1:])) / max(1, len(tasks) - 1)  # the first round warms the caches
 
 
-def _table(runs: Mapping[int, Sequence[Pieces]]) -> Table:
+def _table(runs: Mapping[int, Sequence[NetworkCosts]]) -> CostTable:
     """Tabulate the fastest of the runs of each size."""
-    return Table(with_all_heads({size: tree_map(lambda *seconds: min(seconds), *run) for size, run in runs.items()}))
+    return CostTable(
+        with_all_heads({size: tree_map(lambda *seconds: min(seconds), *run) for size, run in runs.items()})
+    )
 
 
 def timed(step: TrainingStep) -> float:

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 
 from mtl_accum.report._breakdown import breakdown_table, category_notes
 from mtl_accum.report._markdown import batch, device, figure, steps
-from mtl_accum.report._plan import plan_conclusion, plan_sections
+from mtl_accum.report._plan_tables import plan_conclusion, plan_sections
 from mtl_accum.report._table import editions_table, markdown_table
 
 __all__ = ["show", "show_path", "show_plan", "show_table"]

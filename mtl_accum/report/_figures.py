@@ -7,9 +7,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mtl_accum.report._breakdown import CATEGORIES, steps_with_phases
-from mtl_accum.report._looks import CATEGORY_LOOKS, EDITION_COLOURS, KIND_COLOURS, OTHER_LOOK
 from mtl_accum.report._parts import SOURCES, parts_of_peak, tradeoff
-from mtl_accum.report._saw import blocks, points
+from mtl_accum.report._step_curve import blocks, points
+from mtl_accum.report._style import CATEGORY_LOOKS, EDITION_COLOURS, KIND_COLOURS, OTHER_LOOK
 from mtl_accum.report._table import mib, peak_bytes, peak_source
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ __all__ = [
     "memory_and_time_figure",
     "new_figure",
     "peaks_figure",
-    "saw_figure",
     "sources_figure",
+    "step_curve_figure",
 ]
 
 _MIB = 2**20
@@ -81,7 +81,7 @@ def sources_figure(report: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-def saw_figure(report: Mapping[str, Any]) -> Figure | None:
+def step_curve_figure(report: Mapping[str, Any]) -> Figure | None:
     """Live bytes through one step, an edition a line, and below it a ribbon of each edition's phases."""
     from plotly.subplots import make_subplots
 

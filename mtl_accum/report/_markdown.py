@@ -9,7 +9,7 @@ from typing import Any
 from mtl_accum.report._breakdown import breakdown_table, category_notes, steps_with_phases, timeline_table
 from mtl_accum.report._escape import code, plain
 from mtl_accum.report._pictures import pictures
-from mtl_accum.report._plan import plan_markdown
+from mtl_accum.report._plan_tables import plan_markdown
 from mtl_accum.report._table import editions_table, plain_table
 
 __all__ = ["markdown"]

@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtl_accum.report._breakdown import breakdown_source, breakdown_table, category_notes
-from mtl_accum.report._figures import curves_figure, memory_and_time_figure, peaks_figure, saw_figure, sources_figure
+from mtl_accum.report._figures import (
+    curves_figure,
+    memory_and_time_figure,
+    peaks_figure,
+    sources_figure,
+    step_curve_figure,
+)
 from mtl_accum.report._markdown import batch, device, metrics_table, steps, versions
-from mtl_accum.report._plan import plan_conclusion, plan_sections
+from mtl_accum.report._plan_tables import plan_conclusion, plan_sections
 from mtl_accum.report._table import editions_table
 
 if TYPE_CHECKING:
@@ -86,7 +92,7 @@ def _parts(report: Mapping[str, Any]) -> Iterator[Part]:
     sources = sources_figure(report)
     if sources is not None:
         yield Part("The allocator and the driver", "Three ways to count the same step.", markup(sources, "sources"))
-    saw = saw_figure(report)
+    saw = step_curve_figure(report)
     if saw is not None:
         how = "predicted" if breakdown_source(report) == "predicted" else "live"
         words = (

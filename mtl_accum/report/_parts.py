@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from mtl_accum.report._breakdown import breakdown_source
-from mtl_accum.report._looks import CATEGORY_LOOKS
+from mtl_accum.report._style import CATEGORY_LOOKS
 from mtl_accum.report._table import Row, peak_bytes, peak_source, record
 
 __all__ = ["SOURCES", "Point", "parts_of_peak", "tradeoff"]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from mtl_accum.report._breakdown import CATEGORIES, breakdown_source, steps_with_phases
 from mtl_accum.report._escape import file_name
-from mtl_accum.report._looks import CATEGORY_LOOKS, EDITION_COLOURS, KIND_COLOURS, KIND_HATCHES, OTHER_LOOK
 from mtl_accum.report._parts import SOURCES, parts_of_peak, tradeoff
-from mtl_accum.report._saw import blocks, points
+from mtl_accum.report._step_curve import blocks, points
+from mtl_accum.report._style import CATEGORY_LOOKS, EDITION_COLOURS, KIND_COLOURS, KIND_HATCHES, OTHER_LOOK
 from mtl_accum.report._sweep_figures import Plot
 from mtl_accum.report._table import mib, peak_bytes, peak_source
 

@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mtl_accum.report._figures import DASHES, GRID, new_figure
-from mtl_accum.report._looks import EDITION_COLOURS
+from mtl_accum.report._style import EDITION_COLOURS
 from mtl_accum.report._table import mib, milliseconds, step_time
 
 if TYPE_CHECKING:

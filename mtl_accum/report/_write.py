@@ -16,7 +16,7 @@ from mtl_accum.report._escape import code
 from mtl_accum.report._markdown import markdown, metrics_table
 from mtl_accum.report._page import html
 from mtl_accum.report._pictures import pictures
-from mtl_accum.report._plan import plan_markdown
+from mtl_accum.report._plan_tables import plan_markdown
 from mtl_accum.report._read import VERSION
 from mtl_accum.report._table import plain_table
 

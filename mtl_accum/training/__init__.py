@@ -1,48 +1,45 @@
-"""The training loop and the jobs of the command line."""
+"""Training: the loop, its checkpoints and callbacks, and the evaluation of what was trained."""
 
-from mtl_accum.data._protocol import Data
-from mtl_accum.training._check import check
-from mtl_accum.training._checkpoint import CheckpointError
-from mtl_accum.training._evaluate import Measure, evaluate
-from mtl_accum.training._evaluate_saved import evaluate_saved
-from mtl_accum.training._experiment import Run
-from mtl_accum.training._fit import Training, Watcher
-from mtl_accum.training._images import Images
-from mtl_accum.training._in_backward import InBackward
-from mtl_accum.training._keep import Keep
-from mtl_accum.training._loggers import Logger, MLflow, TensorBoard, WeightsAndBiases, no_logger
-from mtl_accum.training._loop import Loop
-from mtl_accum.training._masked_mean import MaskedMean
-from mtl_accum.training._plan import Auto, plan
-from mtl_accum.training._predict import predict
-from mtl_accum.training._stop import StoppedError
-from mtl_accum.training._train import train
-from mtl_accum.training._window import NoMemoryLeftError
+from mtl_accum._renamed import renamed
+from mtl_accum.training.callbacks import CheckpointConfig, Logger, MLflow, TensorBoard, WeightsAndBiases, no_logger
+from mtl_accum.training.checkpoint import CheckpointError
+from mtl_accum.training.evaluation import EvalMetric, Images, MaskedMean, evaluate
+from mtl_accum.training.loop import Callback, NoMemoryLeftError, StoppedError, TrainConfig, Training
 
 __all__ = [
-    "Auto",
+    "Callback",
+    "CheckpointConfig",
     "CheckpointError",
-    "Data",
+    "EvalMetric",
     "Images",
-    "InBackward",
-    "Keep",
     "Logger",
-    "Loop",
     "MLflow",
     "MaskedMean",
-    "Measure",
     "NoMemoryLeftError",
-    "Run",
     "StoppedError",
     "TensorBoard",
+    "TrainConfig",
     "Training",
-    "Watcher",
     "WeightsAndBiases",
-    "check",
     "evaluate",
-    "evaluate_saved",
     "no_logger",
-    "plan",
-    "predict",
-    "train",
 ]
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "Auto": "mtl_accum.jobs.Auto",
+        "Data": "mtl_accum.data.Data",
+        "InBackward": "mtl_accum.editions.InBackward",
+        "Keep": "mtl_accum.training.CheckpointConfig",
+        "Loop": "mtl_accum.training.TrainConfig",
+        "Measure": "mtl_accum.training.EvalMetric",
+        "Run": "mtl_accum.jobs.Run",
+        "Watcher": "mtl_accum.training.Callback",
+        "check": "mtl_accum.jobs.check",
+        "evaluate_saved": "mtl_accum.jobs.evaluate_saved",
+        "plan": "mtl_accum.jobs.plan",
+        "predict": "mtl_accum.jobs.predict",
+        "train": "mtl_accum.jobs.train",
+    },
+)

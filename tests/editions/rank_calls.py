@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mtl_accum import AsLoss, Split, Task
-from mtl_accum.editions import _parts, _together
-from mtl_accum.editions._equal_gradients import require_equal_gradients
-from mtl_accum.editions._ranks import Ranks
+from mtl_accum.editions import require_equal_gradients
+from mtl_accum.editions._engine import _parts
+from mtl_accum.editions._engine.ranks import _together
+from mtl_accum.editions._engine.ranks._ranks import Ranks
 from tests.editions.rank_cases import Whole, batches, compare, expected
 
 SIZES, ABSENT = [6, 14], ["c", "b"]

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from mtl_accum import Accumulated, Cached, Checkpointed, MultiTaskModel, Split, SummedLoss, Task, fold
-from mtl_accum._difference import gradient_difference
+from mtl_accum.verify._difference import gradient_difference
 
 Batch = dict[str, Tensor]
 WIDTH = 8

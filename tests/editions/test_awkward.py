@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mtl_accum import PerTask, Split, SummedLoss, Task
-from mtl_accum._difference import gradient_difference
-from mtl_accum.editions._modules import modules_of
+from mtl_accum.editions import modules_of
+from mtl_accum.verify._difference import gradient_difference
 from tests.asserts import assert_same_gradient, run
 from tests.workloads import SAMPLES, Workload, vector
 

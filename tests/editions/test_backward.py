@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
-from mtl_accum._difference import gradient_difference
+from mtl_accum.verify._difference import gradient_difference
 from tests.editions.test_second_pass import gradients, lambda_of, setting
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, Split
-from mtl_accum._difference import gradient_difference
 from mtl_accum.editions import ReplayError
+from mtl_accum.verify._difference import gradient_difference
 
 SAVES = [Split(), Offloaded(Split())]
 RUNS_AGAIN = [Cached(2), Accumulated(Split(), 3), Accumulated(Split(), 1), Checkpointed(Split())]

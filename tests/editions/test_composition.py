@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss
-from mtl_accum._difference import gradient_difference
+from mtl_accum.verify._difference import gradient_difference
 from tests.asserts import assert_bit_equal, run
 from tests.workloads import images, vector
 
@@ -163,7 +163,7 @@ def test_transformers_encoder():
         "text": lambda z, b: nn.functional.cross_entropy(heads["text"](z.pooler_output), b["text"]),
     }
     modules = nn.ModuleList([bert, heads])
-    from mtl_accum._oracle import oracle
+    from mtl_accum.verify._oracle import oracle
     from tests.asserts import assert_same_gradient
     from tests.workloads import Workload
 

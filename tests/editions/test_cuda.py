@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss, backward_scale, compare
-from mtl_accum._difference import gradient_difference
-from mtl_accum._oracle import oracle
-from tests.test_compare import parts
+from mtl_accum.verify._difference import gradient_difference
+from mtl_accum.verify._oracle import oracle
+from tests.measure.test_compare import parts
 from tests.workloads import Workload, vector
 
 pytestmark = pytest.mark.cuda

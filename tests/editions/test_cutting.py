@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from mtl_accum import Accumulated, Batched, Cached, OverBatches, PerSample, Split
-from mtl_accum._difference import gradient_difference
-from mtl_accum.editions import samples_of
-from mtl_accum.editions._cutting import cutter, take
-from mtl_accum.editions._pytree import leaves
+from mtl_accum.editions._engine import leaves
+from mtl_accum.editions._engine.batch._cutting import cutter, samples_of, take
+from mtl_accum.verify._difference import gradient_difference
 
 IN_PIECES = [
     Cached(chunk_size=2),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Split
-from mtl_accum.editions._fingerprint import Fingerprint
+from mtl_accum.editions._engine.replay._fingerprint import Fingerprint
 from tests.asserts import assert_same_gradient
 from tests.workloads import Workload
 

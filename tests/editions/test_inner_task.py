@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mtl_accum import Accumulated, Cached, OverBatches, PerTask, Split, SummedLoss, Task, count_labels
-from mtl_accum._difference import gradient_difference
-from mtl_accum.editions._inner_task import counted, couples_samples, facts
+from mtl_accum.editions._engine import counted, couples_samples, facts
+from mtl_accum.verify._difference import gradient_difference
 from tests.asserts import assert_same_gradient
 from tests.workloads import SAMPLES, Workload, vector
 

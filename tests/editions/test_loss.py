@@ -21,7 +21,7 @@ from mtl_accum import (
     backward_scale,
     fold,
 )
-from mtl_accum._difference import gradient_difference
+from mtl_accum.verify._difference import gradient_difference
 from tests.workloads import vector
 
 EDITIONS = [

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
-from mtl_accum._oracle import in_pieces, oracle
+from mtl_accum.verify._oracle import in_pieces, oracle
 from tests.asserts import assert_same_gradient, run
 from tests.situations import SITUATIONS, Situation, vector
 
@@ -105,8 +105,8 @@ def test_statistics_of_pieces_on_request():
 
 
 MUTATIONS = {
-    "replay without random state": ("mtl_accum.editions._random.RandomState.restore", lambda self: None),
-    "replay without buffers": ("mtl_accum.editions._replay.Replay._swap", lambda self: None),
+    "replay without random state": ("mtl_accum._state._rng.RandomState.restore", lambda self: None),
+    "replay without buffers": ("mtl_accum.editions._engine.replay._replay.Replay._swap", lambda self: None),
     "dL/dz of pieces not accumulated": ("mtl_accum.editions._cut._Leaf.add", lambda self, gradient, samples: None),
 }
 
@@ -131,15 +131,15 @@ def test_the_matrix_bites(monkeypatch, mutation):
 
 
 def test_the_matrix_bites_when_pieces_weigh_the_same(monkeypatch):
-    from mtl_accum.editions._counts import Share
+    from mtl_accum.editions._engine.batch._counts import WeightedTask
 
-    init = Share.__init__
+    init = WeightedTask.__init__
 
     def one_of_n(self, task, samples, whole, counts):
         init(self, task, samples, whole, counts)
         self._share = 1 / -(-(whole[1] - whole[0]) // (samples[1] - samples[0]))
 
-    monkeypatch.setattr(Share, "__init__", one_of_n)
+    monkeypatch.setattr(WeightedTask, "__init__", one_of_n)
     assert red_cells()
 
 

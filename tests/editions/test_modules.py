@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from mtl_accum import Accumulated, Split, SummedLoss
-from mtl_accum.editions import _modules
-from mtl_accum.editions._modules import modules_of
+from mtl_accum.editions import modules_of
+from mtl_accum.editions._engine import _modules
 from tests.workloads import vector
 
 NET = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))

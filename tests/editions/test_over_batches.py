@@ -8,18 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from mtl_accum import (
-    Accumulated,
-    Cached,
-    MultiTaskModel,
-    OverBatches,
-    PerTask,
-    Split,
-    SummedLoss,
-    Task,
-    count_labels,
-)
-from mtl_accum.training import Loop, Training
+from mtl_accum import Accumulated, Cached, MultiTaskModel, OverBatches, PerTask, Split, SummedLoss, Task, count_labels
+from mtl_accum.training.loop import TrainConfig, Training
 
 CPU = torch.device("cpu")
 
@@ -103,7 +93,7 @@ def test_the_tail_of_an_epoch_counts_as_what_it_is():
     runs = []
     for net, batches, accumulate in ((small, cut(whole(), sizes), 2), (large, cut(whole(), [6, 6, 1]), 1)):
         optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
-        loop = Loop(epochs=3, accumulate=accumulate)
+        loop = TrainConfig(epochs=3, accumulate=accumulate)
         runs.append(Training(net, batches, [Split()], optimizer, loop, device=CPU))
     losses = [run.run() for run in runs]
     assert [run.position.step for run in runs] == [9, 9]

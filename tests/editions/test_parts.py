@@ -22,8 +22,8 @@ from mtl_accum import (
     plan,
     predict,
 )
-from mtl_accum._check import check
-from mtl_accum.editions import _parts
+from mtl_accum.editions._engine import _parts
+from mtl_accum.verify._check import check
 from tests.editions.editions import every_edition
 from tests.workloads import vector
 

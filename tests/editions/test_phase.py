@@ -9,7 +9,8 @@ import torch
 
 from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss, cut
 from mtl_accum.editions import phase
-from mtl_accum.editions._phase import heard, label, listening
+from mtl_accum.editions._engine import label, listen
+from mtl_accum.editions._engine._phase import has_listeners
 from tests.workloads import vector
 
 
@@ -46,7 +47,7 @@ PER_TASK = [part for n in range(3) for part in (TRUNK, f"head t{n} forward", f"h
 )
 def test_editions_announce_what_they_run(edition, expected):
     load, log = vector(), Log()
-    with listening(log):
+    with listen(log):
         edition.forward_backward(load.trunk, load.tasks, load.batch)
     assert log.said == [said for name in expected for said in (name, "end")]
     edition.forward_backward(load.trunk, load.tasks, load.batch)
@@ -55,7 +56,7 @@ def test_editions_announce_what_they_run(edition, expected):
 
 def test_cut_announces_the_way_back():
     load, log = vector(), Log()
-    with listening(log), cut(load.trunk(load.batch)) as z, phase("head mine", "forward"):
+    with listen(log), cut(load.trunk(load.batch)) as z, phase("head mine", "forward"):
         z.sum().backward()
     assert log.said == ["head mine forward", "end", BACK, "end"]
 
@@ -66,27 +67,27 @@ def test_a_phase_ends_by_an_exception_too():
     def fails(z, batch):
         raise RuntimeError("no")
 
-    with listening(log), pytest.raises(RuntimeError, match="no"):
+    with listen(log), pytest.raises(RuntimeError, match="no"):
         Split().forward_backward(load.trunk, {"a": fails}, load.batch)
     assert log.said == [TRUNK, "end", "head a forward", "end"]
 
 
 def test_other_threads_do_not_hear():
     log, seen = Log(), []
-    with listening(log):
-        thread = threading.Thread(target=lambda: seen.append(heard()))
+    with listen(log):
+        thread = threading.Thread(target=lambda: seen.append(has_listeners()))
         thread.start()
         thread.join()
-        assert heard()
+        assert has_listeners()
     assert seen == [False]
-    assert not heard()
+    assert not has_listeners()
 
 
 def test_several_may_listen():
     first, second = Log(), Log()
-    with listening(first), listening(second), phase("optimizer", "optimizer"):
+    with listen(first), listen(second), phase("optimizer", "optimizer"):
         torch.zeros(1)
-        with listening(second, alone=True), phase("zero_grad", "zero_grad"):
+        with listen(second, alone=True), phase("zero_grad", "zero_grad"):
             torch.zeros(1)
     assert first.said == ["optimizer", "end"]
     assert second.said == ["optimizer", "zero_grad", "end", "end"]

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtl_accum import Accumulated, Cached, Split, SummedLoss, Task, count_mask
-from mtl_accum._difference import gradient_difference
-from mtl_accum.editions._counts import read_counts
-from mtl_accum.editions._pieces import Assembly, Piece, cut_batch, equal_ranges, ranges, samples_of
-from mtl_accum.editions._pytree import flatten
+from mtl_accum.editions import samples_of
+from mtl_accum.editions._engine import Assembly, Piece, cut_batch, equal_ranges, flatten, ranges, read_counts
+from mtl_accum.verify._difference import gradient_difference
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mtl_accum import Accumulated, Cached, Checkpointed, MultiTaskModel, Offloaded, OverBatches, PerTask, Split, Task
-from mtl_accum.editions import _parts
+from mtl_accum.editions._engine import _parts
 
 EDITIONS = [PerTask(), Split(), Cached(2), Accumulated(Split(), 2), Checkpointed(Split()), Offloaded(Split())]
 every_edition = pytest.mark.parametrize("edition", EDITIONS, ids=repr)

@@ -10,15 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pack_sequence
 
-from mtl_accum import (
-    Accumulated,
-    Checkpointed,
-    Offloaded,
-    OverBatches,
-    PerTask,
-    Split,
-    SummedLoss,
-)
+from mtl_accum import Accumulated, Checkpointed, Offloaded, OverBatches, PerTask, Split, SummedLoss
 from tests.asserts import assert_same_gradient
 from tests.editions.editions import IN_PIECES, in_pieces
 from tests.workloads import SAMPLES, Workload, vector

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss, Task
-from mtl_accum._difference import gradient_difference
+from mtl_accum._state import HostState
 from mtl_accum.editions import ReplayError, always_comparing
-from mtl_accum.editions._fingerprint import Fingerprint
-from mtl_accum.editions._random import HostState
+from mtl_accum.editions._engine.replay._fingerprint import Fingerprint
+from mtl_accum.verify._difference import gradient_difference
 
 AGAIN = [PerTask(), Cached(chunk_size=100), Cached(chunk_size=3), Checkpointed(Split())]
 again = pytest.mark.parametrize("edition", AGAIN, ids=repr)

@@ -9,9 +9,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from mtl_accum import Split, Task
-from mtl_accum.editions._modules import modules_of
-from mtl_accum.editions._ranks import Ranks, count_ranks
-from mtl_accum.editions._touch import is_sharded, run_with_others, touch
+from mtl_accum.editions import modules_of
+from mtl_accum.editions._engine.ranks._ranks import Ranks, count_ranks
+from mtl_accum.editions._engine.ranks._touch import is_sharded, run_with_others, touch
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch import nn
 from experiments.limit.run import Subject, write
 from experiments.limit.saved import limit_of
 from mtl_accum import MultiTaskModel, Split, SummedLoss, Task
-from mtl_accum.memory._training_step import TrainingStep
+from mtl_accum.memory import TrainingStep
 from tests.memory.networks import convolutional
 
 SAMPLES, WIDTH = 16, 8

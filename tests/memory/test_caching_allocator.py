@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtl_accum.memory._caching_allocator import CachingAllocator
-from mtl_accum.memory._storages import Event
+from mtl_accum.memory import CachingAllocator, Event
 
 MIB = 1 << 20
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtl_accum.memory import _out_of_memory
-from mtl_accum.memory._out_of_memory import is_out_of_memory
+from mtl_accum.memory import _out_of_memory, is_out_of_memory
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import sys
 import pytest
 import torch
 
+from mtl_accum.measure._process import FreshProcess, MeasurementError
 from mtl_accum.memory import ProcessMeter
-from mtl_accum.memory._fresh import FreshProcess, MeasurementError
 
 MIB = 2**20
 linux = pytest.mark.skipif(ProcessMeter.unavailable() is not None, reason=f"ProcessMeter: {ProcessMeter.unavailable()}")
@@ -126,7 +126,7 @@ def test_a_killed_process_leaves_nothing_in_the_temporary_folder(tmp_path, numbe
     (tmp_path / "temporary").mkdir()
     script = tmp_path / "script.py"
     script.write_text(
-        "from mtl_accum.memory._fresh import FreshProcess\n"
+        "from mtl_accum.measure._process import FreshProcess\n"
         "from tests.memory.test_process import Answers\n"
         "if __name__ == '__main__':\n"
         "    with FreshProcess(Answers()) as process:\n"

@@ -9,8 +9,7 @@ import torch
 from torch.cuda import _memory_viz
 
 from mtl_accum import Split, SummedLoss, predict
-from mtl_accum.memory import write_snapshot
-from mtl_accum.memory._training_step import TrainingStep
+from mtl_accum.memory import TrainingStep, write_snapshot
 from tests.memory.networks import many_heads
 
 

@@ -9,8 +9,7 @@ from torch import nn
 
 from mtl_accum import Split
 from mtl_accum.editions import phase
-from mtl_accum.memory import TensorMeter
-from mtl_accum.memory._training_step import TrainingStep
+from mtl_accum.memory import TensorMeter, TrainingStep
 from tests.memory.networks import many_heads
 
 CPU = torch.device("cpu")

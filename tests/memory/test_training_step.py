@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mtl_accum import Split, Task
-from tests.memory.against_the_meter import assert_equal_to_the_byte, predicted_and_measured
+from tests.prediction.against_the_meter import assert_equal_to_the_byte, predicted_and_measured
 
 SIZE = 1000
 

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from mtl_accum import MultiTaskModel, Split, SummedLoss, Task
-from mtl_accum.models._weight import UncertaintyWeight
-from mtl_accum.models._with_loss import WithLoss
+from mtl_accum.models import UncertaintyWeight, WithLoss
 
 ABSENT = "absent"
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtl_accum._difference import gradient_difference
 from mtl_accum.models import chunked
+from mtl_accum.verify._difference import gradient_difference
 
 WORDS, WIDTH = 61, 7
 summed_cross_entropy = partial(F.cross_entropy, reduction="sum")

@@ -23,10 +23,10 @@ from mtl_accum import (
     backward_scale,
     fold,
 )
-from mtl_accum._difference import gradient_difference
 from mtl_accum.models import UncertaintyWeight, chunked, lm_heads
-from tests.memory.against_the_meter import assert_equal_to_the_byte, predicted_and_measured
+from mtl_accum.verify._difference import gradient_difference
 from tests.models.test_chunked import WIDTH, assert_same, data, gradients, network
+from tests.prediction.against_the_meter import assert_equal_to_the_byte, predicted_and_measured
 
 __all__ = ["network"]
 

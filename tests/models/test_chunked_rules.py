@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from mtl_accum import Split, SummedLoss, backward_scale, fold
-from mtl_accum._difference import gradient_difference
 from mtl_accum.memory import TensorMeter
 from mtl_accum.models import chunked, lm_heads
+from mtl_accum.verify._difference import gradient_difference
 from tests.models.test_chunked import WORDS, Network, data, gradients, network
 
 __all__ = ["network"]

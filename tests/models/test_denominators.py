@@ -20,8 +20,8 @@ from mtl_accum import (
     count_labels,
     count_mask,
 )
-from mtl_accum._difference import gradient_difference
-from mtl_accum.editions._cutting import take
+from mtl_accum.editions._engine.batch._cutting import take
+from mtl_accum.verify._difference import gradient_difference
 
 SAMPLES, CLASSES = 7, 4
 IN_PIECES = [Split(head_chunks=3), Accumulated(Split(), micro_batches=2), Accumulated(Cached(2, head_chunks=2), 2)]

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from mtl_accum import Accumulated, Cached, MultiTaskModel, Split, SummedLoss, Task
-from mtl_accum._difference import gradient_difference
+from mtl_accum.verify._difference import gradient_difference
 
 ODD_NAMES = ["", "a.b", "keys", "type", "forward", "_keys", "two words", "100%", "é", "weight", "a%2Eb"]
 

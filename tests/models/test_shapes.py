@@ -8,9 +8,9 @@ from torch.utils._pytree import tree_map_only
 
 from experiments.shapes import SHAPES
 from mtl_accum import Accumulated, Cached, Checkpointed, PerTask, Split, SummedLoss, Task, predict
-from mtl_accum._difference import gradient_difference
-from mtl_accum._oracle import oracle
 from mtl_accum.models import LanguageTask, MaskedLoss, count_valid, dense3, is_present, lm_heads, squared_error
+from mtl_accum.verify._difference import gradient_difference
+from mtl_accum.verify._oracle import oracle
 from tests.asserts import assert_same_gradient, run
 from tests.workloads import Workload
 

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from mtl_accum import Accumulated, Cached, Checkpointed, OverBatches, PerTask, Split, SummedLoss, Task
-from mtl_accum._difference import gradient_difference
-from mtl_accum.models import LanguageHead, LanguageTask
-from mtl_accum.models._weight import UncertaintyWeight
+from mtl_accum.models import LanguageHead, LanguageTask, UncertaintyWeight
+from mtl_accum.verify._difference import gradient_difference
 from tests.asserts import assert_same_gradient
 from tests.models.networks import Of
 from tests.workloads import SAMPLES, Workload, vector

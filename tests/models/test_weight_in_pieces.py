@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mtl_accum.models._weight import UncertaintyWeight, obstacle_in_pieces
+from mtl_accum.models import UncertaintyWeight
+from mtl_accum.models._weight import obstacle_in_pieces
 from tests.models.networks import Of
 
 

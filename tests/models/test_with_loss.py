@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from mtl_accum import Accumulated, Cached, Checkpointed, MultiTaskModel, OverBatches, PerTask, Split, SummedLoss
-from mtl_accum._difference import gradient_difference
-from mtl_accum.models import LanguageHead, LanguageTask
-from mtl_accum.models._with_loss import WithLoss
+from mtl_accum.models import LanguageHead, LanguageTask, WithLoss
+from mtl_accum.verify._difference import gradient_difference
 from tests.models.networks import ABSENT, Public, Scaled, batch, expected_gradients, gradients, model
 
 EDITIONS = [SummedLoss(), Split(), Split(head_chunks=3), Cached(2), Accumulated(Split(), 3), Checkpointed(Split())]

@@ -9,8 +9,8 @@ import torch
 from torch import distributed, nn
 
 from mtl_accum import Cached, MultiTaskModel, Split, SummedLoss, Task
-from mtl_accum._difference import gradient_difference
-from mtl_accum.models._with_loss import WithLoss
+from mtl_accum.models import WithLoss
+from mtl_accum.verify._difference import gradient_difference
 from tests.models.networks import ABSENT, Public, Scaled, batch, expected_gradients, given_tasks, gradients, model
 
 

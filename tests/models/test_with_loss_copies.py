@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from mtl_accum import MultiTaskModel, Split, Task
-from mtl_accum.models._with_loss import WithLoss
+from mtl_accum.models import WithLoss
 from tests.models.networks import Public, batch, given_tasks, gradients, model
 
 every_copy = pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mtl_accum.memory import _host_memory
-from mtl_accum.planning._budget import in_bytes
+from mtl_accum.planning import in_bytes
 
 CPU = torch.device("cpu")
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtl_accum.memory import CudaMeter
-from mtl_accum.memory._training_step import TrainingStep
+from mtl_accum.memory import CudaMeter, TrainingStep
 from tests.planning.test_plan import network, planned
-from tests.test_restore import everything
+from tests.verify.test_untouched import everything
 
 pytestmark = pytest.mark.cuda
 

@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from mtl_accum import MultiTaskModel, Split, Task, plan
-from mtl_accum.memory import predict
-from mtl_accum.memory._rehearsal import PredictionError
-from mtl_accum.memory._training_step import TrainingStep
+from mtl_accum.memory import TrainingStep
 from mtl_accum.planning import _timings
+from mtl_accum.prediction import PredictionError, predict
 
 
 def masked(out, target):

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from mtl_accum import SummedLoss, Task, plan
-from mtl_accum._difference import gradient_difference
 from mtl_accum.planning import _exactness, _timings
 from mtl_accum.planning._simplicity import kind, passes, pieces
+from mtl_accum.verify._difference import gradient_difference
 
 SAMPLES = 24
 

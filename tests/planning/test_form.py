@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from mtl_accum import AsLoss, Checkpointed, MultiTaskModel, PerTask, Split, SummedLoss, Task, plan
-from mtl_accum.memory._training_step import TrainingStep
-from mtl_accum.planning import BudgetError, _timings, schedules_of, spelled
+from mtl_accum.memory import TrainingStep
+from mtl_accum.planning import BudgetError, _timings, format_edition, schedules_of
 from mtl_accum.planning._candidates import candidates, left_out
 from mtl_accum.planning._form import in_form, without_form
 
@@ -75,7 +75,8 @@ def test_every_row_of_it_is_a_loss_that_was_held_against_the_summed_loss(planned
 
 def test_the_report_says_how_to_call_it(planned):
     text = str(planned)
-    call = f"In the loop: total, losses = {spelled(planned.edition)}.loss(trunk, tasks, batch), then total.backward()"
+    schedule = format_edition(planned.edition)
+    call = f"In the loop: total, losses = {schedule}.loss(trunk, tasks, batch), then total.backward()"
     assert call in text.replace("\\", "")
     assert planned.overrides[0] == "edition=as_loss"
     written = json.loads(json.dumps(planned.as_dict()))

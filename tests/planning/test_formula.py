@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
-from mtl_accum.memory._rehearsal import Rehearsal
+from mtl_accum.planning._costs import CostTable, NetworkCosts, PartCost
 from mtl_accum.planning._formula import Tables, estimate, phases
-from mtl_accum.planning._pieces import Part, Pieces, Table
 from mtl_accum.planning._probe import Stopwatch
 from mtl_accum.planning._survey import survey
+from mtl_accum.prediction import DryRun
 from tests.memory.networks import MODES, NETWORKS
 
 SIZES = {
@@ -64,7 +64,7 @@ def compare(
     model, batch = NETWORKS[network](mode, **sizes)
     variants = ["", "checkpointed", *(["offloaded", "offloaded, checkpointed"] if cuda else [])]
     parts = (model.trunk, model.tasks, batch, torch.optim.AdamW(model.parameters()))
-    with Rehearsal(parts, cuda=cuda) as rehearsal:
+    with DryRun(parts, cuda=cuda) as rehearsal:
         found = survey(rehearsal, variants)
         assert (found.samples, found.uncuttable) == (samples, "")
         chosen = [*of(samples), *(ON_CUDA if cuda and of is schedules else [])]
@@ -109,11 +109,15 @@ def test_the_formula_of_a_loss_in_16_bit_and_for_cuda(network, mode, cuda):
 
 
 def test_a_loss_takes_another_pass_where_its_trunk_runs_again_in_the_backward():
-    part = Part(forward_seconds=1.0, backward_seconds=2.0)
-    pieces = Pieces(part, Part(forward_seconds=1.0), {"a": part, "b": part}, 0.0, 0.0, Part(forward_seconds=0.5))
-    half = Part(forward_seconds=0.5, backward_seconds=1.0)
-    halves = Pieces(half, Part(forward_seconds=0.5), {"a": half, "b": half}, 0.0, 0.0, Part(forward_seconds=0.5))
-    tables = Tables(0.0, 0.0, {"": Table([(4, halves), (8, pieces)])})
+    part = PartCost(forward_seconds=1.0, backward_seconds=2.0)
+    pieces = NetworkCosts(
+        part, PartCost(forward_seconds=1.0), {"a": part, "b": part}, 0.0, 0.0, PartCost(forward_seconds=0.5)
+    )
+    half = PartCost(forward_seconds=0.5, backward_seconds=1.0)
+    halves = NetworkCosts(
+        half, PartCost(forward_seconds=0.5), {"a": half, "b": half}, 0.0, 0.0, PartCost(forward_seconds=0.5)
+    )
+    tables = Tables(0.0, 0.0, {"": CostTable([(4, halves), (8, pieces)])})
     for edition in (SummedLoss(), Split(), Split(head_chunks=2), Cached(4)):
         assert estimate(AsLoss(edition), tables, 8).seconds == estimate(edition, tables, 8).seconds
     seconds = estimate(Accumulated(Split(), 2), tables, 8).seconds
@@ -121,11 +125,15 @@ def test_a_loss_takes_another_pass_where_its_trunk_runs_again_in_the_backward():
 
 
 def test_time_is_the_sum_of_the_pieces():
-    part = Part(forward_seconds=1.0, backward_seconds=2.0)
-    pieces = Pieces(part, Part(forward_seconds=1.0), {"a": part, "b": part}, 0.0, 0.0, Part(forward_seconds=0.5))
-    half = Part(forward_seconds=0.5, backward_seconds=1.0)
-    halves = Pieces(half, Part(forward_seconds=0.5), {"a": half, "b": half}, 0.0, 0.0, Part(forward_seconds=0.5))
-    tables = Tables(0.0, 0.0, {"": Table([(4, halves), (8, pieces)])}, per_graph=0.25)
+    part = PartCost(forward_seconds=1.0, backward_seconds=2.0)
+    pieces = NetworkCosts(
+        part, PartCost(forward_seconds=1.0), {"a": part, "b": part}, 0.0, 0.0, PartCost(forward_seconds=0.5)
+    )
+    half = PartCost(forward_seconds=0.5, backward_seconds=1.0)
+    halves = NetworkCosts(
+        half, PartCost(forward_seconds=0.5), {"a": half, "b": half}, 0.0, 0.0, PartCost(forward_seconds=0.5)
+    )
+    tables = Tables(0.0, 0.0, {"": CostTable([(4, halves), (8, pieces)])}, per_graph=0.25)
     expected = {
         SummedLoss(): 9.25,
         Split(): 9.5,
@@ -139,10 +147,10 @@ def test_time_is_the_sum_of_the_pieces():
 
 
 def test_a_table_is_linear_in_between_and_beyond():
-    def of(size: float) -> Pieces:
-        return Pieces(Part(kept=size), Part(), {"a": Part(gradients=7.0)}, size, 0.0, Part())
+    def of(size: float) -> NetworkCosts:
+        return NetworkCosts(PartCost(kept=size), PartCost(), {"a": PartCost(gradients=7.0)}, size, 0.0, PartCost())
 
-    table = Table([(10, of(100.0)), (20, of(300.0))])
+    table = CostTable([(10, of(100.0)), (20, of(300.0))])
     assert [table.at(n).trunk.kept for n in (10, 15, 20, 30, 4)] == [100.0, 200.0, 300.0, 500.0, 0.0]
     assert table.at(13).heads["a"].gradients == 7.0
 

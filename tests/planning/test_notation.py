@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
-from mtl_accum.planning import as_dict, from_dict, overrides, spelled
+from mtl_accum.planning import as_dict, format_edition, from_dict, overrides
 from mtl_accum.planning._candidates import candidates
 from tests.test_layers import ROOT
 
@@ -50,7 +50,7 @@ def test_overrides_are_what_a_person_would_write():
     ],
 )
 def test_a_person_reads_python(edition, text):
-    assert spelled(edition) == text
+    assert format_edition(edition) == text
     assert eval(text) == edition
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from mtl_accum import Accumulated, Cached, Checkpointed, MultiTaskModel, Offloaded, Split, SummedLoss, Task, plan
-from mtl_accum.memory import predict
-from mtl_accum.memory._training_step import TrainingStep
-from mtl_accum.planning import BudgetError, _direct, _run_off, _timings, schedules_of, spelled
-from tests.test_restore import everything
+from mtl_accum.memory import TrainingStep
+from mtl_accum.planning import BudgetError, _direct, _run_off, _timings, format_edition, schedules_of
+from mtl_accum.prediction import predict
+from tests.verify.test_untouched import everything
 
 MIB = 2**20
 
@@ -243,7 +243,7 @@ def test_a_batch_that_cannot_be_cut():
     found = planned(model, {**batch, "scale": torch.ones(())}, optimizer, "1GiB")
     assert found.samples == 1
     assert "batch['scale']: to be cut, expected" in found.left_out["Cached"]
-    assert all("Accumulated" not in spelled(s.edition) for s in found.front)
+    assert all("Accumulated" not in format_edition(s.edition) for s in found.front)
 
 
 def test_an_absent_task_is_none():

@@ -22,7 +22,7 @@ from mtl_accum import (
     plan,
 )
 from mtl_accum.planning import _run_off, _search, _timings
-from mtl_accum.planning._choice import Option
+from mtl_accum.planning._choice import Candidate
 from mtl_accum.planning._formula import Estimate, estimate
 from mtl_accum.planning._run_off import run_off
 from mtl_accum.planning._simplicity import in_small, kind, passes, pieces, simplicity
@@ -87,7 +87,7 @@ def test_a_kind_in_small(edition, small):
 
 
 def options(editions, seconds):
-    return [Option(edition, Estimate(1000, "", at, 1)) for edition, at in zip(editions, seconds, strict=True)]
+    return [Candidate(edition, Estimate(1000, "", at, 1)) for edition, at in zip(editions, seconds, strict=True)]
 
 
 def test_what_is_simple_takes_part_whatever_the_formula_says(monkeypatch):
@@ -133,10 +133,10 @@ def test_one_wrong_measurement_makes_no_time_negative_and_no_choice_absurd(monke
 
 
 def test_no_phase_takes_less_than_no_time():
-    from tests.planning.test_formula import Part, Pieces, Table, Tables
+    from tests.planning.test_formula import CostTable, NetworkCosts, PartCost, Tables
 
-    part = Part(forward_seconds=1e-4, backward_seconds=2e-4)
-    some = Pieces(part, part, {"a": part, "b": part, "c": part}, 0.0, 0.0, Part())
-    tables = Tables(0.0, 0.0, {"": Table([(8, some)])}, per_graph=1.0)
+    part = PartCost(forward_seconds=1e-4, backward_seconds=2e-4)
+    some = NetworkCosts(part, part, {"a": part, "b": part, "c": part}, 0.0, 0.0, PartCost())
+    tables = Tables(0.0, 0.0, {"": CostTable([(8, some)])}, per_graph=1.0)
     for edition in (SummedLoss(), Split(heads_per_graph=2), Accumulated(SummedLoss(), 8)):
         assert estimate(edition, tables, 8).seconds > 0

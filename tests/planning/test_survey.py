@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from mtl_accum import Cached, Checkpointed, MultiTaskModel, PerTask, Split, SummedLoss, Task
-from mtl_accum.memory._rehearsal import Rehearsal
 from mtl_accum.planning._formula import estimate
 from mtl_accum.planning._operations import OperationCounter
 from mtl_accum.planning._survey import survey
+from mtl_accum.prediction import DryRun
 from tests.memory.networks import transformer
 
 
@@ -27,7 +27,7 @@ def test_operations_are_counted_by_the_roofline():
 
 
 def surveyed(model, batch, variants=("", "checkpointed"), optimizer=None):
-    with Rehearsal((model.trunk, model.tasks, batch, optimizer), cuda=False) as rehearsal:
+    with DryRun((model.trunk, model.tasks, batch, optimizer), cuda=False) as rehearsal:
         return survey(rehearsal, variants)
 
 
@@ -59,7 +59,7 @@ def test_a_batch_that_cannot_be_cut_is_surveyed_whole():
     assert found.samples == 1
     assert "batch['scale']" in found.uncuttable
     peak = estimate(Split(), found.tables, 1).peak_bytes
-    with Rehearsal((model.trunk, model.tasks, batch, None), cuda=False) as rehearsal:
+    with DryRun((model.trunk, model.tasks, batch, None), cuda=False) as rehearsal:
         assert peak == pytest.approx(rehearsal.step(Split()).result().peak_bytes, rel=1e-3)
 
 

@@ -9,7 +9,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from mtl_accum import report as reports
-from mtl_accum.report._escape import code, file_name, plain
+from mtl_accum.report import file_name, plain
+from mtl_accum.report._escape import code
 from mtl_accum.report._pictures import _any_text, _curves, _label
 from tests.report.examples import prediction, report
 

@@ -11,12 +11,12 @@ from mtl_accum.report._figures import (
     curves_figure,
     memory_and_time_figure,
     peaks_figure,
-    saw_figure,
     sources_figure,
+    step_curve_figure,
 )
 from mtl_accum.report._page import html
 from tests.report.examples import MIB, memory, prediction, report, row
-from tests.report.test_plan import plan
+from tests.report.test_plan_tables import plan
 
 LIMIT = 8 * MIB
 EVIL = "<script>alert(1)</script>&\"'"
@@ -78,7 +78,7 @@ def counted(content):
 
 
 def test_the_saw_is_the_curve_and_the_optimizer_is_short():
-    figure = saw_figure(counted(report()))
+    figure = step_curve_figure(counted(report()))
     line = figure.data[0]
     whole = 90 * 1.08  # operators up to the last backward, and what follows, shortened
     assert list(line.x) == pytest.approx([0, 4000 / whole, 6000 / whole, 9000 / whole, 100])
@@ -93,9 +93,9 @@ def test_the_saw_is_the_curve_and_the_optimizer_is_short():
 
 
 def test_the_saw_of_an_older_report_has_a_point_a_phase():
-    figure = saw_figure(report())
+    figure = step_curve_figure(report())
     assert list(figure.data[0].y) == [200, 199, 400, 399, 3, 2]
-    assert saw_figure({**report(), "editions": [row("summed", "x")]}) is None
+    assert step_curve_figure({**report(), "editions": [row("summed", "x")]}) is None
 
 
 def test_memory_against_time_needs_three():

@@ -9,7 +9,8 @@ import json
 import pytest
 
 from mtl_accum import report as reports
-from mtl_accum.report._sweep import collect, conclusion, glance, knobs, sweep_table
+from mtl_accum.report import knobs
+from mtl_accum.report._sweep import collect, conclusion, glance, sweep_table
 from mtl_accum.report._sweep_figures import lines_figure, sweep_plots
 from tests.report.examples import MIB, memory, report, row
 from tests.report.test_page import EVIL, LIMIT, without_library

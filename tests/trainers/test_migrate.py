@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mtl_accum import Split
-from mtl_accum._difference import gradient_difference
 from mtl_accum.memory import TensorMeter
+from mtl_accum.verify._difference import gradient_difference
 from tests.trainers.pages import DOCS, without
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from mtl_accum import MultiTaskModel, Split, SummedLoss, Task
-from mtl_accum.training import Loop, Training
+from mtl_accum.training.loop import TrainConfig, Training
 
 CPU = torch.device("cpu")
 SCHEDULES = (Split(), SummedLoss())
@@ -42,15 +42,15 @@ def network():
     return MultiTaskModel(trunk, {name: Task(nn.Linear(6, 1), nn.MSELoss(), "y") for name in "ab"}, "x")
 
 
-def make(batches=None, watchers=(), kind=torch.optim.AdamW, schedules=SCHEDULES, **settings):
+def make(batches=None, callbacks=(), kind=torch.optim.AdamW, schedules=SCHEDULES, **settings):
     """The run and its seeds; nothing is trained yet."""
     random.seed(0)
     np.random.seed(0)
     net = network()
     optimizer = kind(net.parameters(), lr=0.01)
-    loop = Loop(**{"epochs": 3, "warmup_steps": 4, **settings})
+    loop = TrainConfig(**{"epochs": 3, "warmup_steps": 4, **settings})
     batches = loader() if batches is None else batches
-    return Training(net, batches, schedules, optimizer, loop, device=CPU, watchers=watchers)
+    return Training(net, batches, schedules, optimizer, loop, device=CPU, callbacks=callbacks)
 
 
 def outcome(run):

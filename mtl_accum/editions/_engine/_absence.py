@@ -1,0 +1,57 @@
+"""A word about a batch without any task's target: a misspelt target looks like that, with loss 0 for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakSet
+
+from mtl_accum.editions._engine._types import Tasks
+from mtl_accum.editions._engine._warn import warn_caller
+from mtl_accum.editions._engine.batch._counts import whole_task
+from mtl_accum.editions._engine.batch._inner_task import counted
+
+__all__ = ["warn_of_absence"]
+
+_MOST = 5  # tasks and keys that are named
+_warned: WeakSet[Any] = WeakSet()  # the first of the tasks: their mapping may be made anew for every step
+
+
+def warn_of_absence(tasks: Tasks, batch: Any) -> None:
+    """Warn that no task is present in a batch, for the target of some is not in it; once for these tasks.
+
+    Where all targets are there and counts are 0 (labels that are all ignored), that is what the counts are for.
+    """
+    reasons = {name: reason for name, task in tasks.items() if (reason := _missing(task, batch))}
+    if not reasons or not _is_new(next(iter(tasks.values()))):
+        return
+    words = ", ".join(f"'{name}' ({reason})" for name, reason in list(reasons.items())[:_MOST])
+    more = f" and {len(reasons) - _MOST} more" if len(reasons) > _MOST else ""
+    warn_caller(
+        f"no task is present in this batch, so nothing is computed, and every loss is 0: {words}{more}. {_has(batch)}. "
+        "If some batches are meant to be without tasks, all is well; this is said once"
+    )
+
+
+def _is_new(task: Any) -> bool:
+    try:
+        new = task not in _warned
+        _warned.add(task)
+    except TypeError:  # it cannot be referred to weakly; Python's own registry keeps repetitions down
+        return True
+    return new
+
+
+def _missing(task: Any, batch: Any) -> str:
+    """Return what of a task is not in a batch; "" where all is there."""
+    source = counted(whole_task(task))
+    if hasattr(source, "absence"):
+        return str(source.absence(batch))
+    return "nothing for it" if hasattr(source, "presence") and source.presence(batch) is False else ""
+
+
+def _has(batch: Any) -> str:
+    if not isinstance(batch, Mapping):
+        return f"The batch is a {type(batch).__name__}"
+    keys = ", ".join(map(repr, list(batch)[:_MOST])) + (", ..." if len(batch) > _MOST else "")
+    return f"The batch has the keys {keys}" if keys else "The batch is empty"

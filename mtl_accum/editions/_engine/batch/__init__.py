@@ -1,0 +1,1 @@
+"""The batch: pytrees, pieces, counts."""

@@ -1,0 +1,229 @@
+"""How many terms each task's mean has, on the whole batch and on its pieces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtl_accum.editions._engine._types import Tasks
+from mtl_accum.editions._engine.batch._hidden_counts import calls_inside
+from mtl_accum.editions._engine.batch._inner_task import counted, couples_samples
+from mtl_accum.editions._engine.batch._pieces import Piece, Range
+
+__all__ = ["Counts", "WeightedTask", "read_counts", "reduction_of", "require_sums", "whole_task"]
+
+Counts = dict[Range | None, float]  # by the samples that were counted; None is a batch that is not cut
+
+
+class WeightedTask:
+    """A task on one piece of a batch: its loss times the piece's share of the whole mean, or times 1 for a sum.
+
+    Composition in place of a flag: the edition that runs the piece sees a task like any other.
+
+    Args:
+        task: the task of the whole batch.
+        samples: the piece.
+        whole: all samples.
+        counts: of the whole batch, of this piece, and of what an inner edition will cut it into.
+        on_call: Called with every task that a function without a count has called.
+        factor: What the share is multiplied by: that of this rank's batch in the batch of all ranks.
+    """
+
+    def __init__(
+        self,
+        task: Any,
+        samples: Range,
+        whole: Range,
+        counts: Counts,
+        on_call: Callable[[Any], None] = lambda _: None,
+        *,
+        factor: float = 1.0,
+    ) -> None:
+        self.reduction = reduction_of(task)
+        self._task, self._on_call = task, on_call
+        part = 1.0 if self.reduction == "sum" or not counts[whole] else counts[samples] / counts[whole]
+        self._share = factor * part
+        self._known: Counts = {None: counts[samples]}
+        first, last = samples
+        for cut, count in counts.items():
+            if cut is not None and first <= cut[0] and cut[1] <= last:
+                self._known[cut[0] - first, cut[1] - first] = count
+
+    @property
+    def couples_samples(self) -> bool:
+        """Whether the task declares that its loss couples samples."""
+        return couples_samples(self._task)
+
+    @property
+    def count(self) -> Any:
+        """The count of the task; None where it has none."""
+        return getattr(counted(self._task), "count", None)
+
+    def __call__(self, representation: Any, batch: Any) -> Tensor:
+        """The task's loss, weighted."""
+        loss: Any = self._loss(representation, batch)
+        return loss * self._share if isinstance(loss, Tensor) else loss
+
+    def _loss(self, representation: Any, batch: Any) -> Any:
+        if self.count is not None or self.reduction == "sum":
+            return self._task(representation, batch)
+        with calls_inside() as calls:
+            loss = self._task(representation, batch)
+        for task in calls:
+            self._on_call(task)
+        return loss
+
+    def known(self, samples: Range | None) -> float | None:
+        """The count of some of the piece's samples, if it has been read already."""
+        return self._known.get(samples)
+
+
+def whole_task(task: Any) -> Any:
+    """The task itself, behind the share of it that a piece sees: it lives on, and what is known of it with it."""
+    while isinstance(task, WeightedTask):
+        task = task._task
+    return task
+
+
+def reduction_of(task: Any) -> str:
+    """Return "sum" for a task that declares its loss a sum, so that every piece weighs 1; else "mean"."""
+    return "sum" if getattr(task, "reduction", None) == "sum" else "mean"
+
+
+def read_counts(tasks: Tasks, pieces: Sequence[Piece]) -> dict[str, Counts]:
+    """Evaluate every task's count on pieces of a batch.
+
+    Tensors are copied to the host in one transfer a device: the only synchronisation that an edition causes. On a
+    batch that is not cut, a task whose `presence` tells that it is there counts 1, and nothing is read.
+
+    Returns:
+        By task and piece the mean's denominator, 0 where the task is absent. A task without a `count` counts the
+        samples of a piece, and is present in a batch that is not cut.
+
+    Raises:
+        TypeError: a count is neither a number nor a tensor with one element.
+        ValueError: a count is negative, infinite or NaN, cannot be told, or contradicts the loss's own terms.
+    """
+    counts: dict[str, Counts] = {name: {} for name in tasks}
+    terms: dict[str, Counts] = {}
+    transfer = _Transfer()
+    cut = [piece for piece in pieces if piece.samples is not None]
+    for name, task in tasks.items():
+        for piece in pieces:
+            transfer.put(counts[name], piece.samples, _count(name, task, piece))
+        if cut and not isinstance(task, WeightedTask) and (own := getattr(counted(task), "terms", None)) is not None:
+            terms[name] = {}
+            for piece in cut:
+                transfer.put(terms[name], piece.samples, own(piece.batch))
+    transfer.run()
+    for name in tasks:
+        for count in counts[name].values():
+            if not 0 <= count < math.inf:
+                raise ValueError(f"task '{name}': count must be a finite number of at least 0, found {count}")
+        if name in terms:
+            _reconcile(name, counts[name], terms[name])
+    return counts
+
+
+def require_sums(tasks: Tasks, counts: dict[str, Counts], whole: Range, pieces: Sequence[Piece]) -> None:
+    """Raise ValueError unless the counts of the pieces add up to the count of the whole batch.
+
+    Counts of at most 1 may exceed: a masked mean over `mask.sum().clamp(min=1)` counts 1 where a piece has nothing,
+    and its loss there is 0; but not what a module around it adds.
+    """
+    for name, known in counts.items():
+        if reduction_of(tasks[name]) == "sum" or not known[whole]:
+            continue
+        parts = [known[piece.samples] for piece in pieces]
+        task = whole_task(tasks[name])
+        around = counted(task) is not task
+        total, large = sum(parts), sum(part for part in parts if part > 1 or around)
+        slack = _ROUNDING * known[whole]
+        if total < known[whole] - slack or large > known[whole] + slack:
+            raise ValueError(
+                f"task '{name}': the counts of the pieces must add up to that of the batch, {known[whole]:g}; found "
+                f"{' + '.join(f'{part:g}' for part in parts[:8])}{' + ...' * (len(parts) > 8)} = {total:g}. Compute "
+                "count, and target, from the batch that they are given"
+                + ", and leave out clamp(min=1): what the module around the task adds would come too often"
+                * around
+            )
+
+
+_ROUNDING = 1e-6  # relative; sums of weights in float32 differ by as much
+
+
+def _count(name: str, task: Any, piece: Piece) -> Any:
+    """Evaluate the count of a task on a piece: a number, or a tensor that waits for its transfer."""
+    if isinstance(task, WeightedTask) and (known := task.known(piece.samples)) is not None:
+        return known
+    task = counted(task)
+    presence: Any = getattr(task, "presence", None)
+    if piece.samples is None and presence is not None and (there := presence(piece.batch)) is not None:
+        return int(there)
+    count: Any = getattr(task, "count", None)
+    if count is None:
+        return 1 if piece.samples is None else piece.samples[1] - piece.samples[0]
+    try:
+        return _checked(name, count(piece.batch))
+    except ValueError as error:
+        raise ValueError(f"task '{name}': {error}") from error
+
+
+class _Transfer:
+    """Numbers that are written to their place at once, and tensors that are copied there together."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[torch.device, list[tuple[Counts, Range | None, Tensor]]] = {}
+
+    def put(self, place: Counts, key: Range | None, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self._waiting.setdefault(value.device, []).append((place, key, value.detach()))
+        place[key] = value
+
+    def run(self) -> None:
+        for device, group in self._waiting.items():
+            exact = torch.float32 if device.type == "mps" else torch.float64  # integers up to 2**53
+            together = torch.stack([value.reshape(()).to(exact) for _, _, value in group])
+            for (place, key, _), number in zip(group, together.tolist(), strict=True):
+                place[key] = number
+
+
+def _reconcile(name: str, counts: Counts, terms: Mapping[Range | None, Any]) -> None:
+    """Hold counts against the terms of the loss's own mean, which win.
+
+    A count of at most 1 becomes 0 where the loss has no terms, as `(labels != -100).sum().clamp(min=1)` has it. Raise
+    ValueError where pieces would weigh other shares than their terms.
+    """
+    if any(value is None for value in terms.values()):
+        return
+    counts.update({samples: 0 for samples, own in terms.items() if not own and counts[samples] <= 1})
+    whole = max(counts, key=lambda samples: counts[samples])
+    for samples, own in terms.items():
+        mine, its = counts[samples] * terms[whole], own * counts[whole]
+        if mine and abs(mine - its) > _ROUNDING * max(mine, its):
+            raise ValueError(
+                f"task '{name}': count gives samples {samples} {counts[samples]:g} of {counts[whole]:g} terms, but "
+                f"the loss's mean has {own:g} of {terms[whole]:g} there (labels that it leaves out, classes that it "
+                "weighs, or a mean over all entries); leave count out for one of torch's losses, else give that "
+                "denominator, e.g. count=count_labels(target, ignore_index=-100)"
+            )
+
+
+def _checked(name: str, count: Any) -> Any:
+    if type(count) is int:  # most are, and this runs once a head
+        return count
+    if isinstance(count, Tensor):
+        if count.numel() != 1 or count.is_complex():
+            raise TypeError(
+                f"task '{name}': count(batch) must be one real number, found a {count.dtype} tensor of shape "
+                f"{tuple(count.shape)}; sum it"
+            )
+        return count
+    if not isinstance(count, Real):
+        raise TypeError(f"task '{name}': count(batch) must be a number or a 0-dim tensor, found {type(count).__name__}")
+    return count

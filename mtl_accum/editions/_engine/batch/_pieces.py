@@ -1,0 +1,179 @@
+"""Cutting batches along the samples, and putting representations together again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mtl_accum.editions._engine.batch._cutting import Range, cutter, samples_of, take
+from mtl_accum.editions._engine.batch._pytree import TreeSpec, flatten, unflatten
+
+__all__ = [
+    "Assembly",
+    "Piece",
+    "Range",
+    "cut_batch",
+    "equal_ranges",
+    "graph_of",
+    "inner_passes",
+    "inner_pieces",
+    "inner_ranges",
+    "ranges",
+    "samples_of",
+    "take",
+]
+
+
+class Piece(NamedTuple):
+    """Some samples of a batch; `samples` is None for a batch that is not cut."""
+
+    samples: Range | None
+    batch: Any
+
+
+def ranges(samples: int, size: int) -> list[Range]:
+    """Pieces of that size; the last one may be shorter."""
+    return [(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+
+def equal_ranges(samples: int, pieces: int) -> list[Range]:
+    """At most that many pieces of one size, the last one shorter where it does not divide the samples."""
+    return ranges(samples, max(1, -(-samples // pieces)))
+
+
+def inner_ranges(edition: object, samples: int) -> list[Range]:
+    """The pieces of a batch of that many samples whose counts an edition will want to know."""
+    ranges = getattr(edition, "_counted", None)
+    return ranges(samples) if ranges is not None else []
+
+
+def inner_pieces(pieces: Sequence[Piece], edition: object) -> list[Piece]:
+    """Cut pieces of a batch as an edition will."""
+    inner = []
+    for samples, batch in pieces:
+        if samples is not None:
+            start, stop = samples
+            for first, last in inner_ranges(edition, stop - start):
+                inner.append(Piece((start + first, start + last), take(batch, (first, last))))
+    return inner
+
+
+def inner_passes(edition: object, samples: int) -> tuple[Any, ...]:
+    """Return the numbers of passes that an edition makes over a batch; empty where it never cuts one."""
+    passes = getattr(edition, "_passes", None)
+    return passes(samples) if passes is not None else ()
+
+
+def cut_batch(batch: Any, cuts: list[Range]) -> list[Piece]:
+    """Cut a batch into pieces that cover it; tensors become views.
+
+    Raises:
+        TypeError: The batch holds an unknown container, by its path.
+        ValueError: Something in it cannot be cut, by its path; see `cutter`.
+    """
+    if not cuts:
+        raise ValueError(
+            "batch: to be cut, expected at least one sample, found none; leave empty batches out (the mean of a loss "
+            "over nothing is NaN)"
+        )
+    piece = cutter(batch, "batch", cuts[-1][1])
+    return [Piece(samples, piece(samples)) for samples in cuts]
+
+
+class Assembly:
+    """A container put together along dimension 0, piece by piece; room for all is made with the first one.
+
+    Args:
+        samples: of the whole.
+    """
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+        self._values: list[Any] = []
+        self._spec: TreeSpec | None = None
+        self._graphs: dict[int, list[tuple[Range, Tensor]]] = {}  # by value: what stands for a piece with a graph
+
+    def add(self, piece: Piece, tree: Any) -> None:
+        """Fill in the representation of one piece.
+
+        Raises:
+            ValueError: a tensor has not the piece's samples in dimension 0, or what is no tensor has changed.
+        """
+        start, stop = piece.samples or (0, self._samples)
+        cutter(tree, "representation", stop - start, of_batch=False)  # raises for other than the piece's samples
+        values, spec = flatten(tree, "representation")
+        if self._spec is None:
+            self._values = [_room(value, self._samples) if isinstance(value, Tensor) else value for value in values]
+            self._spec = spec
+        for index, (whole, value) in enumerate(zip(self._values, values, strict=True)):
+            if isinstance(value, Tensor):
+                whole[start:stop] = value.detach()
+                if value.requires_grad:
+                    self._graphs.setdefault(index, []).append(((start, stop), graph_of(value)))
+            elif whole != value:
+                raise ValueError(f"representation: {whole!r} in one piece and {value!r} in another; make it a tensor")
+
+    def whole(self) -> Any:
+        """The container, once every piece is in."""
+        assert self._spec is not None
+        for index, graphs in self._graphs.items():
+            ranges, pieces = zip(*graphs, strict=True)
+            self._values[index] = _Joined.apply(self._values[index], ranges, *pieces)  # type: ignore[no-untyped-call]
+        return unflatten(self._values, self._spec)
+
+
+def graph_of(value: Tensor) -> Tensor:
+    """Return what stands for a tensor whose values are not needed any more: its shape and its graph."""
+    graph: Tensor = _Placed.apply(value)  # type: ignore[no-untyped-call]
+    return graph
+
+
+class _Placed(torch.autograd.Function):
+    """A shape and a graph, without the memory of the values."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor) -> Tensor:
+        """Zeros of that shape, which are one number."""
+        return value.new_zeros(()).expand(value.shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Hand the gradient on."""
+        return gradients[0]
+
+
+class _Joined(torch.autograd.Function):
+    """`torch.cat` of pieces that lie in their places already: the whole never exists twice."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(whole: Tensor, ranges: tuple[Range, ...], *pieces: Tensor) -> Tensor:
+        """The whole."""
+        return whole.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep where the pieces lie."""
+        ctx.ranges = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Hand every piece its slice of the gradient."""
+        (gradient,) = gradients
+        return None, None, *(gradient[slice(*samples)] for samples in ctx.ranges)
+
+
+def _room(value: Tensor, samples: int) -> Tensor:
+    channels_last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last and not value.is_contiguous() else torch.contiguous_format
+    return torch.empty((samples, *value.shape[1:]), dtype=value.dtype, device=value.device, memory_format=layout)

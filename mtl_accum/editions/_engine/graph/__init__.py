@@ -1,0 +1,1 @@
+"""The autograd graph: walking it, taking gradients from it, scaling them."""

@@ -1,0 +1,127 @@
+"""The optimizer steps inside of the backward pass: no two parameters' gradients need to be there at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from mtl_accum.editions._as_loss import AsLoss
+from mtl_accum.editions._checkpointed import Checkpointed
+from mtl_accum.editions._engine import Edition, Tasks, Trunk, modules_of
+from mtl_accum.editions._offloaded import Offloaded
+from mtl_accum.editions._split import Split
+from mtl_accum.editions._summed import SummedLoss
+
+__all__ = ["InBackward"]
+
+
+@final
+@dataclass(frozen=True)
+class InBackward:
+    """InBackward: each parameter's optimizer step as soon as its gradient is complete, which is freed at once.
+
+    The gradients of all parameters, as many bytes as the parameters, are never there together (Lv et al., 2024, Full
+    Parameter Fine-tuning for Large Language Models with Limited Resources). The step is the optimizer's own, one
+    parameter after the other, so it is the same where the optimizer treats each parameter by itself, as all of torch's
+    but LBFGS do. What needs the whole gradient first is impossible: clipping by the global norm, loss scaling, skipping
+    NaN, undoing a step; so is accumulation.
+
+    Args:
+        edition: in which one backward completes a parameter: `SummedLoss`, or `Split` without head chunks; also inside
+            of `Checkpointed` or `Offloaded`; or any `AsLoss`, which keeps the heads' gradients until that backward.
+        optimizer: of the network's parameters.
+
+    Raises:
+        ValueError: another edition, whose parameters get their gradient in several backwards; an optimizer that looks
+            at all parameters together; or, in `Split`, a parameter that two parts share.
+    """
+
+    edition: Edition
+    optimizer: torch.optim.Optimizer = field(repr=False)
+    _checked: set[tuple[int, ...]] = field(default_factory=set, repr=False, compare=False)
+    consumes_gradients: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        innermost = _innermost(self.edition)
+        name = type(innermost).__name__
+        if not isinstance(innermost, SummedLoss | Split | AsLoss):
+            raise ValueError(
+                "step_in_backward: a step in the backward needs every parameter's gradient from one backward; "
+                f"{name} adds it up over several: use SummedLoss() or Split()"
+            )
+        if isinstance(innermost, Split) and innermost.head_chunks > 1:
+            raise ValueError(
+                "step_in_backward: a step in the backward needs every head in one piece; found head_chunks above 1"
+            )
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            raise ValueError(
+                "step_in_backward: a step in the backward is of one parameter; LBFGS looks at all of them together"
+            )
+
+    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Edition.forward_backward`; afterwards the parameters have changed, and no gradient is left."""
+        if isinstance(_innermost(self.edition), Split):
+            self._refuse_shared(trunk, tasks)
+        groups = self.optimizer.param_groups
+        places = {parameter: index for index, group in enumerate(groups) for parameter in group["params"]}
+        done: set[Tensor] = set()
+
+        def step(parameter: Tensor) -> None:
+            if parameter in done:
+                raise RuntimeError("a parameter's gradient came in two backwards: its first step was a wrong one")
+            done.add(parameter)
+            everything = [group["params"] for group in groups]
+            try:
+                for index, group in enumerate(groups):
+                    group["params"] = [parameter] if index == places[parameter] else []
+                self.optimizer.step()
+            finally:
+                for group, parameters in zip(groups, everything, strict=True):
+                    group["params"] = parameters
+            parameter.grad = None
+
+        hooks = [p.register_post_accumulate_grad_hook(step) for p in places if p.requires_grad]
+        try:
+            return self.edition.forward_backward(trunk, tasks, batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _refuse_shared(self, trunk: Trunk, tasks: Tasks) -> None:
+        """A shared parameter gets a gradient from every part, in a backward each."""
+        key = (id(trunk), *map(id, tasks.values()))
+        if key in self._checked:
+            return
+        parts = {
+            "the trunk": _parameters(trunk),
+            **{f"task '{name}'": _parameters(task) for name, task in tasks.items()},
+        }
+        owner: dict[int, str] = {}
+        for part, parameters in parts.items():
+            for place, parameter in parameters.items():
+                first = owner.setdefault(id(parameter), part)
+                if first != part:
+                    raise ValueError(
+                        f"a step in the backward needs every parameter in one part; {place} is shared by {first} and "
+                        f"{part}: use SummedLoss()"
+                    )
+        self._checked.add(key)
+
+
+def _innermost(edition: Any) -> Any:
+    while isinstance(edition, Checkpointed | Offloaded):
+        edition = edition.edition
+    return edition
+
+
+def _parameters(part: Any) -> Mapping[str, nn.Parameter]:
+    return {
+        f"{type(module).__name__}.{name}": parameter
+        for module in modules_of(part)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.requires_grad
+    }

@@ -1,0 +1,14 @@
+"""Editions measured side by side, each in a fresh process."""
+
+from mtl_accum.measure._compare import Measurement, compare, meaning
+from mtl_accum.measure._process import FreshProcess, MeasurementError
+from mtl_accum.measure._worker import MeasurementWorker
+
+__all__ = [
+    "FreshProcess",
+    "Measurement",
+    "MeasurementError",
+    "MeasurementWorker",
+    "compare",
+    "meaning",
+]

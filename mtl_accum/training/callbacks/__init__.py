@@ -1,0 +1,31 @@
+"""Callbacks of the training loop: checkpoints, validation, metrics, progress."""
+
+from mtl_accum.training.callbacks._checkpoints import CheckpointCallback, CheckpointConfig
+from mtl_accum.training.callbacks._loggers import (
+    Dispensable,
+    Logger,
+    MakeLogger,
+    MLflow,
+    TensorBoard,
+    WeightsAndBiases,
+    no_logger,
+)
+from mtl_accum.training.callbacks._metrics import MetricsCallback, training_metrics
+from mtl_accum.training.callbacks._progress import ProgressDisplay
+from mtl_accum.training.callbacks._validation import ValidationCallback
+
+__all__ = [
+    "CheckpointCallback",
+    "CheckpointConfig",
+    "Dispensable",
+    "Logger",
+    "MLflow",
+    "MakeLogger",
+    "MetricsCallback",
+    "ProgressDisplay",
+    "TensorBoard",
+    "ValidationCallback",
+    "WeightsAndBiases",
+    "no_logger",
+    "training_metrics",
+]

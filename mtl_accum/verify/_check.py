@@ -1,0 +1,220 @@
+"""Proof for the user's own model: every edition against `SummedLoss`, by numbers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+
+from mtl_accum.editions import (
+    Accumulated,
+    Cached,
+    Edition,
+    PerTask,
+    Split,
+    Tasks,
+    Trunk,
+    always_comparing,
+    modules_of,
+    require_editions,
+    require_parts,
+    samples_of,
+)
+from mtl_accum.editions._engine import share_modules
+from mtl_accum.verify._absent import absent_tasks
+from mtl_accum.verify._causes import cause_of
+from mtl_accum.verify._judge import Agreement, Judge
+from mtl_accum.verify._trial import Sandbox, leaves_reached
+from mtl_accum.verify._verdict import Check, CheckedEdition
+
+__all__ = ["Agreement", "Check", "CheckedEdition", "check", "examine"]
+
+_MOST = 4  # parameters named in a sentence
+_LONGEST = 300  # characters of an error's words in the table
+
+Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
+
+
+def check(
+    trunk: Trunk,
+    tasks: Tasks,
+    batch: Any,
+    *,
+    optimizer: Optimizers | None = None,
+    editions: Mapping[str, Edition] | None = None,
+) -> Check:
+    """Hold editions against `SummedLoss` on a network and a batch of the user's, and print a table.
+
+    Compared are the gradients of all leaves that the losses reach (log-variances in a closure, inputs that require a
+    gradient), the losses, the buffers and the random numbers. Every run begins from the same state, on a copy of the
+    batch. An edition in pieces is held against the same pieces with the model's random numbers, and against the whole
+    batch with dropout turned off: the first sees a wrong replay, the second a loss that couples samples, batch
+    statistics, or a count that is not the mean's denominator. A difference above the bound is held against the
+    network's own rounding, which is measured. Takes the memory of `SummedLoss`, twice over for the float64 part.
+    Leaves no trace in the network.
+
+    Args:
+        trunk: maps the batch to the representation.
+        tasks: by name, maps the representation and the batch to a 0-dim loss.
+        batch: any; cut for editions in pieces.
+        optimizer: whose parameters are the trainable ones, one or several; by default all that require a gradient.
+        editions: by the name to show; by default PerTask, Split, and Cached and Accumulated in unequal pieces.
+
+    Returns:
+        The figures, the reasons that experiments showed, and `passed()`. An edition that raises is a row of it.
+    """
+    result = examine(trunk, tasks, batch, optimizer=optimizer, editions=editions)
+    print(result)
+    return result
+
+
+def examine(
+    trunk: Trunk,
+    tasks: Tasks,
+    batch: Any,
+    *,
+    optimizer: Optimizers | None = None,
+    editions: Mapping[str, Edition] | None = None,
+) -> Check:
+    """Do what `check` does, and print nothing."""
+    require_parts(trunk, tasks)
+    if editions is not None:
+        require_editions(editions)
+    trained = [p for one in _optimizers(optimizer) for group in one.param_groups for p in group["params"]]
+    network = Sandbox(trunk, tasks, batch, also=[*trained, *leaves_reached(trunk, tasks, batch)])
+    own = Judge(network)
+    gradients = own.reference.gradients  # first of all: what SummedLoss cannot run is the user's error, and no row
+    double, without = _in_double(trunk, tasks, batch)
+    rows = {
+        name: _check_one(edition, own, double, without)
+        for name, edition in (editions or _default_editions(batch)).items()
+    }
+    ids = {id(parameter) for parameter in trained}
+    idle = [
+        name
+        for name, parameter in network.parameters.items()
+        if gradients[name] is None and (id(parameter) in ids if optimizer is not None else parameter.requires_grad)
+    ]
+    return Check(rows, tuple(idle), absent_tasks(tasks, batch))
+
+
+def _check_one(edition: Edition, own: Judge, double: Judge | None, without: str) -> CheckedEdition:
+    try:
+        with always_comparing():
+            agreement = own.agreement(edition)
+    except Exception as error:
+        words = _one_line(error)
+        return CheckedEdition(refusal=str(error)) if _is_refusal(error, edition) else CheckedEdition(failure=words)
+    exact: Agreement | None = None
+    if double is not None:
+        try:
+            with always_comparing():
+                exact = double.agreement(edition)
+        except Exception as error:
+            without = f"not in float64: {_one_line(error)}"
+    judge, decisive = (own, agreement) if double is None or exact is None else (double, exact)
+    return CheckedEdition(
+        agreement,
+        exact,
+        "" if exact else without,
+        missing=decisive.missing,
+        reason="" if decisive.exact() else cause_of(edition, judge, decisive),
+        undecided=_undecided(edition, judge, decisive),
+    )
+
+
+def _undecided(edition: Edition, judge: Judge, agreement: Agreement) -> str:
+    """Say why a comparison without a difference proves nothing; "" where it does."""
+    if not agreement.exact():
+        return ""
+    if not agreement.decided():
+        names = ", ".join(agreement.hidden[:_MOST]) or "every gradient"
+        names += f" and {len(agreement.hidden) - _MOST} more" if len(agreement.hidden) > _MOST else ""
+        return f"not decided: the rounding of {names} in {agreement.dtype} is too large to see a wrong gradient"
+    if not judge.whole_is_known(edition):
+        return (
+            "not decided: the network draws random numbers other than dropout's, so pieces differ from the whole batch"
+        )
+    return ""
+
+
+def _is_refusal(error: Exception, edition: Edition) -> bool:
+    """Whether an edition raised this itself, to say what it does not support: it does not come from the network."""
+    frame = list(_frames(error))[-1]
+    if str(frame.f_globals.get("__name__", "")).startswith("mtl_accum."):
+        return isinstance(error, ValueError | TypeError | RuntimeError)
+    return isinstance(error, ValueError | TypeError) and frame.f_locals.get("self") is edition
+
+
+def _frames(error: Exception) -> Iterator[FrameType]:
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame
+        trace = trace.tb_next
+
+
+def _one_line(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:_LONGEST]}{'...' * (len(words) > _LONGEST)}".removesuffix(": ")
+
+
+def _optimizers(optimizer: Optimizers | None) -> Sequence[torch.optim.Optimizer]:
+    if optimizer is None:
+        return []
+    return [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer
+
+
+def _in_double(trunk: Trunk, tasks: Tasks, batch: Any) -> tuple[Judge | None, str]:
+    """Make a float64 copy of the network, or say why there is none."""
+    try:
+        copied, copied_tasks = copy.deepcopy((trunk, dict(tasks)))
+    except Exception as error:
+        return None, f"not in float64: cannot be copied ({error})"
+    functions: list[Callable[..., Any]] = [copied, *copied_tasks.values()]
+    if share_modules([trunk, *tasks.values()], functions):
+        return None, "not in float64: a closure's modules cannot be copied; pass modules, such as Task"
+    for module in modules_of(*functions):
+        module.double()
+        _widen_attributes(module)
+    wide = tree_map_only(Tensor, _double, batch)
+    try:
+        judge = Judge(Sandbox(copied, copied_tasks, wide, also=leaves_reached(copied, copied_tasks, wide)))
+        _ = judge.reference
+    except Exception as error:
+        return None, f"not in float64: {_one_line(error)}"
+    return judge, ""
+
+
+def _widen_attributes(module: torch.nn.Module) -> None:
+    """Convert the tensors that a module keeps in plain attributes, such as a hidden state."""
+    for name, value in vars(module).items():
+        if name not in ("_parameters", "_buffers", "_modules") and any(map(_is_narrow, tree_leaves(value))):
+            vars(module)[name] = tree_map(lambda leaf: _double(leaf) if _is_narrow(leaf) else leaf, value)
+
+
+def _is_narrow(leaf: Any) -> bool:
+    floats = isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dtype != torch.float64
+    return floats and not isinstance(leaf, torch.nn.Parameter)
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.detach().double().requires_grad_(tensor.requires_grad) if tensor.is_floating_point() else tensor
+
+
+def _default_editions(batch: Any) -> dict[str, Edition]:
+    try:
+        samples = samples_of(batch, "batch")
+    except (TypeError, ValueError):
+        return {"per_task": PerTask(), "split": Split()}
+    uneven = (pieces for pieces in range(2, samples) if samples % -(-samples // pieces))
+    return {
+        "per_task": PerTask(),
+        "split": Split(),
+        "cached": Cached(chunk_size=max(1, min(samples // 2 + 1, samples - 1))),
+        "accumulated": Accumulated(Split(), micro_batches=next(uneven, 2)),
+    }

@@ -1,0 +1,188 @@
+"""Dropout and other random numbers turned off from outside, whatever module or function draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import graph
+from torch.overrides import TorchFunctionMode
+
+from mtl_accum._state import RandomState
+
+__all__ = ["NoDropout"]
+
+_DROPOUT = {
+    F.dropout,
+    F.dropout1d,
+    F.dropout2d,
+    F.dropout3d,
+    F.alpha_dropout,
+    F.feature_alpha_dropout,
+    torch.dropout,
+    torch.feature_dropout,
+    torch.alpha_dropout,
+    torch.feature_alpha_dropout,
+}
+_POSITION = {F.scaled_dot_product_attention: 4, F.multi_head_attention_forward: 10}  # of the argument dropout_p
+_RECURRENT = {getattr(torch, name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
+_TYPICAL = 0.5  # a number that all of these distributions can give, and that lets gradients through
+
+
+class NoDropout(TorchFunctionMode):
+    """Inside its block dropout returns its input, attention drops nothing, and noise is one constant number.
+
+    So a piece of a batch sees what it sees as a part of the whole. Permutations, random integers and samples from
+    categories are left as they are.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the function without its random numbers."""
+        kwargs = dict(kwargs or {})
+        if func in (Tensor.backward, torch.autograd.backward):
+            with self:  # a mode ends in what it calls, but a backward may run a checkpointed forward again
+                return _backward(*args, **kwargs)
+        if func is torch.autograd.grad and not kwargs.get("is_grads_batched"):
+            with self:
+                return _grad(*args, **kwargs)
+        if func in _DROPOUT:
+            return args[0] if args else kwargs["input"]
+        if func in _POSITION:
+            position = _POSITION[func]
+            if len(args) > position:
+                args = (*args[:position], 0.0, *args[position + 1 :])
+            elif "dropout_p" in kwargs:
+                kwargs["dropout_p"] = 0.0
+        elif func in _RECURRENT:  # (..., layers, dropout, training, both directions, [batch first])
+            place = next((index for index, value in enumerate(args) if type(value) is float), None)
+            args = args if place is None else (*args[:place], 0.0, *args[place + 1 :])
+        elif func in _WITHOUT_CHANCE:
+            return _WITHOUT_CHANCE[func](*args, **kwargs)
+        elif func in _CONSTANT:
+            with _stream_kept(), torch.no_grad():
+                drawn: Tensor = func(*args, **kwargs)
+                return drawn.copy_(torch.as_tensor(_CONSTANT[func](*args, **kwargs)).expand_as(drawn))
+        return func(*args, **kwargs)
+
+
+def _backward(
+    tensors: Tensor | Sequence[Tensor],
+    gradients: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Tensor | Sequence[Tensor] | None = None,
+    **names: Any,
+) -> None:
+    """Run a backward as torch's two functions do, which would leave the mode."""
+    outputs = _several(tensors)
+    starts = _starts(outputs, names.get("gradient", names.get("grad_tensors", gradients)))
+    leaves = () if inputs is None else _several(inputs)
+    keep = create_graph if retain_graph is None else retain_graph
+    graph._engine_run_backward(
+        outputs, starts, keep, create_graph, leaves, allow_unreachable=True, accumulate_grad=True
+    )
+
+
+def _grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    *,
+    allow_unused: bool | None = None,
+    materialize_grads: bool = False,
+    **_: Any,
+) -> tuple[Tensor | None, ...]:
+    """Return gradients as `torch.autograd.grad` does, which would leave the mode."""
+    ends, leaves = _several(outputs), _several(inputs)
+    keep = create_graph if retain_graph is None else retain_graph
+    gradients = graph._engine_run_backward(
+        ends,
+        _starts(ends, grad_outputs),
+        keep,
+        create_graph,
+        leaves,
+        allow_unused or materialize_grads,
+        accumulate_grad=False,
+    )
+    if not materialize_grads:
+        return gradients
+    return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, leaves, strict=True))
+
+
+def _several(tensors: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+
+
+def _starts(outputs: Sequence[Tensor], given: Tensor | Sequence[Tensor | None] | None) -> tuple[Tensor, ...]:
+    """Return what a backward begins with; None stands for ones."""
+    known = (given,) * len(outputs) if given is None or isinstance(given, Tensor) else tuple(given)
+    return tuple(torch.ones_like(out) if g is None else g for out, g in zip(outputs, known, strict=True))
+
+
+def _rrelu(input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, **__: Any) -> Tensor:
+    return F.leaky_relu(input, (lower + upper) / 2)
+
+
+def _gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:
+    soft = (logits / tau).softmax(dim)
+    if not hard:
+        return soft
+    one_hot = torch.zeros_like(soft).scatter_(dim, soft.argmax(dim, keepdim=True), 1.0)
+    return one_hot - soft.detach() + soft
+
+
+def _typical(*_: Any, **__: Any) -> float:
+    return _TYPICAL
+
+
+def _uniform(_: Tensor, low: float = 0.0, high: float = 1.0, **names: Any) -> float:
+    return float(names.get("from", low) + names.get("to", high)) / 2
+
+
+def _normal(_: Tensor, mean: float = 0.0, std: float = 1.0, **__: Any) -> float:
+    return mean + _TYPICAL * std
+
+
+def _normal_of(mean: Any, std: Any = 1.0, *_: Any, **__: Any) -> Any:
+    return mean + _TYPICAL * std
+
+
+def _likely(input: Tensor, p: Any = None, **__: Any) -> Any:
+    return torch.as_tensor(input if p is None else p) >= 0.5
+
+
+def _likely_in_place(_: Tensor, p: Any = 0.5, **__: Any) -> Any:
+    return torch.as_tensor(p) >= 0.5
+
+
+_WITHOUT_CHANCE: dict[Any, Callable[..., Tensor]] = {F.rrelu: _rrelu, F.gumbel_softmax: _gumbel_softmax}
+# Every number that a function draws, from its own arguments.
+_CONSTANT: dict[Any, Callable[..., Any]] = {
+    torch.rand: _typical,
+    torch.rand_like: _typical,
+    torch.randn: _typical,
+    torch.randn_like: _typical,
+    Tensor.exponential_: _typical,
+    Tensor.uniform_: _uniform,
+    Tensor.normal_: _normal,
+    torch.normal: _normal_of,
+    torch.bernoulli: _likely,
+    Tensor.bernoulli_: _likely_in_place,
+}
+
+
+@contextmanager
+def _stream_kept() -> Iterator[None]:
+    before = RandomState()
+    try:
+        yield
+    finally:
+        before.restore()

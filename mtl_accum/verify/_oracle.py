@@ -1,0 +1,210 @@
+"""What an edition must equal: the summed loss over the same pieces, in the same order.
+
+An edition in pieces draws other, equally valid random numbers than the whole batch would. Its oracle is the summed
+loss of a network that runs in the same pieces: trunk' is the concatenation of trunk(piece), task' the weighted sum of
+the task over the pieces. Gradient accumulation's is a summed loss for each micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtl_accum.editions import (
+    Accumulated,
+    AsLoss,
+    Cached,
+    Checkpointed,
+    Edition,
+    Offloaded,
+    Schedule,
+    Split,
+    SummedLoss,
+    Tasks,
+    Trunk,
+    samples_of,
+)
+from mtl_accum.editions._engine import (
+    Form,
+    Piece,
+    cut_batch,
+    equal_ranges,
+    facts,
+    flatten,
+    ranges,
+    read_counts,
+    reduction_of,
+    take,
+    unflatten,
+)
+
+__all__ = ["in_pieces", "oracle"]
+
+
+@singledispatch
+def oracle(edition: object) -> Schedule:
+    """The edition that computes the same gradient without any of the tricks, in the memory of `SummedLoss`.
+
+    Args:
+        edition: one of this package's; another one is taken to run its batch whole.
+    """
+    return SummedLoss()
+
+
+@singledispatch
+def in_pieces(edition: object) -> bool:
+    """Whether an edition cuts the batch."""
+    return False
+
+
+@oracle.register(Split)
+def _(edition: Split) -> Schedule:
+    forward = edition.order == "forward"
+    return _SummedOver(
+        lambda trunk: trunk,
+        lambda tasks: _over_pieces(tasks if forward else dict(reversed(list(tasks.items()))), edition.head_chunks),
+    )
+
+
+@oracle.register(Cached)
+def _(edition: Cached) -> Schedule:
+    return _SummedOver(
+        lambda trunk: _Concatenated(trunk, edition.chunk_size), lambda tasks: _over_pieces(tasks, edition.head_chunks)
+    )
+
+
+@oracle.register(Accumulated)
+def _(edition: Accumulated) -> Schedule:
+    return _PieceByPiece(oracle(edition.edition), edition.micro_batches)
+
+
+@oracle.register(Checkpointed)
+@oracle.register(Offloaded)
+def _(edition: Checkpointed | Offloaded) -> Schedule:
+    return oracle(edition.edition)
+
+
+@oracle.register(AsLoss)
+def _(edition: AsLoss) -> Schedule:
+    return AsLoss(oracle(edition.edition))  # all forward passes come before the backward
+
+
+@in_pieces.register(AsLoss)
+@in_pieces.register(Checkpointed)
+@in_pieces.register(Offloaded)
+def _(edition: AsLoss | Checkpointed | Offloaded) -> bool:
+    return in_pieces(edition.edition)
+
+
+@in_pieces.register(Split)
+def _(edition: Split) -> bool:
+    return edition.head_chunks > 1
+
+
+@in_pieces.register(Cached)
+@in_pieces.register(Accumulated)
+def _(edition: Edition) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class _SummedOver(Schedule):
+    """`SummedLoss` of another trunk and other tasks."""
+
+    trunk: Callable[[Trunk], Trunk]
+    tasks: Callable[[Tasks], Tasks]
+
+    def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Schedule.run`."""
+        losses = SummedLoss().run(form, self.trunk(trunk), self.tasks(tasks), batch)
+        return {name: losses[name] for name in tasks}
+
+
+@dataclass(frozen=True)
+class _PieceByPiece(Schedule):
+    """An edition on every micro-batch, each task weighted by its share."""
+
+    edition: Schedule
+    pieces: int
+
+    def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """See `Schedule.run`."""
+        total = {name: torch.zeros(()) for name in tasks}
+        for piece, shares in _shares(tasks, batch, self.pieces):
+            weighted = {name: _Weighted(task, shares[name]) for name, task in tasks.items() if shares[name]}
+            for name, loss in self.edition.run(form, trunk, weighted, piece.batch).items():
+                total[name] = total[name] + loss
+        return total
+
+
+@dataclass(frozen=True)
+class _Concatenated:
+    """A trunk over chunks of the batch."""
+
+    trunk: Trunk
+    size: int
+
+    def __call__(self, batch: Any) -> Any:
+        cut = cut_batch(batch, ranges(samples_of(batch, "batch"), self.size))
+        found = [flatten(self.trunk(piece.batch), "representation") for piece in cut]
+        columns = zip(*(values for values, _ in found), strict=True)
+        return unflatten([torch.cat(c) if isinstance(c[0], Tensor) else c[0] for c in columns], found[0][1])
+
+
+class _Weighted:
+    """A task times a number."""
+
+    def __init__(self, task: Any, share: float) -> None:
+        self._task, self._share = task, share
+        vars(self).update(facts(task))
+
+    def __call__(self, representation: Any, batch: Any) -> Tensor:
+        loss: Tensor = self._share * self._task(representation, batch)
+        return loss
+
+
+class _OverPieces:
+    """A task as the weighted sum of itself over pieces of the batch."""
+
+    def __init__(self, task: Any, pieces: int) -> None:
+        self._task, self._pieces = task, pieces
+        vars(self).update(facts(task))
+
+    def __call__(self, representation: Any, batch: Any) -> Tensor:
+        terms = [
+            shares["it"] * self._task(take(representation, piece.samples or (0, 0)), piece.batch)
+            for piece, shares in _shares({"it": self._task}, batch, self._pieces)
+            if shares["it"]
+        ]
+        return torch.stack(terms).sum()
+
+
+def _over_pieces(tasks: Tasks, pieces: int) -> Tasks:
+    return {name: _OverPieces(task, pieces) for name, task in tasks.items()} if pieces > 1 else tasks
+
+
+def _share(task: Any, piece: float, whole: float) -> float:
+    """Return the weight of a piece: its share of a mean's terms, 1 for a sum, 0 where the task is absent in it."""
+    if reduction_of(task) == "sum":
+        return 1.0 if piece else 0.0
+    return piece / (whole or 1)
+
+
+def _shares(tasks: Tasks, batch: Any, pieces: int) -> list[tuple[Piece, dict[str, float]]]:
+    """The pieces of a batch, and each task's share in them."""
+    samples = samples_of(batch, "batch")
+    cut = cut_batch(batch, equal_ranges(samples, pieces))
+    whole = Piece((0, samples), batch)
+    counts = read_counts(tasks, [whole, *cut])
+    return [
+        (
+            piece,
+            {name: _share(tasks[name], count[piece.samples], count[whole.samples]) for name, count in counts.items()},
+        )
+        for piece in cut
+    ]

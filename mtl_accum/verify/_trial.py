@@ -1,0 +1,176 @@
+"""Running a network for a look at it: on a copy of its batch, and everything else is put back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtl_accum._state import BufferLog, RandomNumbers
+from mtl_accum.editions import Edition, Tasks, Trunk, samples_of
+from mtl_accum.editions._engine import Step, named_modules_of, take
+from mtl_accum.verify._fresh_batch import fresh_batch, inputs_with_gradients
+from mtl_accum.verify._hidden_state import HiddenState
+
+__all__ = ["Sandbox", "StepOutcome", "leaves_reached", "parameters_reached"]
+
+_FEW = 4  # samples; more than the one that BatchNorm refuses
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one call of an edition leaves.
+
+    Attributes:
+        losses: By task.
+        gradients: By parameter, and by input that requires a gradient; None where it got none.
+        buffers: By name.
+        random: States of the generators.
+    """
+
+    losses: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor | None]
+    buffers: Mapping[str, Tensor]
+    random: RandomNumbers
+
+
+class Sandbox:
+    """A trunk, tasks and a batch, to be run without a trace.
+
+    Args:
+        trunk: Maps the batch to the representation.
+        tasks: By name.
+        batch: Any; every run gets a copy of it.
+        also: Parameters that no module owns, as an optimizer or the graph of a loss may hold them.
+
+    Attributes:
+        parameters: All that can be reached, by a name that begins with "trunk" or "tasks." and the task's name; those
+            that no module owns by the name of the variable that holds them.
+    """
+
+    def __init__(self, trunk: Trunk, tasks: Tasks, batch: Any, *, also: Iterable[Tensor] = ()) -> None:
+        self.trunk, self.tasks, self.batch = trunk, tasks, batch
+        functions: list[tuple[str, Callable[..., Any]]] = [("trunk", trunk)]
+        functions += [(f"tasks.{name}", task) for name, task in tasks.items()]
+        named = [
+            (f"{part}.{path}" if path else part, module)
+            for part, function in functions
+            for path, module in named_modules_of(function)
+        ]
+        self._modules = {id(module): (name, module) for name, module in reversed(named)}  # the first name counts
+        self.parameters = self._tensors(lambda module: module._parameters)
+        held = HiddenState(*self._functions).tensors
+        names = {id(tensor): name for name, tensor in held.items()}
+        owned = {id(parameter) for parameter in self.parameters.values()}
+        loose = {id(tensor): tensor for tensor in (*also, *held.values()) if id(tensor) not in owned}
+        for number, (key, tensor) in enumerate(loose.items()):
+            name = names.get(key) or f"optimizer.{number}"
+            self.parameters[f"{name}#{number}" if name in self.parameters else name] = tensor
+
+    def run(self, edition: Edition) -> StepOutcome:
+        """Run an edition once, from no gradients, on a copy of the batch."""
+        batch = fresh_batch(self.batch)
+        with self.untouched(), self._gradients_aside():
+            losses = edition.forward_backward(self.trunk, self.tasks, batch)
+            gradients = {name: parameter.grad for name, parameter in self.parameters.items()}
+            gradients |= {path: leaf.grad for path, leaf in inputs_with_gradients(batch)}
+            buffers = {name: b.detach().clone() for name, b in self._tensors(lambda m: m._buffers).items()}
+            return StepOutcome(losses, gradients, buffers, RandomNumbers())
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Put buffers, hidden state and random numbers back at the end."""
+        random, buffers, hidden = RandomNumbers(), BufferLog(), HiddenState(*self._functions)
+        buffers.before([module for _, module in self._modules.values()])
+        try:
+            yield
+        finally:
+            buffers.restore()
+            hidden.restore()
+            random.restore()
+
+    @property
+    def _functions(self) -> tuple[Callable[..., Any], ...]:
+        return self.trunk, *self.tasks.values()
+
+    @contextmanager
+    def _gradients_aside(self) -> Iterator[None]:
+        before = [(parameter, parameter.grad) for parameter in self.parameters.values()]
+        try:
+            for parameter, _ in before:
+                parameter.grad = None
+            yield
+        finally:
+            for parameter, gradient in before:
+                parameter.grad = gradient
+
+    def _tensors(self, of: Callable[[nn.Module], dict[str, Any]]) -> dict[str, Any]:
+        tensors: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for path, module in reversed(self._modules.values()):
+            for name, tensor in of(module).items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    full = f"{path}.{name}"
+                    tensors[f"{full}#{len(tensors)}" if full in tensors else full] = (
+                        tensor  # variables may share a name
+                    )
+        return tensors
+
+
+def leaves_reached(trunk: Trunk, tasks: Tasks, batch: Any) -> list[Tensor]:
+    """Return the leaves that the losses of a batch reach, inputs excepted: log-variances in a closure, for example.
+
+    Found in the losses' graphs; there is no backward. Nothing is changed, neither the batch.
+    """
+    graphs = _Graphs()
+    Sandbox(trunk, tasks, batch).run(graphs)
+    return [leaf for key, leaf in graphs.leaves.items() if key not in graphs.inputs]
+
+
+def parameters_reached(trunk: Trunk, tasks: Tasks, batch: Any) -> set[int]:
+    """Return the ids of the tensors that `SummedLoss` would give a gradient to, without a backward.
+
+    The graphs of the losses of a few samples are walked: in little memory, however large the batch.
+    """
+    try:
+        samples_of(batch, "batch")
+        leaves = leaves_reached(trunk, tasks, take(batch, (0, _FEW)))
+    except Exception:  # it cannot be cut, or a loss wants more samples than a few
+        leaves = leaves_reached(trunk, tasks, batch)
+    return {id(leaf) for leaf in leaves}
+
+
+class _Graphs:
+    """The forward passes of `SummedLoss`, each head alone, and the leaves of their graphs by id."""
+
+    def __init__(self) -> None:
+        self.leaves: dict[int, Tensor] = {}
+        self.inputs: set[int] = set()
+
+    def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
+        """Walk the graphs."""
+        self.inputs = {id(leaf) for _, leaf in inputs_with_gradients(batch)}
+        with Step(trunk, tasks, batch) as step, torch.enable_grad():
+            representation = step.run_trunk() if step.present else None
+            for name in step.present:
+                loss = step.run_heads([name], representation, step.pieces[0])
+                self._walk(loss)
+        return step.losses()
+
+    def _walk(self, loss: Tensor | None) -> None:
+        if loss is not None and loss.is_leaf and loss.requires_grad:
+            self.leaves[id(loss)] = loss
+        pending, seen = [None if loss is None else loss.grad_fn], set()
+        while pending:
+            node = pending.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if hasattr(node, "variable"):
+                self.leaves[id(node.variable)] = node.variable
+            pending += [following for following, _ in node.next_functions]

@@ -1,0 +1,100 @@
+"""The table of knobs, and the rules in it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mtl_accum import _validate
+from mtl_accum._knobs import KNOBS, check_all, check_knob
+from mtl_accum.training.callbacks import CheckpointConfig
+from mtl_accum.training.loop import TrainConfig
+from mtl_accum.training.loop._learning_rate import _RULES
+from mtl_accum.training.loop._precision import _DTYPES
+
+CONFIG = yaml.safe_load((Path(__file__).resolve().parents[2] / "conf" / "config.yaml").read_text())
+
+
+def test_every_knob_has_a_rule():
+    top = set(CONFIG) - {"defaults", "hydra"} | {"job", "edition", "optimizer", "check"}
+    assert top == {name for name in KNOBS if "." not in name}
+    assert set(CONFIG["checkpoint"]) == {name.partition(".")[2] for name in KNOBS if name.startswith("checkpoint.")}
+    assert set(CONFIG["compare"]) < {name.partition(".")[2] for name in KNOBS if name.startswith("compare.")}
+
+
+def test_defaults_meet_their_rules():
+    built = ("edition", "optimizer", "job")
+    check_all({name: value for name, value in CONFIG.items() if name not in ("defaults", "hydra", *built)})
+
+
+def test_settings_of_the_loop_are_knobs():
+    assert {field.name for field in fields(TrainConfig)} <= set(KNOBS)
+    assert {f"checkpoint.{field.name}" for field in fields(CheckpointConfig)} <= set(KNOBS)
+    for name, choices in {"precision": _DTYPES, "lr_scaling": _RULES}.items():
+        for choice in choices:
+            check_knob(name, choice)
+
+
+VALUES = [None, True, "", "a", -1, 0, 1, 2**63, 0.5, 1.0, math.nan, math.inf, [], {}, [1], float]
+
+
+@pytest.mark.parametrize(
+    ("rule", "right"),
+    [
+        ("boolean", [True]),
+        ("text", ["a"]),
+        ("positive_int", [1]),
+        ("natural", [0, 1]),
+        ("small_int", [1]),
+        ("small_natural", [0, 1]),
+        ("workers", [0, 1]),
+        ("number", [-1, 0, 1, 0.5, 1.0]),
+        ("not_negative", [0, 1, 0.5, 1.0]),
+        ("positive", [1, 0.5, 1.0]),
+        ("fraction", [0.5]),
+        ("share", [0, 0.5]),
+        ("probability", [0, 1, 0.5, 1.0]),
+        ("selector", [value for value in VALUES if not isinstance(value, list | dict)]),
+        ("size", [1, 2**63 - 1]),
+        ("device", []),
+    ],
+)
+def test_rule(rule, right):
+    for value in VALUES:
+        if any(value is one for one in right):
+            getattr(_validate, rule)("x", value)
+        elif not any(value == one and type(value) is type(one) for one in right):
+            with pytest.raises(ValueError, match=r"^x must be .*found "):
+                getattr(_validate, rule)("x", value)
+
+
+@pytest.mark.parametrize("value", ["auto", "6GiB", " 6 GB ", "80%", "0.5MiB", "100kB", 5])
+def test_sizes(value):
+    _validate.size("budget", value)
+
+
+@pytest.mark.parametrize("value", ["", "6gb", "0GiB", "101%", "-1GiB", "GiB", "6", 0, -5, 1.5, True, None, "1e3B"])
+def test_no_sizes(value):
+    with pytest.raises(ValueError, match="budget must be a size such as 6GiB or 6GB, a share such as 80%, or auto; f"):
+        _validate.size("budget", value)
+
+
+@pytest.mark.parametrize("value", ["auto", "cpu", "cuda", "cuda:0", "cuda:15"])
+def test_devices(value):
+    _validate.device("device", value)
+
+
+@pytest.mark.parametrize("value", ["gpu", "cuda:", "cuda:-1", "cpu:0", "CUDA", "cuda:99999", "meta", ""])
+def test_no_devices(value):
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda or cuda:N, found "):
+        _validate.device("device", value)
+
+
+def test_a_wrong_value_is_shown_shortened():
+    with pytest.raises(ValueError, match="found 'a+$") as error:
+        _validate.natural("x", "a" * 10_000)
+    assert len(str(error.value)) < 300

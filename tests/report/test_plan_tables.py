@@ -1,0 +1,128 @@
+"""A plan as text: the answer, the choice, what was tried, what is left out, and what would help."""
+
+from __future__ import annotations
+
+import json
+
+from mtl_accum import report as reports
+from mtl_accum.report import plan_markdown
+from mtl_accum.report._plan_tables import plan_conclusion, plan_sections
+from tests.report.examples import MIB, explained, report
+
+
+def schedule(name: str, peak: int, ratio: float, **changes):
+    return {"schedule": name, "edition": {"_target_": name}, "peak_bytes": peak * MIB, "time_ratio": ratio, **changes}
+
+
+def plan(**changes):
+    split = schedule("Split()", 200, 1.02)
+    return {
+        "budget": {"size": 250 * MIB, "words": "80% of 0.3 GiB"},
+        "device": "cpu",
+        "samples": 64,
+        "chosen": {**split, "overrides": ["edition=split"]},
+        "peak": explained("predicted", 200),
+        "summed": schedule("SummedLoss()", 400, 1.0),
+        "front": [
+            schedule("SummedLoss()", 400, 1.0),
+            split,
+            schedule("Near()", 190, 1.03),
+            schedule("Cached(chunk_size=8)", 100, 1.4),
+        ],
+        "fallbacks": [],
+        "candidates": 17,
+        "left_out": {"Accumulated": "Accumulated: trunk.bn uses batch statistics", "trunk chunks": "Cached: the same"},
+        "largest_batch": [
+            {"schedule": "Split()", "samples": 80},
+            {"schedule": "SummedLoss()", "samples": 0},
+            {"schedule": "Cached(chunk_size=8)", "samples": None},
+        ],
+        "timed_by": "timings of the pieces",
+        "trials": [
+            {"schedule": "Split()", "peak_bytes": 200 * MIB, "fits": True, "step_seconds": [0.2, 0.1, 0.3]},
+            {"schedule": "Big()", "peak_bytes": 300 * MIB, "fits": False, "step_seconds": []},
+            {"schedule": "Huge()", "peak_bytes": None, "fits": False, "step_seconds": []},
+        ],
+        "holds": {"parameters and buffers": 30 * MIB, "one sample's trunk": 60 * MIB},
+        "advice": [],
+        "spent": {"probing": 1.25, "predicting": 0.5},
+        **changes,
+    }
+
+
+def tables(plan):
+    return {section.title: section.table for section in plan_sections(plan)}
+
+
+def test_the_answer():
+    assert plan_conclusion(plan()) == [
+        "Split() fits into the budget of 250.0 MiB (80% of 0.3 GiB): it needs 200.0 MiB where SummedLoss needs "
+        "400.0 MiB, in 1.02 times its time.",
+        "On the command line: edition=split",
+    ]
+
+
+def test_the_choice_leaves_out_what_is_near():
+    assert tables(plan())["The choice"] == [
+        ["schedule", "peak", "memory / SummedLoss", "time / SummedLoss", ""],
+        ["SummedLoss()", "400.0 MiB", "1.00", "1.00", "over the budget"],
+        ["Split()", "200.0 MiB", "0.50", "1.02", "chosen"],
+        ["Cached(chunk_size=8)", "100.0 MiB", "0.25", "1.40", ""],
+    ]
+
+
+def test_what_was_tried():
+    assert tables(plan())["Tried on the device"][1:] == [
+        ["Split()", "200.0 MiB", "200.0 ms", ""],
+        ["Big()", "300.0 MiB", "–", "does not fit"],
+        ["Huge()", "–", "–", "ran out of memory"],
+    ]
+    assert "Tried on the device" not in tables(plan(trials=[]))
+
+
+def test_the_rest():
+    found = tables(plan())
+    assert found["The largest batch"][1:] == [
+        ["Split()", "80"],
+        ["SummedLoss()", "none"],
+        ["Cached(chunk_size=8)", "any"],
+    ]
+    assert found["What the peak is"][-1] == ["reached in", "head a backward"]
+    assert "What the peak is" not in tables(plan(peak={**explained("predicted", 200), "categories": None}))
+    page = "\n".join(plan_markdown(plan()))
+    for text in (
+        "- Accumulated: trunk.bn uses batch",
+        "- trunk chunks: Cached: the same",
+        "probing 1.2 s, predicting 0.5 s",
+    ):
+        assert text in page
+
+
+def test_nothing_fits():
+    found = plan(chosen=None, advice=["smaller samples"], budget={"size": MIB, "words": "1MiB"})
+    assert plan_conclusion(found) == [
+        "Nothing fits into the budget of 1.0 MiB (1MiB): the smallest peak that an exact schedule has is 200.0 MiB."
+    ]
+    first, second, *_ = plan_sections(found)
+    assert first.table == [["part", "size"], ["parameters and buffers", "30.0 MiB"], ["one sample's trunk", "60.0 MiB"]]
+    assert second.lines == ["smaller samples"]
+
+
+def test_it_is_written_with_its_run(tmp_path):
+    reports.write_plan({"command": "python -m mtl_accum job=plan", "seed": 0, "plan": plan()}, tmp_path)
+    written = json.loads((tmp_path / "plan.json").read_text())
+    assert (written["kind"], written["version"], written["plan"]) == ("plan", reports.VERSION, plan())
+    assert (tmp_path / "plan.md").read_text().startswith("# mtl_accum plan\n\n`python -m mtl_accum job=plan`\n")
+    run = report()
+    run["training"]["changes"] = ["step 3: Split() ran out of memory"]
+    page = reports.markdown({**run, "plan": plan()})
+    assert "## The plan\n\nSplit() fits" in page
+    assert "### The choice" in page
+    assert "- step 3: Split() ran out of memory\n" in page
+
+
+def test_on_the_terminal(tmp_path, capsys):
+    reports.show_plan(plan(), tmp_path)
+    shown = capsys.readouterr().out
+    assert "| Split() | 200.0 MiB | 0.50 | 1.02 | chosen |" in shown
+    assert shown.index("Left out") < shown.index("Split() fits into") < shown.index(str(tmp_path))
