@@ -33,6 +33,7 @@ def mtl_accum(
     cwd: Path,
     python: str | None = None,
     building_only: bool = False,
+    old_names: bool = False,
     seconds: int = _SECONDS,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
@@ -44,6 +45,7 @@ def mtl_accum(
         python: the interpreter, which then starts from nothing; None forks the command line's process from one that
             has imported all packages, which is quicker.
         building_only: end where editions would be measured; see `tests/cli/zygote.py`.
+        old_names: whether names that have moved may be used, which warns; of a process that is forked.
         seconds: until it takes too long.
         environment: variables; with any of them it starts from nothing, too.
     """
@@ -53,7 +55,8 @@ def mtl_accum(
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / name for name in ("out", "err")}
         request = {"arguments": arguments, "cwd": str(cwd), **{name: str(path) for name, path in paths.items()}}
-        code = _ask(_zygote(), json.dumps({**request, "building_only": building_only}), seconds)
+        request |= {"building_only": building_only, "old_names": old_names}
+        code = _ask(_zygote(), json.dumps(request), seconds)
         return subprocess.CompletedProcess(arguments, code, *(path.read_text() for path in paths.values()))
 
 

@@ -10,6 +10,7 @@ import os
 import resource
 import runpy
 import sys
+import warnings
 from importlib import import_module
 from typing import NoReturn
 
@@ -33,7 +34,7 @@ def main() -> None:
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def run(arguments: list[str], cwd: str, out: str, err: str, building_only: bool) -> NoReturn:
+def run(arguments: list[str], cwd: str, out: str, err: str, building_only: bool, old_names: bool) -> NoReturn:
     """`python -m mtl_accum ...` in that folder, with its output in files.
 
     Args:
@@ -42,6 +43,7 @@ def run(arguments: list[str], cwd: str, out: str, err: str, building_only: bool)
         out: the file for standard output.
         err: the file for standard error.
         building_only: end with 0 where editions would be measured, and have little memory.
+        old_names: let a name that has moved warn, in place of raising.
     """
     for path, number in ((os.devnull, 0), (out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
@@ -51,6 +53,8 @@ def run(arguments: list[str], cwd: str, out: str, err: str, building_only: bool)
     if building_only:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
         import_module("mtl_accum.jobs._train").compare = stop
+    if old_names:
+        warnings.filterwarnings("default", "mtl_accum.* is now mtl_accum", FutureWarning)
     runpy.run_module("mtl_accum", run_name="__main__", alter_sys=True)
     sys.exit()
 
