@@ -103,25 +103,32 @@ def test_its_saved_configuration_runs(runs: Path) -> None:
     require_same_weights(runs / "resumed", FINISHED)
 
 
-@pytest.mark.xfail(strict=True, reason="a key that is missing counts as a change")
-@pytest.mark.parametrize("change", ["", "clip_norm=1", "model.tasks.digit.weight=3"])
-def test_a_key_that_the_saved_configuration_lacks_means_its_default(stopped: Path, change: str) -> None:
+@pytest.fixture
+def sparse(tmp_path: Path) -> Path:
+    """A folder with a copy of the run `stopped` of e7320d1, whose saved configuration lacks four keys."""
+
     def forget(config: dict[str, Any]) -> None:
         for name in ("clip_norm", "on_nan", "step_in_backward"):
             del config[name]
         del config["model"]["tasks"]["digit"]["weight"]
 
-    edit_saved_configuration(stopped / "stopped", forget)
-    done = mtl_accum(*AGAIN, *filter(None, [change]), cwd=stopped, building_only=True)
-    if change:
-        assert done.returncode == 1
-        name, _, value = change.partition("=")
-        assert f"the configuration has changed since: {name} was " in done.stderr
-        assert f", is {value}\n" in done.stderr
-        assert "; " not in done.stderr.partition("changed since")[2], "one key differs"
-    else:
-        assert done.returncode == 0, done.stderr
-        require_same_weights(stopped / "resumed", FINISHED)
+    shutil.copytree(EARLIER / "e7320d1" / "stopped", tmp_path / "stopped")
+    edit_saved_configuration(tmp_path / "stopped", forget)
+    return tmp_path
+
+
+@pytest.mark.xfail(strict=True, reason="a key that is missing counts as a change")
+def test_a_key_that_the_saved_configuration_lacks_means_its_default(sparse: Path) -> None:
+    command(*AGAIN, cwd=sparse, building_only=True)
+    require_same_weights(sparse / "resumed", FINISHED)
+
+
+@pytest.mark.xfail(strict=True, reason="a key that is missing counts as a change")
+def test_a_key_that_the_saved_configuration_lacks_may_not_change(sparse: Path) -> None:
+    done = mtl_accum(*AGAIN, "clip_norm=1", "model.tasks.digit.weight=3", cwd=sparse, building_only=True)
+    assert done.returncode == 1
+    changes = "clip_norm was None, is 1; model.tasks.digit.weight was 1.0, is 3"
+    assert done.stderr.endswith(f"the configuration has changed since: {changes}\n")
 
 
 @pytest.mark.xfail(strict=True, reason="version 2 is not read")
@@ -135,7 +142,6 @@ def test_it_evaluates_with_the_figures_that_it_had(runs: Path) -> None:
 def test_it_reports(runs: Path) -> None:
     pages = {
         "finished": "report",
-        "planned_finished": "report",
         "planned": "plan",
         "sweep": "sweep",
     }

@@ -40,4 +40,6 @@ done
 # Remove what nothing reads, what is large, and what has the paths of a machine.
 find . \( -name '*.log' -o -name .lock -o -name '*.html' -o -name hydra.yaml -o -name multirun.yaml \) -delete
 find . -name pictures -prune -exec rm -r {} +
-rm -rf finished/checkpoints planned_finished/checkpoints
+rm -rf finished/checkpoints
+[ ! -e planned_finished ] || find planned_finished -type f ! -name model.safetensors -delete  # compared by its weights
+find . -type d -empty -delete
