@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mtl_accum._knobs import DEFAULTS, flatten
 from mtl_accum.training.checkpoint._retention import FOLDER, all_of, newest, of_path
 from mtl_accum.training.checkpoint._store import Checkpoint, CheckpointError, read_values
 
@@ -89,15 +90,8 @@ def _same(found: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    old, new = (dict(_flat({key: v for key, v in side.items() if key not in _FREE}, "")) for side in (before, now))
-    keys = sorted(old.keys() | new.keys())
-    pairs = [(key, old.get(key, "nothing"), new.get(key, "nothing")) for key in keys if key not in _FREE]
+    """Describe every key that two configurations disagree about; a key that one of them lacks has its default."""
+    old, new = (dict(flatten({key: v for key, v in side.items() if key not in _FREE})) for side in (before, now))
+    keys = sorted((old.keys() | new.keys()) - _FREE)
+    pairs = [(key, *(side.get(key, DEFAULTS.get(key, "nothing")) for side in (old, new))) for key in keys]
     return [f"{key} was {one!r}, is {other!r}" for key, one, other in pairs if one != other]
-
-
-def _flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, Mapping) or not value:
-        yield place, value
-        return
-    for key, inner in value.items():
-        yield from _flat(inner, f"{place}.{key}" if place else str(key))
