@@ -134,7 +134,7 @@ def _run(training: Training, run: Run) -> dict[str, list[float]]:
     try:
         return training.run()
     except StoppedError as stopped:
-        raise StoppedError(f"{stopped}; resume={run.folder} continues there", stopped.exit_code - 128) from None
+        raise StoppedError(f"{stopped}; resume={run.folder} continues from there", stopped.exit_code - 128) from None
 
 
 @contextmanager

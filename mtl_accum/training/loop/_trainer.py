@@ -100,8 +100,8 @@ class Training:
         if loop.step_in_backward:
             if len(schedules) > 1:
                 _LOG.warning(
-                    "step_in_backward=true: a half-done step cannot be rolled back, so training ends if memory runs out; "
-                    "not used: %s",
+                    "step_in_backward=true: a half-done step cannot be rolled back, so nothing takes over if memory "
+                    "runs out; not used: %s",
                     ", ".join(map(format_edition, schedules[1:])),
                 )
             schedules = [InBackward(schedules[0], one)]
