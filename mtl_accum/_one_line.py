@@ -59,7 +59,7 @@ def one_line(error: BaseException, knobs: Mapping[str, str] | None = None) -> st
 
 
 def without_place(error: BaseException) -> str:
-    """Word an error that is a bug, for a table that has no room for its traceback."""
+    """Word an error that is a bug, for a table without room for its traceback."""
     return f"{type(error).__name__}: {_joined(error)}"
 
 
@@ -106,7 +106,7 @@ def _of_composed(cause: BaseException) -> str:
 
 
 def _of_target(error: InstantiationException) -> str:
-    """Name a target that cannot be imported, and the innermost error that says why."""
+    """Name a target that cannot be imported, and the innermost error, which is the reason."""
     lines = [line for line in str(error).splitlines() if not line.startswith("full_key: ")]
     head = " ".join(lines).partition(", set env var")[0]
     inner: BaseException = error
