@@ -7,18 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mtl_accum._knobs import DEFAULTS, flatten
+from mtl_accum.training.checkpoint._changes import changes
 from mtl_accum.training.checkpoint._retention import FOLDER, all_of, newest, of_path
 from mtl_accum.training.checkpoint._store import Checkpoint, CheckpointError, read_values
 
 __all__ = ["find"]
 
 _LOG = logging.getLogger(__name__)
-# What may differ from the run that is gone on from: it changes no step that is still to be done, or is meant to.
-_FREE = {
-    *("resume", "epochs", "train", "job", "path", "before", "compare", "check", "measures", "images", "checkpoint"),
-    *("logger", "log_every", "edition", "budget", "device", "patience", "validate_every", "data.num_workers"),
-}
 
 
 def find(resume: str | None, folder: Path, config: Mapping[str, Any]) -> Checkpoint | None:
@@ -58,7 +53,7 @@ def _find_by_itself(folder: Path, config: Mapping[str, Any]) -> Checkpoint | Non
         except CheckpointError as error:
             _LOG.warning("%s", error)
             continue
-        if found is not None and not _differences(found.values.get("config", {}), config):
+        if found is not None and not changes(found.values.get("config", {}), config):
             return found
     _LOG.info("resume=auto: no checkpoint of this configuration; beginning anew")
     return None
@@ -76,22 +71,14 @@ def _may_fit(run: Path, config: Mapping[str, Any]) -> bool:
     """Whether a checkpoint of this configuration may be there: reading the values takes less than all tensors."""
     for path in reversed(all_of(run / FOLDER)):
         try:
-            return not _differences(read_values(path).get("config", {}), config)
+            return not changes(read_values(path).get("config", {}), config)
         except CheckpointError:
             continue
     return True
 
 
 def _same(found: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
-    differing = _differences(found.values.get("config", {}), config)
+    differing = changes(found.values.get("config", {}), config)
     if differing:
         raise ValueError(f"{found.path}: the configuration has changed since: {'; '.join(differing)}")
     return found
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Describe every key that two configurations disagree about; a key that one of them lacks has its default."""
-    old, new = (dict(flatten({key: v for key, v in side.items() if key not in _FREE})) for side in (before, now))
-    keys = sorted((old.keys() | new.keys()) - _FREE)
-    pairs = [(key, *(side.get(key, DEFAULTS.get(key, "nothing")) for side in (old, new))) for key in keys]
-    return [f"{key} was {one!r}, is {other!r}" for key, one, other in pairs if one != other]
