@@ -17,7 +17,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its own files may import each other's private names, everybody else what its `__init__` exports.
 LAYERS = [
     {"_lock", "_logs", "_optimizers", "_renamed", "_validate", "report"},
-    {"_knobs", "_scaled", "_state"},
+    {"_scaled", "_settings", "_state"},
+    {"_knobs"},
     {"editions._engine"},
     {"editions"},
     {"data", "memory", "models"},

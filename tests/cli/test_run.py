@@ -112,7 +112,7 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to train: expected model and data, found none; add +experiment=two_task"),
+        ([], "no model and data configured; add an experiment, e.g. +experiment=two_task"),
         (
             ["+experiment=nope"],
             "experiment=nope: expected one of accumulation, dense3, lm_heads, many_tasks, text8, two_task; found no "
@@ -193,7 +193,7 @@ def test_an_interrupted_run_leaves_no_report(tmp_path):
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert re.fullmatch(r"mtl_accum: stopped after step \d+; resume=out goes on from there\n", stderr)
+    assert re.fullmatch(r"mtl_accum: stopped after step \d+; resume=out continues from there\n", stderr)
     assert not list(tmp_path.rglob("report.*"))
     assert list(tmp_path.glob("out/checkpoints/step-*"))
     assert not list((tmp_path / "out").glob(".writing*"))

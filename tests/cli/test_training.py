@@ -37,10 +37,10 @@ def test_killed_and_resumed(tmp_path, how, edition):
     if how == signal.SIGTERM:
         assert run.returncode == 128 + signal.SIGTERM
         assert "mtl_accum: stopped after step" in said
-        assert "resume=runs/day/one goes on from there" in said
+        assert "resume=runs/day/one continues from there" in said
     done = mtl_accum(*settings, *edition, "resume=auto", "hydra.run.dir=runs/day/two", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "goes on from runs/day/one/checkpoints/step-" in done.stdout
+    assert "resumed from runs/day/one/checkpoints/step-" in done.stdout
     plan = load(all_of(tmp_path / "runs/day/one/checkpoints")[-1]).values["plan"]
     planned = "edition=auto" in edition
     same = plan["chosen"]["overrides"] if planned else edition  # a search of its own may end elsewhere: it times

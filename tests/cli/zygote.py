@@ -17,7 +17,7 @@ from typing import NoReturn
 IMPORTS = (
     *("torch._dynamo", "torch.utils.tensorboard", "torchmetrics.classification", "torchmetrics.image"),
     *("matplotlib.pyplot", "sklearn.datasets", "sklearn.model_selection", "hydra"),
-    *("mtl_accum.data", "mtl_accum.models", "mtl_accum.training"),
+    *("mtl_accum.data", "mtl_accum.models", "mtl_accum.jobs._train"),
 )
 _MEMORY = 12 << 30  # address space: a network of a billion channels is to fail at once
 
@@ -52,7 +52,7 @@ def run(arguments: list[str], cwd: str, out: str, err: str, building_only: bool,
     sys.argv = ["mtl_accum", *arguments]
     if building_only:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-        import_module("mtl_accum.jobs._train").compare = stop
+        import_module("mtl_accum.jobs._comparison").compare = stop
     if old_names:
         warnings.filterwarnings("default", "mtl_accum.* is now mtl_accum", FutureWarning)
     runpy.run_module("mtl_accum", run_name="__main__", alter_sys=True)

@@ -147,3 +147,17 @@ def test_side_by_side():
     assert after.memory[0].peak_bytes < 0.8 * before.memory[0].peak_bytes
     assert after.memory[0].categories.gradients < before.memory[0].categories.gradients
     assert all(p.grad is None for p in net.parameters())
+
+
+def test_fallbacks_that_are_not_used_are_logged(caplog):
+    net = network()
+    arguments = net, batches(), [Split(), Cached(3)], torch.optim.SGD(net.parameters())
+    Training(*arguments, TrainConfig(epochs=1), device=CPU)
+    assert not caplog.records
+    run = Training(*arguments, TrainConfig(epochs=1, step_in_backward=True), device=CPU)
+    assert run.window.edition.edition == Split()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "step_in_backward=true: a half-done step cannot be rolled back, so nothing takes over if memory runs out; not "
+        "used: Cached(chunk_size=3)"
+    )

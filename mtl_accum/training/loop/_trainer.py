@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -9,13 +10,13 @@ from typing import Any, NoReturn
 import torch
 
 from mtl_accum._optimizers import steppable
+from mtl_accum._settings import TrainConfig
 from mtl_accum.editions import Edition, InBackward, require_edition
 from mtl_accum.editions._engine import Piece, read_counts
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import format_edition
 from mtl_accum.training.checkpoint import expect_to_fit, gather, restore
 from mtl_accum.training.loop._batches import LoaderNumbers, Position, windows
-from mtl_accum.training.loop._config import TrainConfig
 from mtl_accum.training.loop._learning_rate import make_scheduler
 from mtl_accum.training.loop._losses import Losses
 from mtl_accum.training.loop._precision import Precision
@@ -25,6 +26,8 @@ from mtl_accum.training.loop._update import Update
 from mtl_accum.verify import parameters_reached
 
 __all__ = ["Callback", "Training"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class Callback:
@@ -95,7 +98,13 @@ class Training:
         self.update = Update(model, one, self.precision, clip_norm=loop.clip_norm, on_nan=loop.on_nan)
         self.scheduler, self.plateau = make_scheduler(one, loop.scheduler, warmup_steps=loop.warmup_steps)
         if loop.step_in_backward:
-            schedules = [InBackward(schedules[0], one)]  # a step that is half done cannot be undone
+            if len(schedules) > 1:
+                _LOG.warning(
+                    "step_in_backward=true: a half-done step cannot be rolled back, so nothing takes over if memory "
+                    "runs out; not used: %s",
+                    ", ".join(map(format_edition, schedules[1:])),
+                )
+            schedules = [InBackward(schedules[0], one)]
         self.window = TrainStep(
             *(model, one, schedules, device),
             precision=self.precision,
