@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from mtl_accum import compare, predict
 from mtl_accum.memory import driver_version
 from mtl_accum.report import markdown_table
-from tests.memory.networks import MODES, NETWORKS, editions
+from mtl_accum.testing import MODES, NETWORKS, basic_editions
 
 HERE = Path(__file__).parent
 MIB = 2**20
@@ -43,7 +43,7 @@ def measure(device: torch.device, sizes: Mapping[str, Mapping[str, int]], steps:
             model.to(device)
             there = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
             optimizer = torch.optim.AdamW(model.parameters())
-            chosen = editions(size["samples"])
+            chosen = basic_editions(size["samples"])
             rows = compare(model.trunk, model.tasks, there, optimizer=optimizer, editions=chosen, steps=steps)
             for row in rows:
                 parts = {"optimizer": optimizer, "edition": chosen[row.edition], "device": device.type}

@@ -17,8 +17,7 @@ from torch import Tensor
 from experiments.exactness.situations import EVERY, SAMPLES, SITUATIONS, Network, Situation
 from mtl_accum import Accumulated, Cached, Checkpointed, PerTask, Split, SummedLoss
 from mtl_accum.editions import Edition
-from mtl_accum.verify._difference import gradient_difference
-from mtl_accum.verify._oracle import in_pieces, oracle
+from mtl_accum.verify import gradient_difference, in_pieces, oracle
 
 EDITIONS: dict[str, Edition] = dict(
     zip(

@@ -14,11 +14,10 @@ import torch
 from torch import nn
 
 from mtl_accum import predict
-from mtl_accum.measure._process import FreshProcess, MeasurementError
+from mtl_accum.measure import FreshProcess, MeasurementError
 from mtl_accum.memory import ProcessMeter, TensorMeter, TrainingStep
 from mtl_accum.report import markdown_table
-from tests.memory.networks import MODES, NETWORKS, OPTIMIZERS, editions, transformer
-from tests.prediction.profiled import profiled
+from mtl_accum.testing import MODES, NETWORKS, OPTIMIZERS, basic_editions, profiler_peak, transformer
 
 MIB = 2**20
 SIZES: dict[str, dict[str, int]] = {
@@ -45,7 +44,7 @@ class Subject:
         torch.manual_seed(0)
         sizes = SIZES[self.network]
         model, batch = NETWORKS[self.network](self.mode, **sizes)
-        edition = editions(sizes["samples"])[self.edition]
+        edition = basic_editions(sizes["samples"])[self.edition]
         for name, make in OPTIMIZERS.items():
             step = TrainingStep(model.trunk, model.tasks, batch, make(model.parameters()), edition)
             step()
@@ -64,7 +63,7 @@ class Subject:
             step()
         result = process.result()
         found["process"] = result.peak_bytes - result.base_bytes
-        found["profiler"] = profiled(step)
+        found["profiler"] = profiler_peak(step)
         return found
 
 
@@ -77,7 +76,7 @@ class Large:
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         optimizer = torch.optim.AdamW(model.parameters())
         rows = []
-        for name, edition in editions(64).items():
+        for name, edition in basic_editions(64).items():
             for device in ("cuda", "cpu"):
                 with ProcessMeter() as meter:
                     start = time.perf_counter()
@@ -124,7 +123,7 @@ def cells() -> Iterator[tuple[list[str], dict[str, int]]]:
     """A row of the table a network, mode and edition, and the figures behind it; none where it failed."""
     for network in NETWORKS:
         for mode in MODES:
-            for edition in editions(8):
+            for edition in basic_editions(8):
                 with FreshProcess(Subject(network, mode, edition)) as process:
                     try:
                         process.call("tune")
