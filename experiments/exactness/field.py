@@ -9,6 +9,7 @@ import random
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ def _plain(network: Network) -> None:
         return network.plain()
     with torch.autocast("cpu", torch.bfloat16) if network.autocast else nullcontext():
         z = network.trunk(network.batch)
-        total = sum(task(z, network.batch) for task in network.tasks.values())
+        total: Any = sum(task(z, network.batch) for task in network.tasks.values())
     total.backward()  # outside of the block, as torch's documentation has it
     return None
 

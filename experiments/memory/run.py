@@ -13,13 +13,13 @@ from statistics import median
 import torch
 from torch import nn
 
+from experiments.study import MIB, known
 from mtl_accum import predict
 from mtl_accum.measure import FreshProcess, MeasurementError
 from mtl_accum.memory import ProcessMeter, TensorMeter, TrainingStep
 from mtl_accum.report import markdown_table
 from mtl_accum.testing import MODES, NETWORKS, OPTIMIZERS, basic_editions, profiler_peak, transformer
 
-MIB = 2**20
 SIZES: dict[str, dict[str, int]] = {
     "convolutional": {"width": 32, "size": 64, "samples": 24},
     "transformer": {"width": 256, "depth": 4, "length": 128, "samples": 24},
@@ -55,14 +55,15 @@ class Subject:
             predicted = predict(
                 model.trunk, model.tasks, batch, optimizer=step.optimizer, edition=edition, device="cpu"
             )
-            found[f"prediction off, {name}"] = predicted.peak_bytes - measured.peak_bytes
+            found[f"prediction off, {name}"] = known(predicted.peak_bytes) - known(measured.peak_bytes)
             if predicted.categories != measured.categories:
                 found[f"categories off, {name}"] = 1
-        found["peak"], found["tensors"] = measured.peak_bytes, measured.peak_bytes - measured.base_bytes
+        found["peak"] = known(measured.peak_bytes)
+        found["tensors"] = found["peak"] - known(measured.base_bytes)
         with ProcessMeter() as process:
             step()
         result = process.result()
-        found["process"] = result.peak_bytes - result.base_bytes
+        found["process"] = known(result.peak_bytes) - known(result.base_bytes)
         found["profiler"] = profiler_peak(step)
         return found
 
@@ -80,11 +81,13 @@ class Large:
             for device in ("cuda", "cpu"):
                 with ProcessMeter() as meter:
                     start = time.perf_counter()
-                    parts = {"optimizer": optimizer, "edition": edition, "device": device}
-                    found = predict(model.trunk, model.tasks, batch, **parts)
+                    predicted = predict(
+                        model.trunk, model.tasks, batch, optimizer=optimizer, edition=edition, device=device
+                    )
                     seconds = time.perf_counter() - start
                 result = meter.result()
-                rows.append((name, device, seconds, found.peak_bytes, result.peak_bytes - result.base_bytes))
+                resident = known(result.peak_bytes) - known(result.base_bytes)
+                rows.append((name, device, seconds, known(predicted.peak_bytes), resident))
         return rows
 
     def count(self) -> int:

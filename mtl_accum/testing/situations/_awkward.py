@@ -26,7 +26,7 @@ situation("frozen heads", "awkward models")(functools.partial(frozen, which=1))
 
 @situation("heads without parameters, reading the batch, reading z twice", "awkward models")
 def _(dtype: torch.dtype) -> Workload:
-    more = {
+    more: dict[str, Any] = {
         "norm": lambda z, b: z.square().mean(),
         "input": lambda z, b: (z[:, :6] * b["x"]).mean(),
         "twice": lambda z, b: (z * z.flip(1)).mean(),

@@ -32,7 +32,7 @@ def _(dtype: torch.dtype) -> Workload:
 def _(dtype: torch.dtype) -> Workload:
     load = vector(dtype, 2, dropout=0.0, trunk_dropout=0.0)
     torch._dynamo.reset()  # or it stops compiling after a number of cells
-    trunk = torch.compile(load.modules[0], backend="eager")
+    trunk: Any = torch.compile(load.modules[0], backend="eager")
     tasks = {name: torch.compile(task, backend="eager") for name, task in load.tasks.items()}
     return Workload(lambda b: trunk(b["x"]), tasks, load.batch, load.modules)
 
@@ -41,7 +41,7 @@ def _(dtype: torch.dtype) -> Workload:
 def _(dtype: torch.dtype) -> Workload:
     load = plain(dtype, norm=nn.BatchNorm1d(9))
     torch._dynamo.reset()
-    trunk = torch.compile(load.modules[0], backend="eager")
+    trunk: Any = torch.compile(load.modules[0], backend="eager")
     return rewrapped(load, lambda b: trunk(b["x"]))
 
 
