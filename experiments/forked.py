@@ -7,7 +7,7 @@ from typing import Any
 
 import torch._dynamo  # noqa: F401  # every optimizer loads it
 
-from mtl_accum.measure._process import FreshProcess
+from mtl_accum.measure import FreshProcess
 
 __all__ = ["context", "forked"]
 

@@ -102,13 +102,14 @@ def replaced(page: str, passages: Sequence[Bound]) -> str:
 
 def differences(page: str, passages: Sequence[Bound]) -> list[str]:
     """A unified diff for every passage that is not what its report has."""
-    found = []
+    lines: list[str] = []
     for one in passages:
         if one.text != one.expected:
             line = page.count("\n", 0, one.start) + 1
-            sides = (text.strip().splitlines() for text in (one.text, one.expected))
-            found += difflib.unified_diff(*sides, f"README.md, line {line}", one.source, lineterm="")
-    return found
+            page_side, report_side = (text.strip().splitlines() for text in (one.text, one.expected))
+            titles = f"README.md, line {line}", one.source
+            lines += difflib.unified_diff(page_side, report_side, *titles, lineterm="")
+    return lines
 
 
 def unbound(page: str, root: Path = ROOT) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from mtl_accum.report import markdown_table, timestamp
 from mtl_accum.training.loop import describe
 
-__all__ = ["MIB", "Report", "environment", "parser"]
+__all__ = ["MIB", "Report", "environment", "known", "parser"]
 
 MIB = 2**20
 
@@ -88,6 +88,17 @@ def parser(description: str | None, folder: Path, scale: str) -> argparse.Argume
     found.add_argument("--scale", type=float, help=scale)
     found.add_argument("--folder", type=Path, default=folder, help="where the report goes")
     return found
+
+
+def known(size: int | None) -> int:
+    """Return a size in bytes that a meter or a prediction must have.
+
+    Raises:
+        RuntimeError: There is none.
+    """
+    if size is None:
+        raise RuntimeError("expected a size in bytes, found none")
+    return size
 
 
 def environment() -> dict[str, str]:

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+pytest.register_assert_rewrite("mtl_accum.testing")
+
 
 @pytest.fixture(autouse=True)
 def _deterministic():

@@ -12,7 +12,7 @@ import torch
 from experiments.cuda import run as cuda
 from experiments.planner import run as planner
 from mtl_accum.planning import _timings
-from tests.memory.networks import convolutional
+from mtl_accum.testing import convolutional
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -17,7 +17,7 @@ from mtl_accum.prediction import predict
 from mtl_accum.training.checkpoint import gather, restore
 from mtl_accum.training.loop import TrainConfig, Training
 from mtl_accum.verify import without_a_trace
-from tests.verify.test_untouched import everything
+from tests.everything import everything
 
 CPU = torch.device("cpu")
 ADAMW, SGD = torch.optim.AdamW, torch.optim.SGD

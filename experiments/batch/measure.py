@@ -12,8 +12,7 @@ import torch
 from experiments.batch.search import largest
 from experiments.batch.trial import Trial, Weight, weigh
 from experiments.forked import forked
-from mtl_accum.measure._process import FreshProcess, MeasurementError
-from mtl_accum.measure._worker import MeasurementWorker
+from mtl_accum.measure import FreshProcess, MeasurementError, MeasurementWorker
 
 __all__ = ["Row", "Timed", "search", "time_rows"]
 

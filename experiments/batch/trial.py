@@ -14,9 +14,9 @@ import torch
 from experiments.forked import context
 from experiments.tasks.networks import dense, parts
 from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss
-from mtl_accum.measure._worker import MeasurementWorker
+from mtl_accum.measure import MeasurementWorker
 from mtl_accum.memory import is_out_of_memory
-from tests.memory.networks import transformer
+from mtl_accum.testing import transformer
 
 __all__ = ["NETWORKS", "PIECES", "Trial", "Weight", "edition_of", "weigh"]
 

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from mtl_accum import compare, predict
 from mtl_accum.memory import driver_version
 from mtl_accum.report import markdown_table
-from tests.memory.networks import MODES, NETWORKS, editions
+from mtl_accum.testing import MODES, NETWORKS, basic_editions
 
 HERE = Path(__file__).parent
 MIB = 2**20
@@ -43,11 +43,13 @@ def measure(device: torch.device, sizes: Mapping[str, Mapping[str, int]], steps:
             model.to(device)
             there = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
             optimizer = torch.optim.AdamW(model.parameters())
-            chosen = editions(size["samples"])
+            chosen = basic_editions(size["samples"])
             rows = compare(model.trunk, model.tasks, there, optimizer=optimizer, editions=chosen, steps=steps)
             for row in rows:
-                parts = {"optimizer": optimizer, "edition": chosen[row.edition], "device": device.type}
-                predicted = predict(model.trunk, model.tasks, there, **parts)
+                edition = chosen[row.edition]
+                predicted = predict(
+                    model.trunk, model.tasks, there, optimizer=optimizer, edition=edition, device=device.type
+                )
                 found.append({"network": network, "mode": mode, **dataclasses.asdict(row)})
                 found[-1]["predicted"] = dataclasses.asdict(predicted)
                 print(network, mode, row.edition, row.failure or "", flush=True)
@@ -59,7 +61,7 @@ def table(found: list[dict[str, Any]], source: str) -> list[list[str]]:
     rows = [COLUMNS]
     base: float | None = None
     for row in found:
-        record = next((r for r in row["memory"] if r["source"] == source), {})
+        record: dict[str, Any] = next((r for r in row["memory"] if r["source"] == source), {})
         predicted = row["predicted"]
         seconds = median(row["step_seconds"]) if row["step_seconds"] else None
         base = seconds if row["edition"] == "summed" else base

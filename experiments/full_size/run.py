@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from experiments.shapes import SHAPES
 from experiments.study import Report
 from mtl_accum import predict
-from tests.memory.networks import editions
+from mtl_accum.testing import SHAPES, basic_editions
 
 HERE = Path(__file__).parent
 GIB = 2**30
@@ -35,7 +34,7 @@ def predicted(experiment: str, overrides: tuple[str, ...], scale: float = 1.0) -
     optimizer = torch.optim.AdamW(model.parameters())
     samples = next(iter(batch.values())).shape[0]
     found: dict[str, Any] = {"samples": samples, "parameters": sum(p.numel() for p in model.parameters()), "peak": {}}
-    for name, edition in editions(samples).items():
+    for name, edition in basic_editions(samples).items():
         try:
             peak = predict(model.trunk, model.tasks, batch, optimizer=optimizer, edition=edition, device="cuda")
         except ValueError as error:
@@ -47,7 +46,7 @@ def predicted(experiment: str, overrides: tuple[str, ...], scale: float = 1.0) -
 
 def table(results: dict[str, Any]) -> list[list[str]]:
     """A row a case."""
-    names = list(editions(4))
+    names = list(basic_editions(4))
     rows = [["network", "batch", "parameters", *names, "split / summed"]]
     for case, found in results.items():
         peaks = found["peak"]

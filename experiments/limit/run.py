@@ -16,15 +16,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from experiments.limit.picture import draw
 from experiments.limit.saved import Limit, limit_of
-from experiments.shapes import shape
 from experiments.study import MIB, Report, parser
 from mtl_accum.editions import samples_of
-from mtl_accum.measure import compare
-from mtl_accum.measure._compare import Measurement
-from mtl_accum.measure._process import FreshProcess
+from mtl_accum.measure import FreshProcess, Measurement, compare
 from mtl_accum.memory import Parts, PeakMemory
+from mtl_accum.testing import basic_editions, build_shape
 from mtl_accum.training.loop import to_device
-from tests.memory.networks import editions
 
 HERE = Path(__file__).parent
 # Experiment, overrides; on a CPU, its scale and samples: less than a second a step on two cores.
@@ -69,7 +66,7 @@ class Subject:
 
     def __call__(self) -> Parts:
         """Trunk, tasks, batch and AdamW."""
-        model, batch = shape(self.experiment, self.scale, self.samples, *self.overrides)
+        model, batch = build_shape(self.experiment, self.scale, self.samples, *self.overrides)
         model.to(self.device)
         return (
             model.trunk,
@@ -101,7 +98,9 @@ def measure(subject: Subject, rounds: int = ROUNDS) -> dict[str, Any]:
     """The limit and every edition's figures."""
     with FreshProcess(subject) as process:
         limit, samples = process.call("limit")
-    found = compare(*_NOTHING, build=subject, editions={**editions(samples), "bare pieces": Pieces()}, steps=rounds)
+    found = compare(
+        *_NOTHING, build=subject, editions={**basic_editions(samples), "bare pieces": Pieces()}, steps=rounds
+    )
     rows = {row.edition: row for row in found}
     figures: dict[str, Any] = {}
     for name, row in rows.items():
@@ -245,7 +244,7 @@ def write(results: dict[str, Any], device: str, scales: dict[str, float], rounds
         )
         report.table(device_table(results))
     said = ", ".join(f"{name} {scale}" for name, scale in scales.items())
-    report.text(f"Shapes of `experiments/shapes.py` at the scales {said} (1 is full size), device {device}.")
+    report.text(f"Shapes of `mtl_accum/testing/_shapes.py` at the scales {said} (1 is full size), device {device}.")
     report.write({"scales": scales, "rounds": rounds, "results": results}, torch.device(device))
 
 

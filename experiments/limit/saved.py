@@ -69,7 +69,8 @@ def limit_of(parts: Parts) -> Limit:
     trunk, tasks, batch, optimizer = parts
     step = TrainingStep(trunk, tasks, batch, optimizer, SummedLoss())
     step()
-    state = [] if optimizer is None else tree_leaves(list(optimizer.state.values()))
+    optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer or []
+    state = tree_leaves([list(one.state.values()) for one in optimizers])
     fixed = _storages([*step.parameters, *step.buffers, *tree_leaves(batch), *state])
     with _Saved() as by_trunk:
         z = trunk(batch)

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 import torch
 from torch import nn
 
 from experiments.study import Report
-from mtl_accum import MultiTaskModel, Split, SummedLoss, Task
+from mtl_accum import Edition, MultiTaskModel, Split, SummedLoss, Task
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.training.loop import TrainConfig, Training
 
@@ -49,11 +50,15 @@ class Batches:
         return median(later - earlier for earlier, later in zip(self.asked, self.asked[1:], strict=False))
 
 
+Step = Callable[[MultiTaskModel, Batches, torch.optim.Optimizer], None]
+
+
 def by_hand_summed(net: MultiTaskModel, batches: Batches, optimizer: torch.optim.Optimizer) -> None:
     for batch in batches:
         optimizer.zero_grad()
         z = net.trunk(batch)
-        sum(task(z, batch) for task in net.tasks.values()).backward()
+        total: Any = sum(task(z, batch) for task in net.tasks.values())
+        total.backward()
         optimizer.step()
 
 
@@ -68,14 +73,14 @@ def by_hand_split(net: MultiTaskModel, batches: Batches, optimizer: torch.optim.
         optimizer.step()
 
 
-def ours(edition: object) -> Callable:
+def ours(edition: Edition) -> Step:
     def run(net: MultiTaskModel, batches: Batches, optimizer: torch.optim.Optimizer) -> None:
         Training(net, batches, [edition], optimizer, TrainConfig(epochs=1), device=CPU).run()
 
     return run
 
 
-def seconds(loop: Callable, net: MultiTaskModel, batches: Batches) -> float:
+def seconds(loop: Step, net: MultiTaskModel, batches: Batches) -> float:
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
     gc.collect()
     loop(net, batches, optimizer)

@@ -13,14 +13,13 @@ from statistics import median
 import torch
 from torch import nn
 
+from experiments.study import MIB, known
 from mtl_accum import predict
-from mtl_accum.measure._process import FreshProcess, MeasurementError
+from mtl_accum.measure import FreshProcess, MeasurementError
 from mtl_accum.memory import ProcessMeter, TensorMeter, TrainingStep
 from mtl_accum.report import markdown_table
-from tests.memory.networks import MODES, NETWORKS, OPTIMIZERS, editions, transformer
-from tests.prediction.profiled import profiled
+from mtl_accum.testing import MODES, NETWORKS, OPTIMIZERS, basic_editions, profiler_peak, transformer
 
-MIB = 2**20
 SIZES: dict[str, dict[str, int]] = {
     "convolutional": {"width": 32, "size": 64, "samples": 24},
     "transformer": {"width": 256, "depth": 4, "length": 128, "samples": 24},
@@ -45,7 +44,7 @@ class Subject:
         torch.manual_seed(0)
         sizes = SIZES[self.network]
         model, batch = NETWORKS[self.network](self.mode, **sizes)
-        edition = editions(sizes["samples"])[self.edition]
+        edition = basic_editions(sizes["samples"])[self.edition]
         for name, make in OPTIMIZERS.items():
             step = TrainingStep(model.trunk, model.tasks, batch, make(model.parameters()), edition)
             step()
@@ -56,15 +55,16 @@ class Subject:
             predicted = predict(
                 model.trunk, model.tasks, batch, optimizer=step.optimizer, edition=edition, device="cpu"
             )
-            found[f"prediction off, {name}"] = predicted.peak_bytes - measured.peak_bytes
+            found[f"prediction off, {name}"] = known(predicted.peak_bytes) - known(measured.peak_bytes)
             if predicted.categories != measured.categories:
                 found[f"categories off, {name}"] = 1
-        found["peak"], found["tensors"] = measured.peak_bytes, measured.peak_bytes - measured.base_bytes
+        found["peak"] = known(measured.peak_bytes)
+        found["tensors"] = found["peak"] - known(measured.base_bytes)
         with ProcessMeter() as process:
             step()
         result = process.result()
-        found["process"] = result.peak_bytes - result.base_bytes
-        found["profiler"] = profiled(step)
+        found["process"] = known(result.peak_bytes) - known(result.base_bytes)
+        found["profiler"] = profiler_peak(step)
         return found
 
 
@@ -77,15 +77,17 @@ class Large:
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         optimizer = torch.optim.AdamW(model.parameters())
         rows = []
-        for name, edition in editions(64).items():
+        for name, edition in basic_editions(64).items():
             for device in ("cuda", "cpu"):
                 with ProcessMeter() as meter:
                     start = time.perf_counter()
-                    parts = {"optimizer": optimizer, "edition": edition, "device": device}
-                    found = predict(model.trunk, model.tasks, batch, **parts)
+                    predicted = predict(
+                        model.trunk, model.tasks, batch, optimizer=optimizer, edition=edition, device=device
+                    )
                     seconds = time.perf_counter() - start
                 result = meter.result()
-                rows.append((name, device, seconds, found.peak_bytes, result.peak_bytes - result.base_bytes))
+                resident = known(result.peak_bytes) - known(result.base_bytes)
+                rows.append((name, device, seconds, known(predicted.peak_bytes), resident))
         return rows
 
     def count(self) -> int:
@@ -124,7 +126,7 @@ def cells() -> Iterator[tuple[list[str], dict[str, int]]]:
     """A row of the table a network, mode and edition, and the figures behind it; none where it failed."""
     for network in NETWORKS:
         for mode in MODES:
-            for edition in editions(8):
+            for edition in basic_editions(8):
                 with FreshProcess(Subject(network, mode, edition)) as process:
                     try:
                         process.call("tune")

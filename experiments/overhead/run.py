@@ -33,7 +33,7 @@ model = MultiTaskModel(trunk, {name: Task(head, nn.MSELoss(), "y") for name, hea
 
 
 def run_trunk(b: dict[str, Tensor]) -> Tensor:
-    return trunk(b["x"])
+    return trunk(b["x"])  # type: ignore[no-any-return]
 
 
 NETWORKS = {"plain functions": (run_trunk, functions), "MultiTaskModel": (model.trunk, model.tasks)}
@@ -42,7 +42,7 @@ NETWORKS = {"plain functions": (run_trunk, functions), "MultiTaskModel": (model.
 def summed_by_hand(run_trunk: Trunk, tasks: Tasks) -> dict[str, Tensor]:
     z = run_trunk(batch)
     losses = {name: task(z, batch) for name, task in tasks.items()}
-    sum(losses.values()).backward()
+    sum(losses.values()).backward()  # type: ignore[union-attr]
     return {name: loss.detach() for name, loss in losses.items()}
 
 

@@ -15,9 +15,8 @@ import torch
 
 from experiments.peers.networks import SITUATIONS, Batch
 from experiments.peers.rows import ROWS, Row, reference_of
-from mtl_accum.measure._worker import wall_clock
-from mtl_accum.memory import CudaMeter, PeakMemory, ProcessMeter, TensorMeter, keep_freed_memory
-from mtl_accum.verify._difference import gradient_difference
+from mtl_accum.memory import CudaMeter, PeakMemory, ProcessMeter, TensorMeter, keep_freed_memory, wall_clock
+from mtl_accum.verify import gradient_difference
 
 __all__ = ["TINY", "Batches", "Bench", "differences"]
 

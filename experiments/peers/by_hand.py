@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ def summed(network: MultiTask, batches: Iterable[Batch]) -> None:
     for batch in batches:
         optimizer.zero_grad()
         z = network.trunk(batch["x"])
-        loss = sum(network.losses[name](head(z), batch[name]) for name, head in network.heads.items())
+        loss: Any = sum(network.losses[name](head(z), batch[name]) for name, head in network.heads.items())
         loss.backward()
         optimizer.step()
 

@@ -24,7 +24,7 @@ from experiments.peers.networks import SITUATIONS
 from experiments.peers.page import ROUNDS, write
 from experiments.peers.rows import ROWS, Row
 from experiments.study import parser
-from mtl_accum.measure._process import FreshProcess, MeasurementError
+from mtl_accum.measure import FreshProcess, MeasurementError
 
 __all__ = ["main", "measure"]
 

@@ -16,7 +16,7 @@ def equal_weights(network: MultiTask, batches: Iterable[Batch], rep_grad: bool) 
     import sys
     from importlib.util import find_spec, module_from_spec
 
-    sys.modules["LibMTL"] = module_from_spec(find_spec("LibMTL"))  # without its `__init__`, which cannot be imported
+    sys.modules["LibMTL"] = module_from_spec(find_spec("LibMTL"))  # type: ignore[arg-type]  # without its `__init__`, which cannot be imported
     from LibMTL.architecture import HPS
     from LibMTL.weighting import EW
 

@@ -11,7 +11,12 @@ from experiments.peers.networks import LR, Batch, MultiTask
 
 __all__ = ["per_task", "summed"]
 
-_QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+_QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 def summed(network: MultiTask, batches: Iterable[Batch]) -> None:
@@ -45,7 +50,7 @@ def per_task(network: MultiTask, batches: Iterable[Batch]) -> None:
             self.automatic_optimization = False
 
         def training_step(self, batch: Batch, index: int) -> None:
-            optimizer = self.optimizers()
+            optimizer: Any = self.optimizers()
             optimizer.zero_grad()
             for name, head in self.network.heads.items():
                 self.manual_backward(network.losses[name](head(self.network.trunk(batch["x"])), batch[name]))

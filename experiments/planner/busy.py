@@ -24,11 +24,7 @@ from experiments.planner.grid import MODELS, SHARES, schedules
 from experiments.study import Report
 from mtl_accum import Edition, SummedLoss, plan
 from mtl_accum.memory import TrainingStep, keep_freed_memory
-from mtl_accum.planning import format_edition
-from mtl_accum.planning._formula import Tables, estimate
-from mtl_accum.planning._simplicity import simplicity
-from mtl_accum.planning._survey import survey
-from mtl_accum.planning._timings import timed
+from mtl_accum.planning import Tables, estimate, format_edition, simplicity, survey, timed
 from mtl_accum.prediction import DryRun
 from mtl_accum.verify import without_a_trace
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtl_accum import Edition, MultiTaskModel, Task
-from mtl_accum.planning._candidates import candidates, left_out
-from tests.memory.networks import NETWORKS
+from mtl_accum.planning import candidates, left_out
+from mtl_accum.testing import NETWORKS
 
 __all__ = ["MODELS", "SHARES", "schedules"]
 

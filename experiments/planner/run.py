@@ -16,12 +16,12 @@ import torch
 
 from experiments.planner.grid import MODELS, SHARES, schedules
 from mtl_accum import Edition, SummedLoss, plan
-from mtl_accum.measure._process import FreshProcess
+from mtl_accum.measure import FreshProcess
 from mtl_accum.memory import TrainingStep, keep_freed_memory
 from mtl_accum.planning import format_edition
 from mtl_accum.report import markdown_table
+from mtl_accum.testing import profiler_peak
 from mtl_accum.verify import without_a_trace
-from tests.prediction.profiled import profiled
 
 MIB = 2**20
 ROUNDS, FINAL_ROUNDS = 4, 21  # steps of every candidate, in turns; of those that may be the fastest
@@ -161,7 +161,7 @@ class Subject:
             with step.tensor_meter() as meter:
                 step()
             result = meter.result()
-            cell.kernels = profiled(step) - ((result.peak_bytes or 0) - (result.base_bytes or 0))
+            cell.kernels = profiler_peak(step) - ((result.peak_bytes or 0) - (result.base_bytes or 0))
         cell.chosen = format_edition(chosen.edition)
 
     def _step(self, edition: Edition) -> TrainingStep:

@@ -208,7 +208,7 @@ def _identical(seeds: Seeds) -> int:
 
 
 def _largest(seeds: Seeds, key: str) -> float:
-    return max(seed[key] for seed in seeds)
+    return max(float(seed[key]) for seed in seeds)
 
 
 def _mean(seeds: Seeds, key: str) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mtl_accum import predict
 from mtl_accum.training.evaluation import evaluate
 from mtl_accum.training.loop import Training, scale_learning_rate
-from mtl_accum.verify._difference import gradient_difference
+from mtl_accum.verify import gradient_difference
 
 __all__ = ["CPU", "SMALLER", "Outcome", "apart", "differences", "train", "usual_epochs", "weights_apart"]
 

@@ -13,8 +13,7 @@ import torch
 
 from experiments.forked import forked
 from experiments.tasks.networks import Family, parts, ways
-from mtl_accum.measure._process import MeasurementError
-from mtl_accum.measure._worker import MeasurementWorker
+from mtl_accum.measure import MeasurementError, MeasurementWorker
 from mtl_accum.memory import PeakMemory, device_in_use
 
 __all__ = ["Cell", "measure"]

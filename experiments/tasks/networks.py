@@ -14,7 +14,7 @@ from experiments.tasks.torch_jd import TorchJD
 from mtl_accum import AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum.memory import Parts
 from mtl_accum.models import many_tasks
-from tests.memory.networks import many_heads
+from mtl_accum.testing import many_heads
 
 __all__ = ["FAMILIES", "Family", "dense", "parts", "ways"]
 

@@ -83,13 +83,13 @@ def family_report(report: Report, name: str, cells: Sequence[Cell], samples: int
     report.table(table_of(cells, lambda cell: _mib(cell.peak)))
     report.text("**The same above the resting bytes, MiB:**")
     report.table(table_of(cells, lambda cell: _mib(cell.above)))
-    for figure, heading in {
+    for figure, title in {
         "process": "Rise of the process's resident memory in the step, MiB",
         "allocated": "Peak of CUDA's allocator, MiB",
         "driver": "The process's memory as NVML sees it, MiB",
     }.items():
         if any(getattr(cell, figure) is not None for cell in cells):
-            report.text(f"**{heading}:**")
+            report.text(f"**{title}:**")
             report.table(table_of(cells, lambda cell, figure=figure: _mib(getattr(cell, figure))))
     report.text("**Time of a step, ms, and its ratio to the summed loss's:**")
     report.table(table_of(cells, _time))

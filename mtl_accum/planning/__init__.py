@@ -2,10 +2,15 @@
 
 from mtl_accum._renamed import renamed
 from mtl_accum.planning._budget import in_bytes
+from mtl_accum.planning._candidates import candidates, left_out
 from mtl_accum.planning._form import Form
+from mtl_accum.planning._formula import Tables, estimate
 from mtl_accum.planning._notation import as_dict, format_edition, from_dict, overrides
 from mtl_accum.planning._plan import plan
 from mtl_accum.planning._result import BudgetError, LargestBatch, Plan, Schedule, Trial, schedules_of
+from mtl_accum.planning._simplicity import simplicity
+from mtl_accum.planning._survey import survey
+from mtl_accum.planning._timings import timed
 
 __all__ = [
     "BudgetError",
@@ -13,14 +18,21 @@ __all__ = [
     "LargestBatch",
     "Plan",
     "Schedule",
+    "Tables",
     "Trial",
     "as_dict",
+    "candidates",
+    "estimate",
     "format_edition",
     "from_dict",
     "in_bytes",
+    "left_out",
     "overrides",
     "plan",
     "schedules_of",
+    "simplicity",
+    "survey",
+    "timed",
 ]
 
 __getattr__ = renamed(

@@ -8,9 +8,7 @@ from torch import nn
 
 from mtl_accum import Accumulated, Checkpointed, MultiTaskModel, Offloaded, Split, SummedLoss, Task, predict
 from mtl_accum.editions._checkpointed import _blocks
-from tests.asserts import assert_same_gradient
-from tests.memory.networks import convolutional, transformer
-from tests.workloads import Workload, vector
+from mtl_accum.testing import Workload, assert_same_gradient, convolutional, transformer, vector
 
 
 def block(width: int = 5) -> nn.Module:

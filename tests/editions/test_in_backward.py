@@ -130,7 +130,7 @@ def test_a_gradient_in_two_backwards_is_an_error():
 
 def test_out_of_memory_cannot_be_undone():
     from mtl_accum.editions._engine import listen
-    from tests.training.loop.test_step import Injector
+    from tests.training.injector import Injector
 
     with pytest.raises(NoMemoryLeftError) as error, listen(Injector(4, {1})):
         train(Split(), OPTIMIZERS["adamw"], step_in_backward=True)

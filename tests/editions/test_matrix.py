@@ -5,70 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
-from mtl_accum.verify._oracle import in_pieces, oracle
-from tests.asserts import assert_same_gradient, run
-from tests.situations import SITUATIONS, Situation, vector
+from mtl_accum import Accumulated, Cached, Split
+from mtl_accum.testing import MATRIX, SITUATIONS, Situation, assert_same_gradient, refusal, run_edition, vector
+from mtl_accum.verify import in_pieces, oracle
 
 # Dynamo looks at .grad of what a compiled head is given, which under SummedLoss is no leaf.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-
-EDITIONS = [
-    PerTask(),
-    Split(),
-    Split(order="reverse"),
-    Split(heads_per_graph=2),
-    Split(head_chunks=3),
-    Cached(chunk_size=3),
-    Cached(chunk_size=100),
-    Cached(chunk_size=2, head_chunks=2),
-    Accumulated(SummedLoss(), micro_batches=3),
-    Accumulated(PerTask(), micro_batches=100),
-    Accumulated(Split(order="reverse"), micro_batches=2),
-    Accumulated(Cached(chunk_size=2, head_chunks=2), micro_batches=2),
-    Accumulated(Accumulated(Split(head_chunks=2), micro_batches=2), micro_batches=2),
-    Checkpointed(PerTask()),
-    Checkpointed(Cached(chunk_size=3, head_chunks=2)),
-    Offloaded(Split()),
-    Offloaded(Checkpointed(Accumulated(Split(head_chunks=2), micro_batches=2))),
-    AsLoss(SummedLoss()),
-    AsLoss(Split()),
-    AsLoss(Split(heads_per_graph=2)),
-    AsLoss(Split(head_chunks=3)),
-    AsLoss(Split(order="reverse"), each=True),
-    AsLoss(Split(head_chunks=2), each=True),
-    AsLoss(Cached(chunk_size=3)),
-    AsLoss(Cached(chunk_size=2, head_chunks=2), each=True),
-    AsLoss(Accumulated(SummedLoss(), micro_batches=3)),
-    AsLoss(Accumulated(Cached(chunk_size=2, head_chunks=2), micro_batches=2)),
-    AsLoss(Checkpointed(Split())),
-    AsLoss(Offloaded(Checkpointed(Accumulated(Split(head_chunks=2), micro_batches=2))), each=True),
-]
-
-
-def inner(edition):
-    """The edition that decides what is cut."""
-    return inner(edition.edition) if isinstance(edition, AsLoss | Checkpointed | Offloaded) else edition
-
-
-def cuts_trunk(edition) -> bool:
-    edition = inner(edition)
-    return isinstance(edition, Accumulated) or (isinstance(edition, Cached) and edition.chunk_size < 7)
-
-
-def cuts_heads(edition) -> bool:
-    edition = inner(edition)
-    return isinstance(edition, Accumulated) or getattr(edition, "head_chunks", 1) > 1
-
-
-def refusal(edition, situation: Situation) -> str | None:
-    """Why this cell must refuse, as the message says it; None where it must be exact."""
-    if situation.coupled and cuts_heads(edition):
-        return "task 'contrastive' declares couples_samples=True"
-    cut = {"trunk": cuts_trunk(edition), "heads": cuts_heads(edition), "": False}[situation.statistics]
-    if situation is SITUATIONS["spectral norm"]:
-        return r"\(_SpectralNorm\) has spectral normalisation.*every piece" if cut else None
-    return r"\(BatchNorm1d\) uses batch statistics.*to_group_norm\(module\)" if cut else None
 
 
 def check_cell(edition, situation: Situation, dtype: torch.dtype) -> None:
@@ -76,19 +18,19 @@ def check_cell(edition, situation: Situation, dtype: torch.dtype) -> None:
     why = refusal(edition, situation)
     if why is not None:
         with pytest.raises(ValueError, match=why):
-            run(edition, situation.make(dtype))
+            run_edition(edition, situation.make(dtype))
         return
     assert_same_gradient(edition, lambda: situation.make(dtype), oracle=oracle(edition) if situation.random else None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("name", SITUATIONS)
-@pytest.mark.parametrize("edition", EDITIONS, ids=repr)
+@pytest.mark.parametrize("edition", MATRIX, ids=repr)
 def test_cell(edition, name, dtype):
     check_cell(edition, SITUATIONS[name], dtype)
 
 
-@pytest.mark.parametrize("edition", [edition for edition in EDITIONS if in_pieces(edition)], ids=repr)
+@pytest.mark.parametrize("edition", [edition for edition in MATRIX if in_pieces(edition)], ids=repr)
 def test_the_oracle_itself_is_the_whole_batch_where_nothing_is_random(edition):
     for name in ("no random numbers", "ignored labels", "missing values", "absent: no count"):
         load = SITUATIONS[name].make(torch.float64)
@@ -113,7 +55,7 @@ MUTATIONS = {
 
 def red_cells() -> list[str]:
     red = []
-    for edition in EDITIONS:
+    for edition in MATRIX:
         for name, situation in SITUATIONS.items():
             if situation.group == "composition":
                 continue

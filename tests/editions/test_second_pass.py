@@ -9,44 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss, Task
+from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum._state import HostState
 from mtl_accum.editions import ReplayError, always_comparing
 from mtl_accum.editions._engine.replay._fingerprint import Fingerprint
 from mtl_accum.verify._difference import gradient_difference
+from tests.editions.replayed import gradients, lambda_of, setting
 
 AGAIN = [PerTask(), Cached(chunk_size=100), Cached(chunk_size=3), Checkpointed(Split())]
 again = pytest.mark.parametrize("edition", AGAIN, ids=repr)
-
-
-class Net(nn.Module):
-    """A trunk of blocks, so that activation checkpointing finds them, with something on the way."""
-
-    def __init__(self, effect=lambda net, x: x):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.last = nn.Linear(4, 6).double(), nn.Linear(6, 6).double()
-        self.effect = effect
-
-    def forward(self, batch):
-        return self.last(torch.tanh(self.first(self.effect(self, batch["x"]))))
-
-
-def setting(effect=lambda net, x: x, tasks=2):
-    net = Net(effect)
-    heads = {f"t{i}": Task(nn.Linear(6, 1).double(), nn.MSELoss(), "y") for i in range(tasks)}
-    generator = torch.Generator().manual_seed(1)
-    x, y = (torch.randn(7, n, generator=generator, dtype=torch.float64) for n in (4, 1))
-    return net, heads, {"x": x, "y": y}
-
-
-def gradients(edition, net, tasks, batch, seed=3):
-    net.zero_grad()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    edition.forward_backward(net, tasks, batch)
-    return {name: parameter.grad for name, parameter in net.named_parameters()}
 
 
 def count(net, x):
@@ -171,20 +142,6 @@ def test_only_the_first_steps_are_compared_unless_told(monkeypatch):
     made.clear()
     gradients(PerTask(), lambda_of(net), tasks, batch)
     assert not made, "a function around the same network is the same trunk"
-
-
-def lambda_of(net):
-    class Around:
-        def __call__(self, batch):
-            return net(batch)
-
-        def zero_grad(self):
-            net.zero_grad()
-
-        def named_parameters(self):
-            return net.named_parameters()
-
-    return Around()
 
 
 def test_a_loss_made_in_the_trunk_is_refused_by_cached():

@@ -12,9 +12,8 @@ from mtl_accum import jobs
 from mtl_accum import report as reports
 from mtl_accum.report import read
 from mtl_accum.report._read import KINDS
-from tests.report.examples import prediction, report
-from tests.report.test_plan_tables import plan
-from tests.report.test_sweep import job
+from tests.report.example_plan import plan
+from tests.report.examples import job, prediction, report
 
 
 @pytest.fixture

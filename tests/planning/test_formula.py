@@ -15,7 +15,7 @@ from mtl_accum.planning._formula import Tables, estimate, phases
 from mtl_accum.planning._probe import Stopwatch
 from mtl_accum.planning._survey import survey
 from mtl_accum.prediction import DryRun
-from tests.memory.networks import MODES, NETWORKS
+from mtl_accum.testing import MODES, NETWORKS
 
 SIZES = {
     "convolutional": {"width": 16, "size": 32, "samples": 25},

@@ -11,7 +11,7 @@ from mtl_accum.planning._formula import estimate
 from mtl_accum.planning._operations import OperationCounter
 from mtl_accum.planning._survey import survey
 from mtl_accum.prediction import DryRun
-from tests.memory.networks import transformer
+from mtl_accum.testing import transformer
 
 
 def test_operations_are_counted_by_the_roofline():

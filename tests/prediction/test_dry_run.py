@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mtl_accum import MultiTaskModel, Split, SummedLoss, Task, count_labels, predict
 from mtl_accum.memory import TrainingStep
 from mtl_accum.prediction import DryRun, PredictionError
-from tests.memory.networks import many_heads, transformer
+from mtl_accum.testing import many_heads, transformer
 
 
 class Applied(nn.Module):

@@ -28,8 +28,8 @@ class Network:
         autocast: Whether the loop runs under bfloat16 autocast.
     """
 
-    trunk: Callable[[Any], Any]
-    tasks: Mapping[str, Callable[[Any, Any], Tensor]]
+    trunk: Any  # a function of the batch; untyped, since situations reach into it
+    tasks: Mapping[str, Any]
     batch: Any
     modules: nn.Module
     leaves: Mapping[str, Tensor] = field(default_factory=dict)

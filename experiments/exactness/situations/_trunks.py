@@ -79,7 +79,8 @@ def auxiliary() -> Network:
 
 
 def hooked() -> Network:
-    trunk, kept = Layers(), {}
+    trunk = Layers()
+    kept: dict[str, Tensor] = {}
     trunk.first.register_forward_hook(lambda module, inputs, out: kept.update(h=out))
     return network(trunk, heads("a") | {"middle": lambda z, batch: kept["h"].square().mean()}, vectors("a"))
 
@@ -98,7 +99,7 @@ class Injecting(Balanced):
     """Sends the gradient of its own loss into whatever backward comes by (DeepSpeed's and Megatron's mixtures)."""
 
     def forward(self, batch: Any) -> Any:
-        return _Inject.apply(super().forward(batch), self.balance)
+        return _Inject.apply(super().forward(batch), self.balance)  # type: ignore[no-untyped-call]
 
 
 class Standardised(Layers):

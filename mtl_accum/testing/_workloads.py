@@ -1,4 +1,4 @@
-"""Small multi-task networks for the tests: dropout on, odd sizes, every kind of representation."""
+"""Small multi-task networks for exactness tests: dropout on, odd sizes, every kind of representation."""
 
 from __future__ import annotations
 
@@ -10,42 +10,80 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SAMPLES = 7
+from mtl_accum.models import ConvClassifier, ConvTrunk, DenseHead, MultiTaskModel, Task
+
+__all__ = ["SAMPLES", "Head", "Workload", "images", "nested", "vector"]
+
+SAMPLES = 7  # an odd prime: no chunk size divides it
 
 
 @dataclass
 class Workload:
-    """A network, its tasks and a batch; `modules` owns every parameter and buffer."""
+    """A network, its tasks and a batch.
+
+    Attributes:
+        trunk: Function of the batch that returns the representation.
+        tasks: Losses by name, modules or plain functions; untyped, since tests reach into them.
+        batch: Batch to train on.
+        modules: Module that owns every parameter and buffer; untyped, since tests index it.
+    """
 
     trunk: Callable[[Any], Any]
-    tasks: Mapping[str, Callable[[Any, Any], Tensor]]
+    tasks: Mapping[str, Any]
     batch: Any
-    modules: nn.Module
+    modules: Any
 
     def gradients(self) -> dict[str, Tensor | None]:
+        """Copy the gradients, by parameter; None where there is none."""
         return {n: None if p.grad is None else p.grad.clone() for n, p in self.modules.named_parameters()}
 
     def buffers(self) -> dict[str, Tensor]:
+        """Copy the buffers, by name."""
         return {n: b.clone() for n, b in self.modules.named_buffers()}
 
 
 class Head(nn.Module):
-    """Two layers with dropout between them and a mean squared error, on `pick(representation)`."""
+    """A head of two layers with dropout between them, and its mean squared error.
 
-    def __init__(self, inputs: int, outputs: int, pick: Callable[[Any], Tensor], target: str, dropout: float = 0.25):
+    Args:
+        inputs: Width of the tensor that `pick` returns.
+        outputs: Width of the target.
+        pick: Function that takes the head's input out of the representation.
+        target: Key of the target in the batch.
+        dropout: Probability to drop a hidden unit.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, pick: Callable[[Any], Tensor], target: str, dropout: float = 0.25
+    ) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(inputs, 5), nn.Linear(5, outputs)
         self.pick, self.target, self.dropout = pick, target, dropout
 
     def forward(self, representation: Any, batch: Any) -> Tensor:
+        """Return the loss."""
         hidden = F.dropout(torch.tanh(self.first(self.pick(representation))), self.dropout, self.training)
         return F.mse_loss(self.last(hidden), batch[self.target])
 
 
-def vector(dtype=torch.float64, tasks=3, dropout=0.25, trunk_dropout=0.25, norm=None) -> Workload:
-    """A trunk of two layers on vectors; one tensor as representation."""
+def vector(
+    dtype: torch.dtype = torch.float64,
+    tasks: int = 3,
+    dropout: float = 0.25,
+    trunk_dropout: float = 0.25,
+    norm: nn.Module | None = None,
+) -> Workload:
+    """Build a trunk of two layers on vectors, whose representation is one tensor.
+
+    Args:
+        dtype: Data type of the weights and of the batch.
+        tasks: Number of heads.
+        dropout: Probability to drop a unit in a head.
+        trunk_dropout: Probability to drop a unit in the trunk.
+        norm: Normalisation between the trunk's layers; none by default.
+    """
     torch.manual_seed(1)
-    layers = [
+    layers: list[nn.Module] = [
         nn.Linear(6, 9, bias=norm is None),
         *([norm] if norm else []),
         nn.Tanh(),
@@ -60,11 +98,12 @@ def vector(dtype=torch.float64, tasks=3, dropout=0.25, trunk_dropout=0.25, norm=
     return Workload(lambda b: trunk(b["x"]), dict(heads.items()), batch, modules)
 
 
-def images(dtype=torch.float64) -> Workload:
-    """A convolutional trunk on images of odd size and two dense heads."""
-    from mtl_accum import MultiTaskModel, Task
-    from mtl_accum.models import ConvClassifier, ConvTrunk, DenseHead
+def images(dtype: torch.dtype = torch.float64) -> Workload:
+    """Build a convolutional trunk on images of odd size, with a classifier and a dense head.
 
+    Args:
+        dtype: Data type of the weights and of the images.
+    """
     torch.manual_seed(2)
     tasks = {
         "digit": Task(ConvClassifier(8, 10, depth=1), nn.CrossEntropyLoss(), "digit"),
@@ -80,11 +119,11 @@ def images(dtype=torch.float64) -> Workload:
 
 
 def nested(container: Callable[[Tensor, Tensor, Tensor], Any], pick: Callable[[Any, int], Tensor]) -> Workload:
-    """A representation of two feature maps and an integer tensor in a container.
+    """Build a network whose representation is two feature maps and an integer tensor in a container.
 
     Args:
-        container: makes the representation from (first, second, integers).
-        pick: takes the first (0) or second (1) tensor out again.
+        container: Function that makes the representation from (first, second, integers).
+        pick: Function that takes the first (0) or second (1) tensor out of the representation.
     """
     load = vector()
     trunk = load.modules[0]

@@ -1,4 +1,4 @@
-"""The networks that meters and predictions are held against each other on."""
+"""Networks for tests and studies of memory: convolutions, attention, many small heads."""
 
 from __future__ import annotations
 
@@ -10,35 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mtl_accum import (
-    Accumulated,
-    AsLoss,
-    Cached,
-    Checkpointed,
-    Edition,
-    MultiTaskModel,
-    PerTask,
-    Split,
-    SummedLoss,
-    Task,
-)
+from mtl_accum.editions import Cached, Edition, PerTask, Split, SummedLoss
+from mtl_accum.models import MultiTaskModel, Task
 
-EDITIONS = {
-    "summed": SummedLoss(),
-    "per_task": PerTask(),
-    "split": Split(),
-    "cached": Cached(chunk_size=3),
-    "accumulated": Accumulated(Split(), micro_batches=2),
-}
-LOSSES = {
-    "summed_loss": AsLoss(SummedLoss()),
-    "split_loss": AsLoss(Split()),
-    "chunks_loss": AsLoss(Split(heads_per_graph=2, head_chunks=2)),
-    "cached_loss": AsLoss(Cached(chunk_size=3)),
-    "accumulated_loss": AsLoss(Accumulated(Split(), micro_batches=2)),
-    "checkpointed_loss": AsLoss(Checkpointed(Split())),
-    "losses": AsLoss(Split(), each=True),
-}
+__all__ = [
+    "MODES",
+    "NETWORKS",
+    "OPTIMIZERS",
+    "Network",
+    "basic_editions",
+    "convolutional",
+    "many_heads",
+    "transformer",
+]
+
+Network = tuple[MultiTaskModel, dict[str, Tensor]]
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9),
     "adamw": torch.optim.AdamW,
@@ -46,19 +33,29 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 MODES = ("fp32", "autocast", "checkpoint")
 
 
-def editions(samples: int) -> dict[str, Edition]:
-    """The four for a batch of that size, with the trunk's chunks a quarter of it."""
+def basic_editions(samples: int) -> dict[str, Edition]:
+    """Return the four editions that every study compares, by name.
+
+    Args:
+        samples: Number of samples in the batch; a chunk of the trunk is a quarter of it.
+    """
     return {"summed": SummedLoss(), "per_task": PerTask(), "split": Split(), "cached": Cached(max(1, samples // 4))}
 
 
 class Under(nn.Module):
-    """A network under autocast or activation checkpointing, on the device of its input."""
+    """A network under autocast or activation checkpointing, on the device of its input.
+
+    Args:
+        network: Network to run.
+        mode: One of `MODES`.
+    """
 
     def __init__(self, network: nn.Module, mode: str) -> None:
         super().__init__()
         self.network, self.mode = network, mode
 
     def forward(self, *inputs: Tensor) -> Any:
+        """Run the network."""
         if self.mode == "autocast":
             with torch.autocast(inputs[0].device.type, torch.bfloat16):
                 return self.network(*inputs)
@@ -67,20 +64,29 @@ class Under(nn.Module):
         return self.network(*inputs)
 
 
-def convolutional(mode: str = "fp32", *, width: int = 8, size: int = 18, samples: int = 7) -> tuple[Any, Any]:
-    """Residual blocks with GroupNorm and BatchNorm-free statistics; dense heads that upsample, and a classifier."""
+class _ResidualBlock(nn.Module):
+    """A residual convolution with GroupNorm and dropout."""
 
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = nn.Sequential(
-                nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(2, width), nn.ReLU(), nn.Dropout2d(0.1)
-            )
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(2, width), nn.ReLU(), nn.Dropout2d(0.1)
+        )
 
-        def forward(self, x: Tensor) -> Tensor:
-            return x + self.layers(x)
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)  # type: ignore[no-any-return]
 
-    trunk = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), *(Under(Block(), mode) for _ in range(3)))
+
+def convolutional(mode: str = "fp32", *, width: int = 8, size: int = 18, samples: int = 7) -> Network:
+    """Build residual blocks with GroupNorm, three dense heads that upsample, and a classifier.
+
+    Args:
+        mode: One of `MODES`.
+        width: Number of channels.
+        size: Height and width of the images.
+        samples: Number of samples in the batch.
+    """
+    trunk = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), *(Under(_ResidualBlock(width), mode) for _ in range(3)))
 
     def dense(channels: int) -> nn.Module:
         up = nn.Upsample(scale_factor=2, mode="bilinear")
@@ -105,8 +111,8 @@ def convolutional(mode: str = "fp32", *, width: int = 8, size: int = 18, samples
     return MultiTaskModel(Under(trunk, "autocast" if mode == "autocast" else "fp32"), tasks, "x"), batch
 
 
-class Attention(nn.Module):
-    """A pre-norm transformer block with flash-style attention."""
+class _Attention(nn.Module):
+    """A pre-norm transformer block with scaled dot-product attention."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -123,8 +129,8 @@ class Attention(nn.Module):
         return x + F.dropout(self.mlp(self.second(x)), self.dropout, self.training)
 
 
-class Tokens(nn.Module):
-    """Token and position embeddings, and blocks."""
+class _Tokens(nn.Module):
+    """Token and position embeddings, then blocks."""
 
     def __init__(self, vocabulary: int, length: int, width: int, blocks: list[nn.Module]) -> None:
         super().__init__()
@@ -132,12 +138,12 @@ class Tokens(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, ids: Tensor) -> Tensor:
-        places = torch.arange(ids.shape[1], device=ids.device)
-        return self.blocks(self.tokens(ids) + self.positions(places))
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        return self.blocks(self.tokens(ids) + self.positions(positions))  # type: ignore[no-any-return]
 
 
-class TokenLoss(nn.Module):
-    """Cross-entropy over all tokens."""
+class _TokenLoss(nn.Module):
+    """Cross-entropy, the mean over all tokens."""
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
@@ -145,17 +151,26 @@ class TokenLoss(nn.Module):
 
 def transformer(
     mode: str = "fp32", *, width: int = 16, depth: int = 3, length: int = 13, samples: int = 7, classes: int = 11
-) -> tuple[Any, Any]:
-    """Blocks of attention; token heads of one block and a linear layer each."""
+) -> Network:
+    """Build a transformer over tokens, and four token heads of one block and a linear layer each.
+
+    Args:
+        mode: One of `MODES`.
+        width: Width of the representation.
+        depth: Number of blocks in the trunk.
+        length: Number of tokens in a sample.
+        samples: Number of samples in the batch.
+        classes: Number of classes of the first task; each further task has one more.
+    """
     heads = max(2, width // 64)
 
     def block() -> nn.Module:
-        return Under(Attention(width, heads, 0.1), mode)
+        return Under(_Attention(width, heads, 0.1), mode)
 
     whole = "autocast" if mode == "autocast" else "fp32"
-    trunk = Under(Tokens(50, length, width, [block() for _ in range(depth)]), whole)
+    trunk = Under(_Tokens(50, length, width, [block() for _ in range(depth)]), whole)
     tasks = {
-        f"t{n}": Task(Under(nn.Sequential(block(), nn.Linear(width, classes + n)), whole), TokenLoss(), f"y{n}")
+        f"t{n}": Task(Under(nn.Sequential(block(), nn.Linear(width, classes + n)), whole), _TokenLoss(), f"y{n}")
         for n in range(4)
     }
     batch = {"ids": torch.randint(0, 50, (samples, length))}
@@ -163,8 +178,15 @@ def transformer(
     return MultiTaskModel(trunk, tasks, "ids"), batch
 
 
-def many_heads(mode: str = "fp32", *, heads: int = 12, width: int = 16, samples: int = 7) -> tuple[Any, Any]:
-    """A small trunk and many tiny heads, with losses that are plain functions."""
+def many_heads(mode: str = "fp32", *, heads: int = 12, width: int = 16, samples: int = 7) -> Network:
+    """Build a small trunk and many linear heads, with losses that are plain functions.
+
+    Args:
+        mode: One of `MODES`.
+        heads: Number of heads.
+        width: Width of the representation.
+        samples: Number of samples in the batch.
+    """
     layers = [nn.Linear(9, width), Under(nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Dropout(0.2)), mode)]
     tasks = {
         f"t{n}": Task(Under(nn.Linear(width, 3), "autocast" if mode == "autocast" else "fp32"), F.mse_loss, f"y{n}")
@@ -174,4 +196,8 @@ def many_heads(mode: str = "fp32", *, heads: int = 12, width: int = 16, samples:
     return MultiTaskModel(nn.Sequential(*layers), tasks, "x"), batch
 
 
-NETWORKS = {"convolutional": convolutional, "transformer": transformer, "many_heads": many_heads}
+NETWORKS: dict[str, Callable[..., Network]] = {
+    "convolutional": convolutional,
+    "transformer": transformer,
+    "many_heads": many_heads,
+}
