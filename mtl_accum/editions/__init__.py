@@ -8,6 +8,7 @@ from mtl_accum.editions._cut import cut
 from mtl_accum.editions._engine import (
     Batched,
     Edition,
+    EditionLike,
     Gradients,
     PerSample,
     ReplayError,
@@ -43,6 +44,7 @@ __all__ = [
     "Cached",
     "Checkpointed",
     "Edition",
+    "EditionLike",
     "Gradients",
     "InBackward",
     "Offloaded",

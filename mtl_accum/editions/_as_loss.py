@@ -10,13 +10,11 @@ from torch import Tensor
 from mtl_accum._validate import boolean
 from mtl_accum.editions._engine import (
     Attached,
+    Edition,
     Form,
-    Range,
     Schedule,
     Tasks,
     Trunk,
-    inner_passes,
-    inner_ranges,
     phase,
     require_edition,
     run_inner,
@@ -53,6 +51,8 @@ class AsLoss(Schedule):
         TypeError: edition is none, or has no loss.
     """
 
+    config_group = "as_loss"
+
     edition: Schedule
     each: bool = False
 
@@ -61,6 +61,11 @@ class AsLoss(Schedule):
         boolean("each", self.each)
         if not isinstance(self.edition, Schedule) or self.edition.no_loss is not None:
             raise TypeError(f"edition must have a loss, found {self.edition!r}; e.g. Split()")
+
+    @property
+    def inner(self) -> Edition:
+        """The edition inside."""
+        return self.edition
 
     def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Schedule.run`."""
@@ -78,9 +83,3 @@ class AsLoss(Schedule):
         with phase("trunk", "backward"), without_autocast():
             (total if scale is None else total * scale).backward()
         return losses
-
-    def _counted(self, samples: int) -> list[Range]:
-        return inner_ranges(self.edition, samples)
-
-    def _passes(self, samples: int) -> tuple[Any, ...]:
-        return inner_passes(self.edition, samples)

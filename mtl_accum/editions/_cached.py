@@ -73,6 +73,8 @@ class Cached(Schedule):
         ReplayError: the trunk's second pass is not its first one again (compared in its first three steps).
     """
 
+    config_group = "cached"
+
     chunk_size: int
     head_chunks: int = 1
     allow_batch_statistics: bool = False
@@ -127,11 +129,13 @@ class Cached(Schedule):
         step.run_each(z, representation, step.present, since=since)
         step.send_back(z, representation)
 
-    def _counted(self, samples: int) -> list[Range]:
+    def cuts(self, samples: int) -> list[Range]:
+        """Return the head chunks."""
         return equal_ranges(samples, self.head_chunks)
 
-    def _passes(self, samples: int) -> tuple[Any, ...]:
-        return len(ranges(samples, self.chunk_size)), len(self._counted(samples))
+    def passes(self, samples: int) -> tuple[Any, ...]:
+        """Return the numbers of trunk chunks and of head chunks."""
+        return len(ranges(samples, self.chunk_size)), len(self.cuts(samples))
 
 
 def _end(chunks: list[Piece]) -> int:

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 
 from mtl_accum.editions._engine import (
     Edition,
+    EditionLike,
     Form,
-    Range,
     Schedule,
     Tasks,
     Trunk,
     Watch,
     around_trunk,
-    inner_passes,
-    inner_ranges,
     is_compiled,
     modules_of,
     refuse_hidden_modules,
@@ -60,29 +58,30 @@ class Checkpointed(Schedule):
         ReplayError: a block's second pass is not its first one again (compared in the trunk's first three steps).
     """
 
-    edition: Edition
+    config_group = "checkpointed"
+
+    edition: EditionLike
 
     def __post_init__(self) -> None:
         require_edition(self.edition)
+
+    @property
+    def inner(self) -> Edition:
+        """The edition inside."""
+        return require_edition(self.edition)
 
     def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Schedule.run`."""
         require_parts(trunk, tasks)
         if not torch.is_grad_enabled():  # nothing is kept, so nothing runs again
-            return run_inner(form, self.edition, trunk, tasks, batch)
+            return run_inner(form, self.inner, trunk, tasks, batch)
         refuse_hidden_modules(self, {"trunk": trunk})
         modules = modules_of(trunk)
         compiled = is_compiled(trunk) or any(hasattr(module, "_orig_mod") for module in modules)
         blocks = [] if compiled else _blocks(modules)
         watch = Watch(trunk, modules, self)
         with around_trunk(partial(_in_blocks, blocks, watch) if blocks else partial(_whole, modules, watch)):
-            return run_inner(form, self.edition, trunk, tasks, batch)
-
-    def _counted(self, samples: int) -> list[Range]:
-        return inner_ranges(self.edition, samples)
-
-    def _passes(self, samples: int) -> tuple[Any, ...]:
-        return inner_passes(self.edition, samples)
+            return run_inner(form, self.inner, trunk, tasks, batch)
 
 
 def _blocks(modules: list[nn.Module]) -> list[nn.Module]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mtl_accum.editions._as_loss import AsLoss
 from mtl_accum.editions._checkpointed import Checkpointed
-from mtl_accum.editions._engine import Edition, Tasks, Trunk, modules_of
+from mtl_accum.editions._engine import Edition, EditionLike, Tasks, Trunk, modules_of, require_edition
 from mtl_accum.editions._offloaded import Offloaded
 from mtl_accum.editions._split import Split
 from mtl_accum.editions._summed import SummedLoss
@@ -21,7 +21,7 @@ __all__ = ["InBackward"]
 
 @final
 @dataclass(frozen=True)
-class InBackward:
+class InBackward(Edition):
     """InBackward: each parameter's optimizer step as soon as its gradient is complete, which is freed at once.
 
     The gradients of all parameters, as many bytes as the parameters, are never there together (Lv et al., 2024, Full
@@ -40,13 +40,13 @@ class InBackward:
             at all parameters together; or, in `Split`, a parameter that two parts share.
     """
 
-    edition: Edition
+    edition: EditionLike
     optimizer: torch.optim.Optimizer = field(repr=False)
     _checked: set[tuple[int, ...]] = field(default_factory=set, repr=False, compare=False)
-    consumes_gradients: ClassVar[bool] = True
+    leaves_gradients: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        innermost = _innermost(self.edition)
+        innermost = _innermost(self.inner)
         name = type(innermost).__name__
         if not isinstance(innermost, SummedLoss | Split | AsLoss):
             raise ValueError(
@@ -62,9 +62,14 @@ class InBackward:
                 "step_in_backward: a step in the backward is of one parameter; LBFGS looks at all of them together"
             )
 
+    @property
+    def inner(self) -> Edition:
+        """The edition inside."""
+        return require_edition(self.edition)
+
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`; afterwards the parameters have changed, and no gradient is left."""
-        if isinstance(_innermost(self.edition), Split):
+        if isinstance(_innermost(self.inner), Split):
             self._refuse_shared(trunk, tasks)
         groups = self.optimizer.param_groups
         places = {parameter: index for index, group in enumerate(groups) for parameter in group["params"]}
@@ -86,7 +91,7 @@ class InBackward:
 
         hooks = [p.register_post_accumulate_grad_hook(step) for p in places if p.requires_grad]
         try:
-            return self.edition.forward_backward(trunk, tasks, batch)
+            return self.inner.forward_backward(trunk, tasks, batch)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -112,9 +117,9 @@ class InBackward:
         self._checked.add(key)
 
 
-def _innermost(edition: Any) -> Any:
+def _innermost(edition: Edition) -> Edition:
     while isinstance(edition, Checkpointed | Offloaded):
-        edition = edition.edition
+        edition = edition.inner
     return edition
 
 

@@ -15,14 +15,12 @@ from torch.nn.parameter import is_lazy
 
 from mtl_accum.editions._engine import (
     Edition,
+    EditionLike,
     Form,
-    Range,
     Schedule,
     Tasks,
     Trunk,
     around_trunk,
-    inner_passes,
-    inner_ranges,
     leaves,
     modules_of,
     require_edition,
@@ -59,10 +57,17 @@ class Offloaded(Schedule):
         TypeError: edition is none.
     """
 
-    edition: Edition
+    config_group = "offloaded"
+
+    edition: EditionLike
 
     def __post_init__(self) -> None:
         require_edition(self.edition)
+
+    @property
+    def inner(self) -> Edition:
+        """The edition inside."""
+        return require_edition(self.edition)
 
     def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Schedule.run`."""
@@ -72,13 +77,7 @@ class Offloaded(Schedule):
         resting = {_storage(tensor) for tensor in owned if not is_lazy(tensor)}  # a lazy one has no storage yet
         resting |= {_storage(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor)}
         with around_trunk(partial(_away, resting)):
-            return run_inner(form, self.edition, trunk, tasks, batch)
-
-    def _counted(self, samples: int) -> list[Range]:
-        return inner_ranges(self.edition, samples)
-
-    def _passes(self, samples: int) -> tuple[Any, ...]:
-        return inner_passes(self.edition, samples)
+            return run_inner(form, self.inner, trunk, tasks, batch)
 
 
 def _away(resting: set[int], trunk: Trunk, batch: Any) -> Any:

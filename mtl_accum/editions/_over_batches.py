@@ -10,8 +10,10 @@ from torch import Tensor
 
 from mtl_accum.editions._engine import (
     Edition,
+    EditionLike,
     Form,
     Piece,
+    Range,
     Schedule,
     Step,
     Tasks,
@@ -67,11 +69,16 @@ class OverBatches(Schedule):
 
     no_loss = "its batches come one after the other; let the trainer accumulate, with the loss of one batch at a time"
 
-    edition: Edition
+    edition: EditionLike
     prepare: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         require_edition(self.edition)
+
+    @property
+    def inner(self) -> Edition:
+        """The edition inside."""
+        return require_edition(self.edition)
 
     def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Sequence[Any]) -> dict[str, Tensor]:
         """See `Schedule.run`; the batch is a list of batches, the losses are over all of them."""
@@ -82,14 +89,16 @@ class OverBatches(Schedule):
             raise ValueError("batch must hold at least one batch for OverBatches, found none")
         prepare = self.prepare or (lambda one: one)
         if len(batch) == 1:
-            return run_inner(form, self.edition, trunk, tasks, prepare(batch[0]))
+            return run_inner(form, self.inner, trunk, tasks, prepare(batch[0]))
         refuse_weights(self, tasks)
-        with Step(
-            trunk, tasks, batch, window=_one_after_the_other(batch, tasks), inner=self.edition, form=form
-        ) as step:
+        with Step(trunk, tasks, batch, window=_one_after_the_other(batch, tasks), inner=self.inner, form=form) as step:
             for samples, one in step.pieces:
-                step.run_edition(self.edition, Piece(samples, prepare(one)))
+                step.run_edition(self.inner, Piece(samples, prepare(one)))
         return step.losses()
+
+    def cuts(self, samples: int) -> list[Range]:
+        """Return nothing: the batch is a list of batches, which is not cut."""
+        return []
 
 
 def _one_after_the_other(batches: Sequence[Any], tasks: Tasks) -> list[Piece]:

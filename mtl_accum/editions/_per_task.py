@@ -42,6 +42,7 @@ class PerTask(Schedule):
         ReplayError: a later pass of the trunk is not its first one again (compared in its first three steps).
     """
 
+    config_group = "per_task"
     no_loss = "each task's pass through the trunk would be kept until the backward; use Split(), which runs it once"
 
     def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:

@@ -54,6 +54,8 @@ class Split(Schedule):
             couples samples, or a tensor cannot be cut.
     """
 
+    config_group = "split"
+
     heads_per_graph: int = 1
     head_chunks: int = 1
     order: Literal["forward", "reverse"] = "forward"
@@ -78,8 +80,10 @@ class Split(Schedule):
                 step.send_back(z, representation)
         return step.losses()
 
-    def _counted(self, samples: int) -> list[Range]:
+    def cuts(self, samples: int) -> list[Range]:
+        """Return the head chunks."""
         return equal_ranges(samples, self.head_chunks)
 
-    def _passes(self, samples: int) -> tuple[Any, ...]:
-        return (len(self._counted(samples)),) if self.head_chunks > 1 else ()
+    def passes(self, samples: int) -> tuple[Any, ...]:
+        """Return the number of head chunks, if there are several."""
+        return (len(self.cuts(samples)),) if self.head_chunks > 1 else ()

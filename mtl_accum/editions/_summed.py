@@ -28,6 +28,8 @@ class SummedLoss(Schedule):
     average `.grad` over the processes after the call.
     """
 
+    config_group = "summed"
+
     def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Schedule.run`."""
         if form.defers and form.in_pieces:  # the trunk runs again for each piece: the heads end at its representation

@@ -9,7 +9,7 @@ import torch
 
 from mtl_accum import report
 from mtl_accum.data import Data
-from mtl_accum.editions import Edition, samples_of
+from mtl_accum.editions import EditionLike, samples_of
 from mtl_accum.editions._engine import take
 from mtl_accum.jobs._experiment import MakeOptimizer, Run, make_optimizer
 from mtl_accum.jobs._require import require_editions, require_parts
@@ -25,7 +25,7 @@ def check(
     model: MultiTaskModel | None,
     data: Data | None,
     optimizer: MakeOptimizer,
-    editions: Mapping[str, Edition],
+    editions: Mapping[str, EditionLike],
     device: str,
     seed: int,
     run: Run,

@@ -9,10 +9,9 @@ from typing import Any
 
 from mtl_accum import prediction, report
 from mtl_accum.data import Data
-from mtl_accum.editions import Edition
+from mtl_accum.editions import EditionLike, require_edition
 from mtl_accum.jobs._experiment import MakeOptimizer, Run, header, make_optimizer, samples_in, snapshot_folder
 from mtl_accum.jobs._require import require_editions, require_knobs, require_parts
-from mtl_accum.measure import meaning
 from mtl_accum.models import MultiTaskModel
 
 __all__ = ["predict"]
@@ -23,7 +22,7 @@ def predict(
     model: MultiTaskModel | None,
     data: Data | None,
     optimizer: MakeOptimizer,
-    editions: Mapping[str, Edition],
+    editions: Mapping[str, EditionLike],
     device: str,
     seed: int,
     snapshots: bool,
@@ -59,7 +58,7 @@ def predict(
         files.append(report.file_name(name, files))
         row: dict[str, Any] = {
             "edition": name,
-            "meaning": meaning(edition),
+            "meaning": require_edition(edition).summary,
             "memory": [],
             "step_seconds": [],
             "failure": None,

@@ -8,7 +8,7 @@ from torch import nn
 
 from mtl_accum._knobs import check_knob
 from mtl_accum.data import Data
-from mtl_accum.editions import Edition
+from mtl_accum.editions import EditionLike
 from mtl_accum.models import MultiTaskModel
 
 __all__ = ["require_each", "require_edition", "require_editions", "require_knobs", "require_parts"]
@@ -44,7 +44,7 @@ def require_each(name: str, parts: Mapping[str, object], kind: type) -> None:
             raise ValueError(f"{name}.{key} must be a {kind.__name__}, found {part!r:.200}")
 
 
-def require_editions(name: str, editions: Mapping[str, Edition]) -> None:
+def require_editions(name: str, editions: Mapping[str, EditionLike]) -> None:
     """Raise ValueError unless every entry is an edition."""
     if not isinstance(editions, Mapping):
         raise ValueError(f"{name} must be a mapping from names to editions, found {editions!r:.200}")
@@ -54,5 +54,5 @@ def require_editions(name: str, editions: Mapping[str, Edition]) -> None:
 
 def require_edition(name: str, edition: object) -> None:
     """Raise ValueError, naming the knob, unless it has an edition."""
-    if isinstance(edition, type) or not callable(getattr(edition, "forward_backward", None)):
+    if isinstance(edition, type) or not isinstance(edition, EditionLike):
         raise ValueError(f"{name} must be an edition such as mtl_accum.Split, found {edition!r:.200}")

@@ -13,7 +13,7 @@ import torch
 
 from mtl_accum import report
 from mtl_accum.data import Data
-from mtl_accum.editions import Edition, InBackward
+from mtl_accum.editions import EditionLike, InBackward
 from mtl_accum.jobs._experiment import MakeOptimizer, Run, header, make_optimizer, samples_in, snapshot_folder
 from mtl_accum.jobs._plan import Auto, plan_and_write
 from mtl_accum.jobs._require import require_each, require_edition, require_editions, require_knobs, require_parts
@@ -63,7 +63,7 @@ def train(
     *,
     model: MultiTaskModel | None,
     data: Data | None,
-    edition: Edition | Auto,
+    edition: EditionLike | Auto,
     optimizer: MakeOptimizer,
     loop: TrainConfig,
     checkpoint: CheckpointConfig,
@@ -72,7 +72,7 @@ def train(
     resume: str | None,
     measures: Mapping[str, EvalMetric],
     images: Mapping[str, Images],
-    editions: Mapping[str, Edition],
+    editions: Mapping[str, EditionLike],
     training: bool,
     steps: int,
     snapshots: bool,
@@ -127,7 +127,7 @@ def train(
     require_images(images, model)
     found = find(resume, run.folder, run.config) if training else None
     written: dict[str, Any] = header(run, seed)
-    fallbacks: list[Edition] = []
+    fallbacks: list[EditionLike] = []
     with ProgressDisplay() as progress:
         if isinstance(edition, Auto):
             written["plan"] = _plan_of(found, run)
@@ -188,7 +188,7 @@ class _Parts:
     model: MultiTaskModel
     data: Data
     batches: Iterable[Any]
-    schedules: Sequence[Edition]
+    schedules: Sequence[EditionLike]
     optimizer: torch.optim.Optimizer
     loop: TrainConfig
     checkpoint: CheckpointConfig

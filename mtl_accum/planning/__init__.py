@@ -3,6 +3,7 @@
 from mtl_accum._renamed import renamed
 from mtl_accum.planning._budget import in_bytes
 from mtl_accum.planning._form import Form
+from mtl_accum.planning._formula import phases
 from mtl_accum.planning._notation import as_dict, format_edition, from_dict, overrides
 from mtl_accum.planning._plan import plan
 from mtl_accum.planning._result import BudgetError, LargestBatch, Plan, Schedule, Trial, schedules_of
@@ -19,6 +20,7 @@ __all__ = [
     "from_dict",
     "in_bytes",
     "overrides",
+    "phases",
     "plan",
     "schedules_of",
 ]

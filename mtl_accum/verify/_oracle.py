@@ -31,6 +31,7 @@ from mtl_accum.editions import (
 )
 from mtl_accum.editions._engine import (
     Form,
+    OnlyForwardBackward,
     Piece,
     cut_batch,
     equal_ranges,
@@ -89,6 +90,11 @@ def _(edition: Checkpointed | Offloaded) -> Schedule:
     return oracle(edition.edition)
 
 
+@oracle.register(OnlyForwardBackward)
+def _(edition: OnlyForwardBackward) -> Schedule:
+    return oracle(edition.edition)
+
+
 @oracle.register(AsLoss)
 def _(edition: AsLoss) -> Schedule:
     return AsLoss(oracle(edition.edition))  # all forward passes come before the backward
@@ -97,7 +103,8 @@ def _(edition: AsLoss) -> Schedule:
 @in_pieces.register(AsLoss)
 @in_pieces.register(Checkpointed)
 @in_pieces.register(Offloaded)
-def _(edition: AsLoss | Checkpointed | Offloaded) -> bool:
+@in_pieces.register(OnlyForwardBackward)
+def _(edition: AsLoss | Checkpointed | Offloaded | OnlyForwardBackward) -> bool:
     return in_pieces(edition.edition)
 
 

@@ -104,10 +104,14 @@ def test_statistics_of_pieces_on_request():
         assert_same_gradient(edition, lambda: situation.make(torch.float64), oracle=oracle(edition))
 
 
+ENGINE = "mtl_accum.editions._engine"
 MUTATIONS = {
     "replay without random state": ("mtl_accum._state._rng.RandomState.restore", lambda self: None),
-    "replay without buffers": ("mtl_accum.editions._engine.replay._replay.Replay._swap", lambda self: None),
-    "dL/dz of pieces not accumulated": ("mtl_accum.editions._cut._Leaf.add", lambda self, gradient, samples: None),
+    "replay without buffers": (f"{ENGINE}.replay._replay.Replay._swap", lambda self: None),
+    "dL/dz of pieces not accumulated": (
+        "mtl_accum.editions._engine._leaves._Leaf.add",
+        lambda self, gradient, samples: None,
+    ),
 }
 
 
@@ -146,7 +150,7 @@ def test_the_matrix_bites_when_pieces_weigh_the_same(monkeypatch):
 def test_the_matrix_bites_when_an_opaque_container_passes(monkeypatch):
     from torch.utils import _pytree
 
-    monkeypatch.setattr("mtl_accum.editions._cut.flatten", lambda tree, what: ([tree], _pytree.tree_structure(None)))
+    monkeypatch.setattr(f"{ENGINE}._leaves.flatten", lambda tree, what: ([tree], _pytree.tree_structure(None)))
     assert red_cells()
 
 

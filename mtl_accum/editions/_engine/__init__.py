@@ -2,6 +2,13 @@
 
 from mtl_accum.editions._engine._around_trunk import around_trunk, run_trunk
 from mtl_accum.editions._engine._eager import eager
+from mtl_accum.editions._engine._edition import (
+    Edition,
+    EditionLike,
+    OnlyForwardBackward,
+    require_edition,
+    require_editions,
+)
 from mtl_accum.editions._engine._forms import Attached, Form
 from mtl_accum.editions._engine._leaves import Leaves
 from mtl_accum.editions._engine._modules import is_compiled, modules_of, named_modules_of, share_modules, tensors_of
@@ -17,7 +24,7 @@ from mtl_accum.editions._engine._refuse import (
 from mtl_accum.editions._engine._require_loss import require_loss
 from mtl_accum.editions._engine._schedule import Schedule, run_inner
 from mtl_accum.editions._engine._step import Step
-from mtl_accum.editions._engine._types import Edition, Tasks, Trunk, require_edition, require_editions
+from mtl_accum.editions._engine._types import Tasks, Trunk
 from mtl_accum.editions._engine.batch._counts import read_counts, reduction_of
 from mtl_accum.editions._engine.batch._hidden_counts import note_call
 from mtl_accum.editions._engine.batch._inner_task import counted, couples_samples, facts
@@ -27,8 +34,6 @@ from mtl_accum.editions._engine.batch._pieces import (
     Range,
     cut_batch,
     equal_ranges,
-    inner_passes,
-    inner_ranges,
     ranges,
     samples_of,
     take,
@@ -56,11 +61,13 @@ __all__ = [
     "Beginning",
     "Behind",
     "Edition",
+    "EditionLike",
     "Form",
     "Gradients",
     "Graph",
     "Kind",
     "Leaves",
+    "OnlyForwardBackward",
     "PerSample",
     "Piece",
     "Range",
@@ -90,8 +97,6 @@ __all__ = [
     "facts",
     "flatten",
     "flatten_any",
-    "inner_passes",
-    "inner_ranges",
     "inside_forward",
     "is_compiled",
     "is_distributed",

@@ -14,6 +14,7 @@ from torch import Tensor
 from mtl_accum._state import BufferLog, same_random_numbers
 from mtl_accum.editions._engine._absence import warn_of_absence
 from mtl_accum.editions._engine._around_trunk import run_trunk
+from mtl_accum.editions._engine._edition import Edition
 from mtl_accum.editions._engine._forms import Backward, Form
 from mtl_accum.editions._engine._leaves import Leaves
 from mtl_accum.editions._engine._modules import buffer_owners, modules_of
@@ -22,7 +23,7 @@ from mtl_accum.editions._engine._phase import NO_PHASE, has_listeners, phase
 from mtl_accum.editions._engine._refuse import refuse_batch_statistics, refuse_coupled_samples
 from mtl_accum.editions._engine._require_loss import require_loss
 from mtl_accum.editions._engine._schedule import run_inner
-from mtl_accum.editions._engine._types import Edition, Tasks, Trunk
+from mtl_accum.editions._engine._types import Tasks, Trunk
 from mtl_accum.editions._engine.batch._counts import Counts, WeightedTask, read_counts, require_sums, whole_task
 from mtl_accum.editions._engine.batch._hidden_counts import refuse_hidden
 from mtl_accum.editions._engine.batch._pieces import Piece, Range, cut_batch, equal_ranges, inner_pieces, samples_of

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mtl_accum.editions._engine._edition import Edition
 from mtl_accum.editions._engine.batch._cutting import Range, cutter, samples_of, take
 from mtl_accum.editions._engine.batch._pytree import TreeSpec, flatten, unflatten
 
@@ -18,9 +19,7 @@ __all__ = [
     "cut_batch",
     "equal_ranges",
     "graph_of",
-    "inner_passes",
     "inner_pieces",
-    "inner_ranges",
     "ranges",
     "samples_of",
     "take",
@@ -44,27 +43,17 @@ def equal_ranges(samples: int, pieces: int) -> list[Range]:
     return ranges(samples, max(1, -(-samples // pieces)))
 
 
-def inner_ranges(edition: object, samples: int) -> list[Range]:
-    """The pieces of a batch of that many samples whose counts an edition will want to know."""
-    ranges = getattr(edition, "_counted", None)
-    return ranges(samples) if ranges is not None else []
-
-
-def inner_pieces(pieces: Sequence[Piece], edition: object) -> list[Piece]:
-    """Cut pieces of a batch as an edition will."""
-    inner = []
+def inner_pieces(pieces: Sequence[Piece], edition: Edition | None) -> list[Piece]:
+    """Cut pieces of a batch as the edition does that runs them; into nothing without one."""
+    inner: list[Piece] = []
+    if edition is None:
+        return inner
     for samples, batch in pieces:
         if samples is not None:
             start, stop = samples
-            for first, last in inner_ranges(edition, stop - start):
+            for first, last in edition.cuts(stop - start):
                 inner.append(Piece((start + first, start + last), take(batch, (first, last))))
     return inner
-
-
-def inner_passes(edition: object, samples: int) -> tuple[Any, ...]:
-    """Return the numbers of passes that an edition makes over a batch; empty where it never cuts one."""
-    passes = getattr(edition, "_passes", None)
-    return passes(samples) if passes is not None else ()
 
 
 def cut_batch(batch: Any, cuts: list[Range]) -> list[Piece]:

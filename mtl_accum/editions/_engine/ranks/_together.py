@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mtl_accum.editions._engine._edition import Edition
 from mtl_accum.editions._engine._parts import require_parts
 from mtl_accum.editions._engine._types import Tasks, Trunk
 from mtl_accum.editions._engine._warn import warn_caller
 from mtl_accum.editions._engine.batch._counts import WeightedTask, read_counts, reduction_of, whole_task
 from mtl_accum.editions._engine.batch._inner_task import counted, couples_samples
-from mtl_accum.editions._engine.batch._pieces import Piece, Range, inner_passes, inner_pieces, inner_ranges, samples_of
+from mtl_accum.editions._engine.batch._pieces import Piece, Range, inner_pieces, samples_of
 from mtl_accum.editions._engine.ranks._ranks import Ranks
 from mtl_accum.editions._engine.ranks._touch import is_sharded, run_with_others, touch
 from mtl_accum.editions._engine.ranks._under_ddp import require_unused_allowed
@@ -60,7 +61,7 @@ class Together:
 
 
 def share_out(
-    edition: Any, trunk: Trunk, tasks: Tasks, batch: Any, ranks: Ranks
+    edition: Edition, trunk: Trunk, tasks: Tasks, batch: Any, ranks: Ranks
 ) -> tuple[Mapping[str, WeightedTask], Together]:
     """Give each task its share of the loss of all ranks' batches.
 
@@ -82,9 +83,9 @@ def share_out(
     _refuse_coupled(tasks)
     whole: Range = (0, _samples(tasks, batch))
     piece = Piece(whole, batch)
-    cut = any(samples != whole for samples in inner_ranges(edition, whole[1]))
+    cut = any(samples != whole for samples in edition.cuts(whole[1]))
     counts = read_counts(tasks, [piece, *(inner_pieces([piece], edition) if cut else ())])
-    passes = inner_passes(edition, whole[1])
+    passes = edition.passes(whole[1])
     sharded = bool(passes) and is_sharded(trunk, *tasks.values())
     shares = ranks.shares(
         {name: known[whole] for name, known in counts.items()},
