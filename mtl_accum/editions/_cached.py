@@ -114,7 +114,7 @@ class Cached(Schedule):
         for chunk, replay in reversed(list(zip(chunks, replays, strict=True))):  # as autograd would go back
             representation = step.run_again(replay, chunk)
             step.require_no_graph(self, without_graph if watch.comparing else [], z.tree)
-            step.send_back(z, representation, chunk.samples)
+            step.trunk_backward(z, representation, chunk.samples)
             del representation  # the next chunk must not find this one's graph alive
 
     def _run_deferred(self, step: Step, chunks: list[Piece]) -> None:
@@ -127,7 +127,7 @@ class Cached(Schedule):
         representation = assembly.whole()
         z = Leaves(representation)
         step.run_each(z, representation, step.present, since=since)
-        step.send_back(z, representation)
+        step.trunk_backward(z, representation)
 
     def cuts(self, samples: int) -> list[Range]:
         """Return the head chunks."""

@@ -52,7 +52,7 @@ def cut(representation: T) -> Iterator[T]:
     except RuntimeError as error:
         explain_derivative(error, "cut")
         raise
-    if not leaves.send_back(representation) and leaves.expected:
+    if not leaves.backward(representation) and leaves.can_have_gradients:
         warnings.warn(
             "cut: no gradient reached the representation, so the trunk gets none from this block; expected a "
             "`loss.backward()` inside of it (a batch without a task is fine)",

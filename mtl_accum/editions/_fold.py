@@ -12,6 +12,7 @@ from mtl_accum.editions._engine import (
     Behind,
     Gradients,
     Scale,
+    backpropagate,
     eager,
     expected_scale,
     expecting,
@@ -22,7 +23,6 @@ from mtl_accum.editions._engine import (
     require_loss,
     unflatten,
 )
-from mtl_accum.editions._engine.graph._own_graph import take
 
 __all__ = ["fold"]
 
@@ -86,11 +86,11 @@ def fold(function: Callable[..., Tensor], *inputs: Any, scale: Scale | None = No
         if not loss.requires_grad:
             return loss
         with phase(_name(function), "backward"):
-            take(gradients, loss, {leaf: (leaf, None) for leaf in roots}, behind, who)
+            backpropagate(gradients, loss, {leaf: (leaf, None) for leaf in roots}, behind, who)
     except RuntimeError as error:
         explain(error, who)
         raise
-    gradients.land(roots)
+    gradients.move_to(roots)
     return gradients.attach(loss)
 
 

@@ -77,7 +77,7 @@ class Split(Schedule):
                 representation = step.run_trunk()
                 z = Leaves(representation)
                 step.run_each(z, representation, names, self.heads_per_graph)
-                step.send_back(z, representation)
+                step.trunk_backward(z, representation)
         return step.losses()
 
     def cuts(self, samples: int) -> list[Range]:

@@ -135,15 +135,10 @@ def test_the_matrix_bites(monkeypatch, mutation):
 
 
 def test_the_matrix_bites_when_pieces_weigh_the_same(monkeypatch):
-    from mtl_accum.editions._engine.batch._counts import WeightedTask
+    def one_of_n(task, counts, samples, whole):
+        return 1 / -(-(whole[1] - whole[0]) // (samples[1] - samples[0]))
 
-    init = WeightedTask.__init__
-
-    def one_of_n(self, task, samples, whole, counts):
-        init(self, task, samples, whole, counts)
-        self._share = 1 / -(-(whole[1] - whole[0]) // (samples[1] - samples[0]))
-
-    monkeypatch.setattr(WeightedTask, "__init__", one_of_n)
+    monkeypatch.setattr(f"{ENGINE}.batch._counted_batch.share_of", one_of_n)
     assert red_cells()
 
 

@@ -25,7 +25,7 @@ from mtl_accum.editions._engine._require_loss import require_loss
 from mtl_accum.editions._engine._schedule import Schedule, run_inner
 from mtl_accum.editions._engine._step import Step
 from mtl_accum.editions._engine._types import Tasks, Trunk
-from mtl_accum.editions._engine.batch._counts import read_counts, reduction_of
+from mtl_accum.editions._engine.batch._counts import read_counts
 from mtl_accum.editions._engine.batch._hidden_counts import note_call
 from mtl_accum.editions._engine.batch._inner_task import counted, couples_samples, facts
 from mtl_accum.editions._engine.batch._pieces import (
@@ -40,10 +40,11 @@ from mtl_accum.editions._engine.batch._pieces import (
 )
 from mtl_accum.editions._engine.batch._pytree import Batched, PerSample, flatten, flatten_any, leaves, unflatten
 from mtl_accum.editions._engine.batch._pytree import leaves as tree_leaves
+from mtl_accum.editions._engine.batch._weighted_task import reduction_of
 from mtl_accum.editions._engine.graph._autocast import without_autocast
 from mtl_accum.editions._engine.graph._explain import explain, explain_derivative
 from mtl_accum.editions._engine.graph._gradients import Gradients, Scale, Sum, attach, factor_of, wide, without_hooks
-from mtl_accum.editions._engine.graph._own_graph import Behind, own_graph
+from mtl_accum.editions._engine.graph._own_graph import Behind, backpropagate, own_graph
 from mtl_accum.editions._engine.graph._scale import backward_scale, expected_scale, expecting, set_aside, start_gradient
 from mtl_accum.editions._engine.graph._versions import version_of
 from mtl_accum.editions._engine.graph._walk import Beginning, Graph, walk
@@ -83,6 +84,7 @@ __all__ = [
     "always_comparing",
     "around_trunk",
     "attach",
+    "backpropagate",
     "backward_scale",
     "counted",
     "couples_samples",

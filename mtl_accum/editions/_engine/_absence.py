@@ -8,8 +8,8 @@ from weakref import WeakSet
 
 from mtl_accum.editions._engine._types import Tasks
 from mtl_accum.editions._engine._warn import warn_caller
-from mtl_accum.editions._engine.batch._counts import whole_task
 from mtl_accum.editions._engine.batch._inner_task import counted
+from mtl_accum.editions._engine.batch._weighted_task import whole_task
 
 __all__ = ["warn_of_absence"]
 

@@ -12,7 +12,7 @@ from mtl_accum.editions._engine._leaves import Leaves
 from mtl_accum.editions._engine.batch._pieces import Range, graph_of
 from mtl_accum.editions._engine.graph._autocast import without_autocast
 from mtl_accum.editions._engine.graph._gradients import Gradients
-from mtl_accum.editions._engine.graph._own_graph import Behind, take
+from mtl_accum.editions._engine.graph._own_graph import Behind, backpropagate
 from mtl_accum.editions._engine.graph._scale import ambient_scale, start_gradient
 from mtl_accum.editions._engine.ranks._together import Together
 
@@ -41,11 +41,11 @@ class Form(ABC):
         """Note where the graphs of heads end from now on."""
 
     @abstractmethod
-    def take(self, names: Sequence[str], loss: Tensor, who: str, *, into_trunk: bool) -> None:
+    def backward(self, names: Sequence[str], loss: Tensor, who: str, *, into_trunk: bool) -> None:
         """Do with the sum of some tasks' losses, which has a graph, what is to be done while that is alive."""
 
     @abstractmethod
-    def send_back(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
+    def trunk_backward(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
         """Send what the heads left in the leaves through the trunk, now or later."""
 
 
@@ -58,14 +58,14 @@ class Backward(Form):
     def begin(self, z: Leaves, behind: Callable[[], Behind]) -> None:
         """Nothing to note: the backward ends in the leaves by itself."""
 
-    def take(self, names: Sequence[str], loss: Tensor, who: str, *, into_trunk: bool) -> None:
+    def backward(self, names: Sequence[str], loss: Tensor, who: str, *, into_trunk: bool) -> None:
         """Run the backward."""
         with without_autocast():
             loss.backward(None if self._scale is None else start_gradient(loss, self._scale))
 
-    def send_back(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
+    def trunk_backward(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
         """Run the trunk's backward."""
-        z.send_back(representation, samples)
+        z.backward(representation, samples)
 
 
 class Attached(Form):
@@ -93,7 +93,7 @@ class Attached(Form):
         """Note where the graphs of heads end from now on."""
         self._z, self._behind = z, behind()
 
-    def take(self, names: Sequence[str], loss: Tensor, who: str, *, into_trunk: bool) -> None:
+    def backward(self, names: Sequence[str], loss: Tensor, who: str, *, into_trunk: bool) -> None:
         """Add up gradients, or keep the graph where it goes on into the trunk."""
         key = names[0] if self._each else ""
         if into_trunk:
@@ -102,15 +102,15 @@ class Attached(Form):
         assert self._z is not None
         assert self._behind is not None
         gradients = self._gradients.setdefault(key, Gradients(self.scale))
-        take(gradients, loss, self._z.sources, self._behind, who)
+        backpropagate(gradients, loss, self._z.sources, self._behind, who)
 
-    def send_back(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
+    def trunk_backward(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
         """Keep what the leaves have added up for the representation."""
         roots = z.roots(representation)
         if self.in_pieces:  # the pieces that follow must not find this one's values alive
             roots = {leaf: graph_of(root) if root.requires_grad else root for leaf, root in roots.items()}
         for gradients in self._gradients.values():
-            gradients.land(roots)
+            gradients.move_to(roots)
         self._z = self._behind = None
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:

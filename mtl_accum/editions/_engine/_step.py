@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import product
 from types import TracebackType
 from typing import Any
@@ -24,10 +23,10 @@ from mtl_accum.editions._engine._refuse import refuse_batch_statistics, refuse_c
 from mtl_accum.editions._engine._require_loss import require_loss
 from mtl_accum.editions._engine._schedule import run_inner
 from mtl_accum.editions._engine._types import Tasks, Trunk
-from mtl_accum.editions._engine.batch._counts import Counts, WeightedTask, read_counts, require_sums, whole_task
-from mtl_accum.editions._engine.batch._hidden_counts import refuse_hidden
-from mtl_accum.editions._engine.batch._pieces import Piece, Range, cut_batch, equal_ranges, inner_pieces, samples_of
+from mtl_accum.editions._engine.batch._counted_batch import CountedBatch
+from mtl_accum.editions._engine.batch._pieces import Piece, Range
 from mtl_accum.editions._engine.batch._pytree import leaves
+from mtl_accum.editions._engine.batch._weighted_task import whole_task
 from mtl_accum.editions._engine.graph._explain import explain, explain_derivative, watching_derivatives
 from mtl_accum.editions._engine.graph._own_graph import Behind
 from mtl_accum.editions._engine.graph._walk import Beginning
@@ -75,27 +74,14 @@ class Step:
         if not self.form.defers:
             warn_of_ranks()
         self._trunk, self._tasks, self._batch = trunk, tasks, batch
-        self._whole: Range | None = None
-        self.pieces = list(window) or [Piece(None, batch)]
-        whole: list[Piece] = []
-        if cuts > 1:
-            samples = samples_of(batch, "batch")
-            self.pieces = cut_batch(batch, equal_ranges(samples, cuts))
-            whole = [Piece((0, samples), batch)]
-        self._counts: dict[str, Counts] = read_counts(tasks, [*whole, *self.pieces, *inner_pieces(self.pieces, inner)])
-        if self.pieces[-1].samples is not None:
-            self._whole = (0, self.pieces[-1].samples[1])
-            for counts in self._counts.values():
-                counts.setdefault(self._whole, sum(counts[piece.samples] for piece in self.pieces))
-            require_sums(tasks, self._counts, self._whole, self.pieces)
         together = self.form.together
-        self.present = [name for name, of in self._counts.items() if of[self._whole] or together.touches(name)]
+        self._counted = CountedBatch(tasks, batch, cuts=cuts, window=window, inner=inner, touches=together.touches)
+        self.pieces, self.present = self._counted.pieces, self._counted.present
         if not self.present:
             warn_of_absence(tasks, self.pieces[0].batch if window else batch)
         owners = ((name, buffer_owners(whole_task(tasks[name]))) for name in self.present)
-        self._owners = {name: found for name, found in owners if found}
+        self._owners = {name: modules for name, modules in owners if modules}
         self._losses: dict[str, Tensor] = {}
-        self._visible: set[tuple[str, Any]] = set()  # tasks that functions called, with counts that fit
         self._running: Sequence[str] = ()
         self._buffers = BufferLog()
         self._heard = has_listeners()
@@ -148,16 +134,16 @@ class Step:
         """Forward of some tasks on a piece; the sum of their losses, None if none of them is present there."""
         total: Tensor | None = None
         self._running = names
-        samples, batch = piece
-        owners, losses = self._owners, self._losses  # locals: this runs once a head
+        counted, owners, losses = self._counted, self._owners, self._losses  # locals: this runs once a head
         for name in names:
-            task = self.form.together.task(name, self._on(name, piece), present=bool(self._counts[name][samples]))
+            has_terms = counted.has_terms(name, piece)
+            task = self.form.together.task(name, counted.task_on(name, piece), present=has_terms)
             if task is None:
                 continue
             fresh = self._buffers.before(owners[name]) if name in owners else None
             try:
                 with phase(f"head {name}", "forward") if self._heard else NO_PHASE:
-                    loss = task(representation, batch)
+                    loss = task(representation, piece.batch)
             except RuntimeError as error:
                 explain(error, f"task '{name}'")
                 raise
@@ -203,7 +189,7 @@ class Step:
             except RuntimeError as error:
                 explain_derivative(error, self._who())
                 raise
-        z.land()
+        z.merge_chunks()
         return without_graph
 
     def require_no_graph(self, edition: object, names: Sequence[str], representation: Any) -> None:
@@ -232,26 +218,24 @@ class Step:
             return total is None
         try:
             with phase(self._behind(into_trunk), "backward") if self._heard else NO_PHASE:
-                self.form.take(self._running, total, self._who(), into_trunk=into_trunk)
+                self.form.backward(self._running, total, self._who(), into_trunk=into_trunk)
         except RuntimeError as error:
             explain(error, self._who())
             raise
         torch.clear_autocast_cache()
         return True
 
-    def send_back(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
+    def trunk_backward(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
         """Backward of the trunk from what the heads left in the leaves, now or by the caller."""
         try:
-            self.form.send_back(z, representation, samples)
+            self.form.trunk_backward(z, representation, samples)
         except RuntimeError as error:
             explain(error, "a task")
             raise
 
     def run_edition(self, edition: Edition, piece: Piece) -> None:
         """Forward and backward of a piece through another edition."""
-        touches = self.form.together.touches
-        names = [name for name in self.present if self._counts[name][piece.samples] or touches(name)]
-        tasks = {name: self._on(name, piece) for name in names}
+        tasks = self._counted.tasks_on(piece)
         if not tasks:
             return
         functions: tuple[Callable[..., Any], ...] = (self._trunk, *(whole_task(self._tasks[name]) for name in tasks))
@@ -264,22 +248,6 @@ class Step:
         """The tasks' own losses, detached, in the tasks' order; 0 for an absent task."""
         absent = self._zero() if len(self._losses) < len(self._tasks) else None
         return {name: self._losses.get(name, absent) for name in self._tasks}  # type: ignore[misc]
-
-    def _on(self, name: str, piece: Piece) -> Any:
-        """The task on a piece: itself, or its share."""
-        if piece.samples is None or self._whole is None:
-            return self._tasks[name]
-        return WeightedTask(
-            self._tasks[name], piece.samples, self._whole, self._counts[name], partial(self._require_visible, name)
-        )
-
-    def _require_visible(self, name: str, inner: Any) -> None:
-        """Raise ValueError if a task that a function calls would have the pieces weigh something else."""
-        if (name, inner) not in self._visible:
-            self._visible.add((name, inner))
-            own = read_counts({name: inner}, self.pieces)[name]
-            ranges = [piece.samples for piece in self.pieces]
-            refuse_hidden(name, inner, [own[r] for r in ranges], [self._counts[name][r] for r in ranges])
 
     def _who(self) -> str:
         return f"task {', '.join(map(repr, self._running))}"

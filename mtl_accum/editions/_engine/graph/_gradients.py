@@ -54,8 +54,8 @@ class Sum:
             self.value, self._own = torch.zeros_like(like, dtype=dtype, requires_grad=False), True
         self.value[slice(*samples)] += term
 
-    def take(self, leaf: Tensor) -> None:
-        """Move over the gradient that a backward has just left in a leaf; a hook."""
+    def add_grad_of(self, leaf: Tensor) -> None:
+        """Move the gradient over that a backward has just left in a leaf; a hook."""
         assert leaf.grad is not None
         term, leaf.grad = leaf.grad, None
         if self.value is None and not (self._wide and term.dtype in SHORT):
@@ -67,7 +67,7 @@ class Sum:
 class Gradients:
     """The gradient of one loss, or of several together, by the leaves that their graphs end in.
 
-    Memory: one tensor as large as each leaf. `take` frees the graph that it reads.
+    Memory: one tensor as large as each leaf. `add_loss` frees the graph that it reads.
 
     Args:
         scale: A factor that the gradients carry until the backward divides it out: 16-bit floating point loses small
@@ -80,9 +80,9 @@ class Gradients:
     def __init__(self, scale: float | Tensor | None = None) -> None:
         self._scale, self.unscaled = scale, scale is None
         self._sums: dict[Tensor, Sum] = {}
-        self._landed: list[tuple[Tensor, Tensor]] = []  # of tensors that are no leaves any more
+        self._moved: list[tuple[Tensor, Tensor]] = []  # of tensors that are no leaves any more
 
-    def take(self, loss: Tensor, leaves: Sequence[Tensor], sources: Sources) -> None:
+    def add_loss(self, loss: Tensor, leaves: Sequence[Tensor], sources: Sources) -> None:
         """Add the gradient of a loss, and free its graph.
 
         Args:
@@ -108,16 +108,16 @@ class Gradients:
         else:
             total.add_slice(gradient, samples, whole)
 
-    def land(self, roots: Mapping[Tensor, Tensor]) -> None:
-        """Move what leaves have added up to the tensors that they were detached from."""
+    def move_to(self, roots: Mapping[Tensor, Tensor]) -> None:
+        """Move the gradients of leaves to the tensors that the leaves were detached from."""
         for leaf, root in roots.items():
             total = self._sums.pop(leaf, None)
             if total is not None and total.value is not None:
-                self._landed.append((total.value.to(root.dtype), root))
+                self._moved.append((total.value.to(root.dtype), root))
 
     def attach(self, value: Tensor) -> Tensor:
         """Return a value with these gradients attached; they are held by the result alone."""
-        pairs, self._landed = self._landed, []
+        pairs, self._moved = self._moved, []
         pairs += [(total.value, leaf) for leaf, total in self._sums.items() if total.value is not None]
         self._sums.clear()
         return attach(value, pairs, self._scale)

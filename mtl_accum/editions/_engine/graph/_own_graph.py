@@ -12,7 +12,7 @@ from mtl_accum.editions._engine.batch._pytree import leaves
 from mtl_accum.editions._engine.graph._gradients import Gradients, Sources
 from mtl_accum.editions._engine.graph._walk import Beginning, Graph, walk
 
-__all__ = ["Behind", "own_graph", "take"]
+__all__ = ["Behind", "backpropagate", "own_graph"]
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,21 @@ class Behind:
         return not others.isdisjoint(walk(_with_graphs(self.roots)).nodes)
 
 
-def take(gradients: Gradients, loss: Tensor, sources: Sources, behind: Behind, who: str) -> None:
-    """Add the gradient of a loss to others, and free its graph.
+def backpropagate(gradients: Gradients, loss: Tensor, sources: Sources, behind: Behind, who: str) -> None:
+    """Backpropagate a head's loss as far as the cut, and free its graph.
 
     Args:
-        gradients: To add to.
-        loss: 0-dim, with a graph.
-        sources: The leaves of the cut.
-        behind: What lies behind the cut.
-        who: For messages.
+        gradients: Gradients to add to.
+        loss: 0-dim loss with a graph.
+        sources: Leaves of the cut.
+        behind: Graph behind the cut.
+        who: Name of the head in messages.
 
     Raises:
         RuntimeError: See `own_graph`.
     """
     graph = own_graph(loss, behind, who, dtypes=gradients.unscaled)
-    gradients.take(loss, graph.leaves, sources)
+    gradients.add_loss(loss, graph.leaves, sources)
 
 
 def own_graph(loss: Tensor, behind: Behind, who: str, *, dtypes: bool) -> Graph:

@@ -11,9 +11,10 @@ from mtl_accum.editions._engine._edition import Edition
 from mtl_accum.editions._engine._parts import require_parts
 from mtl_accum.editions._engine._types import Tasks, Trunk
 from mtl_accum.editions._engine._warn import warn_caller
-from mtl_accum.editions._engine.batch._counts import WeightedTask, read_counts, reduction_of, whole_task
+from mtl_accum.editions._engine.batch._counts import read_counts
 from mtl_accum.editions._engine.batch._inner_task import counted, couples_samples
 from mtl_accum.editions._engine.batch._pieces import Piece, Range, inner_pieces, samples_of
+from mtl_accum.editions._engine.batch._weighted_task import WeightedTask, counts_within, reduction_of, whole_task
 from mtl_accum.editions._engine.ranks._ranks import Ranks
 from mtl_accum.editions._engine.ranks._touch import is_sharded, run_with_others, touch
 from mtl_accum.editions._engine.ranks._under_ddp import require_unused_allowed
@@ -104,9 +105,8 @@ def share_out(
     weighted = {}
     for name, task in tasks.items():
         factor = (shares[name] or 0.0) if counts[name][whole] else 0.0
-        weighted[name] = WeightedTask(
-            task, whole, whole, counts[name], partial(_warn_of_samples, name, batch, whole), factor=factor
-        )
+        on_call = partial(_warn_of_samples, name, batch, whole)
+        weighted[name] = WeightedTask(task, factor, counts_within(counts[name], whole), on_call)
     return weighted, together
 
 
