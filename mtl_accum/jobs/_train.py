@@ -127,7 +127,7 @@ def train(
     require_images(images, model)
     found = find(resume, run.folder, run.config) if training else None
     written: dict[str, Any] = header(run, seed)
-    fallbacks: list[EditionLike] = []
+    fallbacks: Sequence[EditionLike] = []
     with ProgressDisplay() as progress:
         if isinstance(edition, Auto):
             written["plan"] = _plan_of(found, run)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mtl_accum._optimizers import Optimizers, steppable
-from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk, require_parts
+from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk, require_edition, require_parts
 from mtl_accum.memory import Build, Parts, TrainingStep
 from mtl_accum.planning._budget import in_bytes
 from mtl_accum.planning._choice import Candidate, largest_batches, schedule, what_helps, what_holds
@@ -79,6 +79,8 @@ def plan(
         PredictionError: the step does not run on tensors without data.
     """
     require_form(form)
+    for number, edition in enumerate(also):
+        require_edition(edition, f"also[{number}]")
     if build is None:
         require_parts(trunk, tasks)
     parts: Parts | Build = build or (trunk, tasks, batch, steppable(optimizer))

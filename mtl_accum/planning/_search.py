@@ -153,6 +153,7 @@ class Search:
         needs = {size: estimate(SummedLoss(), self.tables, size).peak_bytes for size in Exactness.sizes(self.samples)}
         self.exactness = Exactness(self._real, self.samples, room, needs)
         basic = basic_kinds(self.samples) | ({"Split": Split()} if self._form == "loss" else {})
+        basic |= {format_edition(edition): edition for edition in self._also}
         kinds = {name: in_form(edition, self._form) for name, edition in basic.items() if name not in self.left_out}
         wrong = self._why_not(kinds.values(), hurry=True)
         self.left_out |= {name: wrong[edition] for name, edition in kinds.items() if edition in wrong}

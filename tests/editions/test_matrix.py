@@ -8,7 +8,9 @@ import torch
 from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum.verify._oracle import in_pieces, oracle
 from tests.asserts import assert_same_gradient, run
+from tests.odd_edition import HalvedHeads
 from tests.situations import SITUATIONS, Situation, vector
+from tests.workloads import SAMPLES
 
 # Dynamo looks at .grad of what a compiled head is given, which under SummedLoss is no leaf.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -43,6 +45,7 @@ EDITIONS = [
     AsLoss(Accumulated(Cached(chunk_size=2, head_chunks=2), micro_batches=2)),
     AsLoss(Checkpointed(Split())),
     AsLoss(Offloaded(Checkpointed(Accumulated(Split(head_chunks=2), micro_batches=2))), each=True),
+    HalvedHeads(),  # from outside of the package
 ]
 
 
@@ -53,12 +56,11 @@ def inner(edition):
 
 def cuts_trunk(edition) -> bool:
     edition = inner(edition)
-    return isinstance(edition, Accumulated) or (isinstance(edition, Cached) and edition.chunk_size < 7)
+    return isinstance(edition, Accumulated) or (isinstance(edition, Cached) and edition.chunk_size < SAMPLES)
 
 
 def cuts_heads(edition) -> bool:
-    edition = inner(edition)
-    return isinstance(edition, Accumulated) or getattr(edition, "head_chunks", 1) > 1
+    return len(edition.cuts(SAMPLES)) > 1
 
 
 def refusal(edition, situation: Situation) -> str | None:
