@@ -1,4 +1,4 @@
-"""Editions: ways to compute the gradient of the summed loss, one file each."""
+"""Editions, also called backward schedules: ways to compute the gradient of the summed loss, one file each."""
 
 from mtl_accum.editions._accumulated import Accumulated
 from mtl_accum.editions._as_loss import AsLoss

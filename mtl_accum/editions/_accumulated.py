@@ -1,4 +1,4 @@
-"""Classic gradient accumulation, around any edition, with the right weights."""
+"""Gradient accumulation over micro-batches of one batch, around any edition, with each task's own weights."""
 
 from __future__ import annotations
 
@@ -52,13 +52,14 @@ class Accumulated(Schedule):
     the micro-batches'.
 
     Args:
-        edition: what a micro-batch goes through.
-        micro_batches: pieces of one size; the last one may be shorter, and there are never more than samples.
-        allow_batch_statistics: let modules use statistics of the micro-batches; each one updates them.
+        edition: Edition that each micro-batch goes through.
+        micro_batches: Number of pieces of one size; the last one may be shorter, and there are at most as many as
+            samples.
+        allow_batch_statistics: Whether modules may use statistics of the micro-batches; each one updates them.
 
     Raises:
-        TypeError: edition is none.
-        ValueError: micro_batches is less than 1; a module uses batch statistics; a task couples samples; a
+        TypeError: `edition` has no `forward_backward`.
+        ValueError: `micro_batches` is less than 1; a module uses batch statistics; a task couples samples; a
             tensor cannot be cut; or the trunk is a compiled function behind which no module can be found.
     """
 

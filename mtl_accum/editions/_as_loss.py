@@ -1,4 +1,4 @@
-"""The loss of an edition and its backward, as an edition: to measure, check and plan what a trainer will run."""
+"""The loss of an edition and its backward, as an edition: to measure, check and plan what a trainer runs."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class AsLoss(Schedule):
         total, losses = edition.loss(trunk, tasks, batch)
         total.backward()
 
-    so that `compare`, `predict`, `plan` and `check` have figures for those whose trainer runs the backward.
+    `compare`, `predict`, `plan` and `check` use it for training loops whose trainer runs the backward.
 
-    On several processes the gradients are this one's own, as in every `forward_backward`.
+    On several processes each one has its own gradients, as with every `forward_backward`.
 
-    Memory: the edition's, and a copy of the heads' gradients. Passes: the edition's; those that run the trunk in
+    Memory: the edition's, and a copy of the heads' gradients. Passes: the edition's; editions that run the trunk in
     pieces run it again in the backward.
 
     Args:
-        edition: What computes the loss.
-        each: Take `sum(edition.losses(...).values())` in its place: a dL/dz for each task.
+        edition: Edition that computes the loss.
+        each: Whether to backpropagate `sum(edition.losses(...).values())` instead: a dL/dz for each task.
 
     Raises:
-        TypeError: edition is none, or has no loss.
+        TypeError: `edition` has no `loss`.
     """
 
     config_group = "as_loss"

@@ -134,10 +134,10 @@ class Schedule(Edition):
 
 
 def run_inner(form: Form, edition: Edition, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-    """Run another edition in the same form.
+    """Run an edition in a form.
 
     Raises:
-        TypeError: It has no such form.
+        TypeError: The edition has no `loss`, and the form needs one.
     """
     if not form.defers:
         return edition.forward_backward(trunk, tasks, batch)

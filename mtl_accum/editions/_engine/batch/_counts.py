@@ -1,4 +1,4 @@
-"""How many terms each task's mean has, on the whole batch and on its pieces."""
+"""Counts: the number of terms of each task's mean, on the whole batch and on its pieces."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def read_counts(tasks: Tasks, pieces: Sequence[Piece]) -> dict[str, Counts]:
 def require_sums(tasks: Tasks, counts: dict[str, Counts], whole: Range, pieces: Sequence[Piece]) -> None:
     """Raise ValueError unless the counts of the pieces add up to the count of the whole batch.
 
-    Counts of at most 1 may exceed: a masked mean over `mask.sum().clamp(min=1)` counts 1 where a piece has nothing,
-    and its loss there is 0; but not what a module around it adds.
+    Counts of at most 1 may exceed it: a masked mean over `mask.sum().clamp(min=1)` counts 1 in a piece without terms,
+    where its loss is 0. What a module around the task adds is not 0, so there they may not.
     """
     for name, known in counts.items():
         if reduction_of(tasks[name]) == "sum" or not known[whole]:

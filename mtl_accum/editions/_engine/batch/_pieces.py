@@ -1,4 +1,4 @@
-"""Cutting batches along the samples, and putting representations together again."""
+"""Pieces of a batch, and representations assembled from the representations of pieces."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ __all__ = [
 
 
 class Piece(NamedTuple):
-    """Some samples of a batch; `samples` is None for a batch that is not cut."""
+    """A slice of a batch; `samples` is None for a batch that is not cut."""
 
     samples: Range | None
     batch: Any
 
 
 def ranges(samples: int, size: int) -> list[Range]:
-    """Pieces of that size; the last one may be shorter."""
+    """Divide samples into slices of a size; the last one may be shorter."""
     return [(start, min(start + size, samples)) for start in range(0, samples, size)]
 
 
 def equal_ranges(samples: int, pieces: int) -> list[Range]:
-    """At most that many pieces of one size, the last one shorter where it does not divide the samples."""
+    """Divide samples into at most a number of slices of one size; the last one may be shorter."""
     return ranges(samples, max(1, -(-samples // pieces)))
 
 
@@ -60,8 +60,8 @@ def cut_batch(batch: Any, cuts: list[Range]) -> list[Piece]:
     """Cut a batch into pieces that cover it; tensors become views.
 
     Raises:
-        TypeError: The batch holds an unknown container, by its path.
-        ValueError: Something in it cannot be cut, by its path; see `cutter`.
+        TypeError: See `cutter`.
+        ValueError: There is no sample, or what `cutter` raises.
     """
     if not cuts:
         raise ValueError(
@@ -73,26 +73,29 @@ def cut_batch(batch: Any, cuts: list[Range]) -> list[Piece]:
 
 
 class Assembly:
-    """A container put together along dimension 0, piece by piece; room for all is made with the first one.
+    """A container filled along dimension 0, piece by piece; the first piece allocates it.
 
     Args:
-        samples: of the whole.
+        samples: Number of samples of the whole.
     """
 
     def __init__(self, samples: int) -> None:
         self._samples = samples
         self._values: list[Any] = []
         self._spec: TreeSpec | None = None
-        self._graphs: dict[int, list[tuple[Range, Tensor]]] = {}  # by value: what stands for a piece with a graph
+        self._graphs: dict[
+            int, list[tuple[Range, Tensor]]
+        ] = {}  # by value: slices and stand-ins for pieces with a graph
 
     def add(self, piece: Piece, tree: Any) -> None:
         """Fill in the representation of one piece.
 
         Raises:
-            ValueError: a tensor has not the piece's samples in dimension 0, or what is no tensor has changed.
+            ValueError: A tensor has other than the piece's samples in dimension 0, or a value that is no tensor differs
+                between pieces.
         """
         start, stop = piece.samples or (0, self._samples)
-        cutter(tree, "representation", stop - start, of_batch=False)  # raises for other than the piece's samples
+        cutter(tree, "representation", stop - start, of_batch=False)  # raises for another number of samples
         values, spec = flatten(tree, "representation")
         if self._spec is None:
             self._values = [_room(value, self._samples) if isinstance(value, Tensor) else value for value in values]
@@ -106,7 +109,7 @@ class Assembly:
                 raise ValueError(f"representation: {whole!r} in one piece and {value!r} in another; make it a tensor")
 
     def whole(self) -> Any:
-        """The container, once every piece is in."""
+        """Return the container, after every piece was added."""
         assert self._spec is not None
         for index, graphs in self._graphs.items():
             ranges, pieces = zip(*graphs, strict=True)
@@ -115,19 +118,19 @@ class Assembly:
 
 
 def graph_of(value: Tensor) -> Tensor:
-    """Return what stands for a tensor whose values are not needed any more: its shape and its graph."""
+    """Return a stand-in for a tensor whose values are not needed any more: its shape and its graph."""
     graph: Tensor = _Placed.apply(value)  # type: ignore[no-untyped-call]
     return graph
 
 
 class _Placed(torch.autograd.Function):
-    """A shape and a graph, without the memory of the values."""
+    """A shape and a graph without the memory of the values."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(value: Tensor) -> Tensor:
-        """Zeros of that shape, which are one number."""
+        """Return zeros of that shape, in the memory of one number."""
         return value.new_zeros(()).expand(value.shape)
 
     @staticmethod
@@ -136,28 +139,28 @@ class _Placed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """Hand the gradient on."""
+        """Return the gradient."""
         return gradients[0]
 
 
 class _Joined(torch.autograd.Function):
-    """`torch.cat` of pieces that lie in their places already: the whole never exists twice."""
+    """`torch.cat` of pieces that are slices of the result already, so the whole never exists twice."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(whole: Tensor, ranges: tuple[Range, ...], *pieces: Tensor) -> Tensor:
-        """The whole."""
+        """Return the whole."""
         return whole.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep where the pieces lie."""
+        """Keep the slices of the pieces."""
         ctx.ranges = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Hand every piece its slice of the gradient."""
+        """Return every piece's slice of the gradient."""
         (gradient,) = gradients
         return None, None, *(gradient[slice(*samples)] for samples in ctx.ranges)
 
