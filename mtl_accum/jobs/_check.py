@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtl_accum import report
-from mtl_accum.editions import Edition, samples_of
+from mtl_accum.editions import EditionLike, samples_of
 from mtl_accum.editions._engine import take
 from mtl_accum.jobs._experiment import Experiment
 from mtl_accum.jobs._require import require_editions, require_kind
@@ -16,7 +16,7 @@ from mtl_accum.verify import _check
 __all__ = ["check"]
 
 
-def check(*, experiment: Experiment, editions: Mapping[str, Edition], run: Run) -> None:
+def check(*, experiment: Experiment, editions: Mapping[str, EditionLike], run: Run) -> None:
     """Hold editions against `SummedLoss` on the first training batch, print the table, and write it to `check.md`.
 
     The last sample of a batch of even size is left out, so pieces are of unequal size.

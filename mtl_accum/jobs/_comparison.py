@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl_accum._knobs import check_knob
-from mtl_accum.editions import Edition
+from mtl_accum.editions import EditionLike
 from mtl_accum.jobs._experiment import Prepared, samples_in
 from mtl_accum.jobs._require import require_editions
 from mtl_accum.measure import compare
@@ -30,7 +30,7 @@ class Comparison:
         ValueError: An argument is out of range.
     """
 
-    editions: Mapping[str, Edition]
+    editions: Mapping[str, EditionLike]
     steps: int
     snapshots: bool
 
@@ -39,7 +39,7 @@ class Comparison:
         check_knob("compare.steps", self.steps)
         check_knob("compare.snapshots", self.snapshots)
 
-    def with_edition(self, name: str, edition: Edition) -> Comparison:
+    def with_edition(self, name: str, edition: EditionLike) -> Comparison:
         """Return the comparison with one more edition, or with another one of that name."""
         return replace(self, editions={**self.editions, name: edition})
 

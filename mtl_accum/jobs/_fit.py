@@ -11,7 +11,7 @@ from typing import Any
 
 from mtl_accum._knobs import check_knob
 from mtl_accum.data import Data
-from mtl_accum.editions import Edition
+from mtl_accum.editions import EditionLike
 from mtl_accum.jobs._evaluation import Evaluation
 from mtl_accum.jobs._experiment import Prepared
 from mtl_accum.jobs._require import require_kind
@@ -60,7 +60,7 @@ class Recording:
 
 def fit(
     prepared: Prepared,
-    schedules: Sequence[Edition],
+    schedules: Sequence[EditionLike],
     loop: TrainConfig,
     recording: Recording,
     evaluation: Evaluation,

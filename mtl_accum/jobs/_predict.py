@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mtl_accum import prediction, report
-from mtl_accum.editions import Edition
+from mtl_accum.editions import EditionLike, require_edition
 from mtl_accum.jobs._comparison import Comparison
 from mtl_accum.jobs._experiment import Experiment, samples_in
 from mtl_accum.jobs._header import header
 from mtl_accum.jobs._require import require_kind
 from mtl_accum.jobs._run import Run
-from mtl_accum.measure import meaning
 from mtl_accum.memory import PeakMemory
 
 __all__ = ["predict"]
@@ -61,7 +60,9 @@ def predict(*, experiment: Experiment, comparison: Comparison, run: Run) -> None
     report.show(report.write(content, run.folder), run.folder)
 
 
-def _row(name: str, edition: Edition, predict_step: Callable[..., PeakMemory], snapshot: Path | None) -> dict[str, Any]:
+def _row(
+    name: str, edition: EditionLike, predict_step: Callable[..., PeakMemory], snapshot: Path | None
+) -> dict[str, Any]:
     """Predict for one edition; return its row of the report, with the reason where that fails."""
     started = time.perf_counter()
     memory, failure = list[dict[str, Any]](), None
@@ -71,7 +72,7 @@ def _row(name: str, edition: Edition, predict_step: Callable[..., PeakMemory], s
         failure = str(error)
     return {
         "edition": name,
-        "meaning": meaning(edition),
+        "meaning": require_edition(edition).summary,
         "memory": memory,
         "step_seconds": [],
         "failure": failure,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mtl_accum.editions import Edition
+from mtl_accum.editions import EditionLike
 
 __all__ = ["require_each", "require_edition", "require_editions", "require_kind"]
 
@@ -25,11 +25,11 @@ def require_each(name: str, parts: Mapping[str, object], kind: type) -> None:
 
 def require_edition(name: str, edition: object) -> None:
     """Raise ValueError, naming the knob, unless a value is an edition."""
-    if isinstance(edition, type) or not callable(getattr(edition, "forward_backward", None)):
+    if isinstance(edition, type) or not isinstance(edition, EditionLike):
         raise ValueError(f"{name} must be an edition such as mtl_accum.Split, found {edition!r:.200}")
 
 
-def require_editions(name: str, editions: Mapping[str, Edition]) -> None:
+def require_editions(name: str, editions: Mapping[str, EditionLike]) -> None:
     """Raise ValueError, naming the knob, unless a value maps names to editions."""
     if not isinstance(editions, Mapping):
         raise ValueError(f"{name} must be a mapping from names to editions, found {editions!r:.200}")

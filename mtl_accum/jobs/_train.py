@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtl_accum import report
 from mtl_accum._knobs import check_knob
-from mtl_accum.editions import Edition, InBackward
+from mtl_accum.editions import EditionLike, InBackward
 from mtl_accum.jobs._comparison import Comparison
 from mtl_accum.jobs._evaluation import Evaluation
 from mtl_accum.jobs._experiment import Experiment, Prepared
@@ -29,7 +29,7 @@ __all__ = ["train"]
 def train(
     *,
     experiment: Experiment,
-    edition: Edition | Auto,
+    edition: EditionLike | Auto,
     loop: TrainConfig,
     recording: Recording,
     evaluation: Evaluation,
@@ -73,7 +73,7 @@ def train(
     checkpoint = find(resume, run.folder, run.config) if training else None
     content = header(run, experiment.seed)
     with ProgressDisplay() as progress:
-        schedules: list[Edition]
+        schedules: Sequence[EditionLike]
         if isinstance(edition, Auto):
             content["plan"] = _plan_of(checkpoint, run) or _make_plan(prepared, edition, content, progress, run)
             schedules = schedules_of(content["plan"])  # the plan as written, which the report shows
@@ -100,7 +100,7 @@ def train(
     report.show(report.write(content, run.folder), run.folder)
 
 
-def _require_to_fit(edition: Edition | Auto, loop: TrainConfig, evaluation: Evaluation) -> None:
+def _require_to_fit(edition: EditionLike | Auto, loop: TrainConfig, evaluation: Evaluation) -> None:
     """Raise ValueError unless the edition is one, and `monitor` is a measure."""
     measures = evaluation.measures
     if loop.monitor is not None and loop.monitor not in measures:

@@ -1,6 +1,6 @@
 """Editions measured side by side, each in a fresh process."""
 
-from mtl_accum.measure._compare import Measurement, compare, meaning
+from mtl_accum.measure._compare import Measurement, compare
 from mtl_accum.measure._process import FreshProcess, MeasurementError
 from mtl_accum.measure._worker import MeasurementWorker
 
@@ -10,5 +10,4 @@ __all__ = [
     "MeasurementError",
     "MeasurementWorker",
     "compare",
-    "meaning",
 ]

@@ -4,7 +4,7 @@ from mtl_accum._renamed import renamed
 from mtl_accum.planning._budget import in_bytes
 from mtl_accum.planning._candidates import candidates, left_out
 from mtl_accum.planning._form import Form
-from mtl_accum.planning._formula import Tables, estimate
+from mtl_accum.planning._formula import Tables, estimate, phases
 from mtl_accum.planning._notation import as_dict, format_edition, from_dict, overrides
 from mtl_accum.planning._plan import plan
 from mtl_accum.planning._result import BudgetError, LargestBatch, Plan, Schedule, Trial, schedules_of
@@ -28,6 +28,7 @@ __all__ = [
     "in_bytes",
     "left_out",
     "overrides",
+    "phases",
     "plan",
     "schedules_of",
     "simplicity",

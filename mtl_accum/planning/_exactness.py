@@ -232,11 +232,12 @@ def _is_whole(edition: Any) -> bool:
     return isinstance(edition, SummedLoss) or (isinstance(edition, Split) and edition.head_chunks == 1)
 
 
-def _is_cut_twice(edition: Any) -> bool:
-    while hasattr(edition, "edition"):
-        if isinstance(edition, Accumulated) and not _is_whole(edition.edition):
+def _is_cut_twice(edition: Edition) -> bool:
+    inner: Edition | None = edition
+    while inner is not None:
+        if isinstance(inner, Accumulated) and not _is_whole(inner.inner):
             return True
-        edition = edition.edition
+        inner = inner.inner
     return False
 
 

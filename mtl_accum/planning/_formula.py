@@ -76,15 +76,18 @@ def estimate(edition: Edition, tables: Tables, samples: int) -> Estimate:
 
 @singledispatch
 def phases(edition: object, tables: Tables, samples: int, first: bool) -> Iterator[Phase]:
-    """The phases of one call in their order.
+    """List the phases of one call in their order.
 
     Args:
-        edition: one of this package's.
-        tables: the pieces.
-        samples: of the batch.
-        first: no gradients are there yet.
+        edition: An edition with a formula; one of your own needs `phases.register`.
+        tables: Costs of the network's parts.
+        samples: Number of samples of the batch.
+        first: Whether there are no gradients yet.
+
+    Raises:
+        TypeError: The edition has no formula.
     """
-    raise TypeError(f"no formula for {edition!r}")
+    raise TypeError(f"no formula for {edition!r}; give it one with mtl_accum.planning.phases.register")
 
 
 @phases.register

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from mtl_accum._optimizers import Optimizers, steppable
-from mtl_accum.editions import SummedLoss, Tasks, Trunk, require_parts
+from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk, require_edition, require_parts
 from mtl_accum.memory import Build, Parts, TrainingStep
 from mtl_accum.planning._budget import in_bytes
 from mtl_accum.planning._choice import Candidate, largest_batches, schedule, what_helps, what_holds
@@ -32,6 +32,7 @@ def plan(
     budget: int | str = "auto",
     device: str | torch.device | None = None,
     form: Form = "forward_backward",
+    also: Sequence[Edition] = (),
     build: Build | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Plan:
@@ -64,6 +65,7 @@ def plan(
         device: "cuda" or "cpu"; None is where the network is.
         form: how the training loop takes a schedule: "forward_backward" calls it; "loss" is for a trainer that calls
             `total.backward()` itself, after `total, losses = plan.edition.loss(trunk, tasks, batch)`.
+        also: Further schedules to choose among: editions of one's own, each with a formula (see `planning.phases`).
         build: returns (trunk, tasks, batch, optimizer) in place of those given, called where tensors have no data.
         on_progress: told in a few words what happens next.
 
@@ -72,10 +74,13 @@ def plan(
 
     Raises:
         ValueError: budget, device or form is no such thing; or an optimizer needs a closure (LBFGS).
-        TypeError: a callable keeps its modules in a closure, or a module is lazy; the message names the fix.
+        TypeError: an edition in `also` has no formula, a callable keeps its modules in a closure, or a module is lazy;
+            the message names the fix.
         PredictionError: the step does not run on tensors without data.
     """
     require_form(form)
+    for number, edition in enumerate(also):
+        require_edition(edition, f"also[{number}]")
     if build is None:
         require_parts(trunk, tasks)
     parts: Parts | Build = build or (trunk, tasks, batch, steppable(optimizer))
@@ -84,7 +89,7 @@ def plan(
     real = given if given is not None and given.device.type == where.type else None
     allowed = in_bytes(budget, where, held=0 if real is None else _held(real))
     clock = Clock(on_progress)
-    search = Search(parts, where, allowed.size, real, clock, form=form)
+    search = Search(parts, where, allowed.size, real, clock, form=form, also=also)
     search.check(allowed.size if real is None else _room(allowed.size, where, real))
     search.time()
     choice = search.choose()

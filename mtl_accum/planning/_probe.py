@@ -22,7 +22,7 @@ _HELD = "trunk with dL/dz held"
 
 
 @dataclass
-class Probe:
+class Probe(Edition):
     """An edition that shows all parts: the trunk without a graph, then `Split`, gradients adding up.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 import torch
@@ -48,6 +48,7 @@ class Search:
         real: a step of the network, if it is on the device; else None.
         clock: counts the seconds.
         form: how the loop takes a schedule.
+        also: Further candidates.
 
     Attributes:
         options: all candidates, fastest first.
@@ -71,8 +72,10 @@ class Search:
         clock: Clock,
         *,
         form: Form = "forward_backward",
+        also: Sequence[Edition] = (),
     ) -> None:
         self._form: Form = form
+        self._also = also
         self._given, self._cuda, self._budget = parts, device.type == "cuda", budget
         self._real, self._clock = real, clock
         self.trials: list[Trial] = []
@@ -119,7 +122,8 @@ class Search:
     def _rank(self) -> None:
         """List the candidates again, after one more is left out or the seconds are known better."""
         heads = len(self.tables.at(self.samples).heads)
-        editions = [in_form(edition, self._form) for edition in candidates(heads, self.samples, self.left_out)]
+        schedules = [*candidates(heads, self.samples, self.left_out), *self._also]
+        editions = [in_form(edition, self._form) for edition in schedules]
         exact = [edition for edition in editions if kind(edition, self.samples) not in self._wrong]
         self.options = ranked(exact, self.tables, self.samples)
 
@@ -149,6 +153,7 @@ class Search:
         needs = {size: estimate(SummedLoss(), self.tables, size).peak_bytes for size in Exactness.sizes(self.samples)}
         self.exactness = Exactness(self._real, self.samples, room, needs)
         basic = basic_kinds(self.samples) | ({"Split": Split()} if self._form == "loss" else {})
+        basic |= {format_edition(edition): edition for edition in self._also}
         kinds = {name: in_form(edition, self._form) for name, edition in basic.items() if name not in self.left_out}
         wrong = self._why_not(kinds.values(), hurry=True)
         self.left_out |= {name: wrong[edition] for name, edition in kinds.items() if edition in wrong}

@@ -53,7 +53,9 @@ MATRIX: list[Edition] = [
 
 def _inner(edition: Edition) -> Edition:
     """Unwrap the edition that decides what is cut."""
-    return _inner(edition.edition) if isinstance(edition, AsLoss | Checkpointed | Offloaded) else edition
+    if isinstance(edition, AsLoss | Checkpointed | Offloaded) and edition.inner is not None:
+        return _inner(edition.inner)
+    return edition
 
 
 def _cuts_trunk(edition: Edition) -> bool:
@@ -62,8 +64,7 @@ def _cuts_trunk(edition: Edition) -> bool:
 
 
 def _cuts_heads(edition: Edition) -> bool:
-    edition = _inner(edition)
-    return isinstance(edition, Accumulated) or getattr(edition, "head_chunks", 1) > 1
+    return len(edition.cuts(SAMPLES)) > 1
 
 
 def refusal(edition: Edition, situation: Situation) -> str | None:

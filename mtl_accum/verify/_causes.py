@@ -120,7 +120,7 @@ def _tasks_that_differ(edition: Edition, network: Sandbox) -> Iterator[str]:
 
 
 @dataclass
-class _TwicePass:
+class _TwicePass(Edition):
     """Passes of the trunk on one batch.
 
     Attributes:

@@ -31,6 +31,7 @@ from mtl_accum.editions import (
 )
 from mtl_accum.editions._engine import (
     Form,
+    OnlyForwardBackward,
     Piece,
     cut_batch,
     equal_ranges,
@@ -39,6 +40,7 @@ from mtl_accum.editions._engine import (
     ranges,
     read_counts,
     reduction_of,
+    run_inner,
     take,
     unflatten,
 )
@@ -47,11 +49,12 @@ __all__ = ["in_pieces", "oracle"]
 
 
 @singledispatch
-def oracle(edition: object) -> Schedule:
-    """The edition that computes the same gradient without any of the tricks, in the memory of `SummedLoss`.
+def oracle(edition: object) -> Edition:
+    """Return the edition that computes the same gradient without any of the tricks, in the memory of `SummedLoss`.
 
     Args:
-        edition: one of this package's; another one is taken to run its batch whole.
+        edition: Any edition. One that cuts the batch needs a registration (`oracle.register`); without one it is held
+            against the whole batch.
     """
     return SummedLoss()
 
@@ -85,19 +88,22 @@ def _(edition: Accumulated) -> Schedule:
 
 @oracle.register(Checkpointed)
 @oracle.register(Offloaded)
-def _(edition: Checkpointed | Offloaded) -> Schedule:
+@oracle.register(OnlyForwardBackward)
+def _(edition: Checkpointed | Offloaded | OnlyForwardBackward) -> Edition:
     return oracle(edition.edition)
 
 
 @oracle.register(AsLoss)
-def _(edition: AsLoss) -> Schedule:
-    return AsLoss(oracle(edition.edition))  # all forward passes come before the backward
+def _(edition: AsLoss) -> Edition:
+    inner = oracle(edition.edition)
+    return AsLoss(inner) if isinstance(inner, Schedule) else inner  # all forward passes come before the backward
 
 
 @in_pieces.register(AsLoss)
 @in_pieces.register(Checkpointed)
 @in_pieces.register(Offloaded)
-def _(edition: AsLoss | Checkpointed | Offloaded) -> bool:
+@in_pieces.register(OnlyForwardBackward)
+def _(edition: AsLoss | Checkpointed | Offloaded | OnlyForwardBackward) -> bool:
     return in_pieces(edition.edition)
 
 
@@ -129,7 +135,7 @@ class _SummedOver(Schedule):
 class _PieceByPiece(Schedule):
     """An edition on every micro-batch, each task weighted by its share."""
 
-    edition: Schedule
+    edition: Edition
     pieces: int
 
     def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
@@ -137,7 +143,7 @@ class _PieceByPiece(Schedule):
         total = {name: torch.zeros(()) for name in tasks}
         for piece, shares in _shares(tasks, batch, self.pieces):
             weighted = {name: _Weighted(task, shares[name]) for name, task in tasks.items() if shares[name]}
-            for name, loss in self.edition.run(form, trunk, weighted, piece.batch).items():
+            for name, loss in run_inner(form, self.edition, trunk, weighted, piece.batch).items():
                 total[name] = total[name] + loss
         return total
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_accum._state import BufferLog, RandomNumbers
-from mtl_accum.editions import Edition, Tasks, Trunk, samples_of
+from mtl_accum.editions import Edition, EditionLike, Tasks, Trunk, samples_of
 from mtl_accum.editions._engine import Step, named_modules_of, take
 from mtl_accum.verify._fresh_batch import fresh_batch, inputs_with_gradients
 from mtl_accum.verify._hidden_state import HiddenState
@@ -71,7 +71,7 @@ class Sandbox:
             name = names.get(key) or f"optimizer.{number}"
             self.parameters[f"{name}#{number}" if name in self.parameters else name] = tensor
 
-    def run(self, edition: Edition) -> StepOutcome:
+    def run(self, edition: EditionLike) -> StepOutcome:
         """Run an edition once, from no gradients, on a copy of the batch."""
         batch = fresh_batch(self.batch)
         with self.untouched(), self._gradients_aside():
@@ -145,7 +145,7 @@ def parameters_reached(trunk: Trunk, tasks: Tasks, batch: Any) -> set[int]:
     return {id(leaf) for leaf in leaves}
 
 
-class _Graphs:
+class _Graphs(Edition):
     """The forward passes of `SummedLoss`, each head alone, and the leaves of their graphs by id."""
 
     def __init__(self) -> None:

@@ -96,4 +96,4 @@ def test_offloading_on_a_device():
 def test_wants_an_edition(wrapper):
     with pytest.raises(TypeError, match="edition must have forward_backward, found 'split'; e.g. Split"):
         wrapper("split")
-    assert wrapper(Accumulated(Split(head_chunks=2), 2))._counted(4)
+    assert wrapper(Accumulated(Split(head_chunks=2), 2)).cuts(4)

@@ -63,7 +63,7 @@ def test_a_checkpoint_holds_it():
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ({"_target_": "os.system"}, "_target_ must be one of mtl_accum.SummedLoss, .*; found 'os.system'"),
+        ({"_target_": "os.system"}, "_target_ must be one of mtl_accum.Accumulated, .*; found 'os.system'"),
         ({}, "found None"),
         ({"_target_": "mtl_accum.Split", "chunks": 2}, "mtl_accum.Split: .* unexpected keyword argument 'chunks'"),
         ({"_target_": "mtl_accum.Split", "head_chunks": 0}, "head_chunks"),

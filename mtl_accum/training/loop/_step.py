@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_accum.editions import Edition, InBackward, OverBatches, phase
+from mtl_accum.editions import EditionLike, InBackward, OverBatches, phase
 from mtl_accum.memory import PeakMemory, is_out_of_memory, recover
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import format_edition
@@ -66,7 +66,7 @@ class TrainStep:
         self,
         model: MultiTaskModel,
         optimizer: torch.optim.Optimizer,
-        schedules: Sequence[Edition],
+        schedules: Sequence[EditionLike],
         device: torch.device,
         *,
         precision: Precision,
@@ -85,7 +85,7 @@ class TrainStep:
         self._after_first_backward, self._on_change = after_first_backward, on_change
 
     @property
-    def edition(self) -> Edition:
+    def edition(self) -> EditionLike:
         """The schedule that computes the gradient now."""
         return self._schedules[0]
 

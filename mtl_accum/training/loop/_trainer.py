@@ -11,7 +11,7 @@ import torch
 
 from mtl_accum._optimizers import steppable
 from mtl_accum._settings import TrainConfig
-from mtl_accum.editions import Edition, InBackward, require_edition
+from mtl_accum.editions import EditionLike, InBackward, require_edition
 from mtl_accum.editions._engine import Piece, read_counts
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import format_edition
@@ -75,7 +75,7 @@ class Training:
         self,
         model: MultiTaskModel,
         batches: Iterable[Any],
-        schedules: Sequence[Edition],
+        schedules: Sequence[EditionLike],
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         loop: TrainConfig,
         *,
