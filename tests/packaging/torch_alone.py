@@ -23,6 +23,7 @@ from mtl_accum import (
     cut,
     fold,
 )
+from mtl_accum.editions import InBackward
 
 EDITIONS = [
     SummedLoss(),
@@ -81,6 +82,13 @@ def main() -> None:
         edition.forward_backward(model.trunk, model.tasks, batch if whole else parts)
         torch.testing.assert_close(gradients_after(model), expected)
         print(type(edition).__name__)
+
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    in_backward = InBackward(Split(), torch.optim.SGD(model.parameters(), lr=1.0))
+    in_backward.forward_backward(model.trunk, model.tasks, batch)
+    steps = [old - new.detach() for old, new in zip(before, model.parameters(), strict=True)]
+    torch.testing.assert_close(steps, expected)
+    print(type(in_backward).__name__)
 
 
 if __name__ == "__main__":
