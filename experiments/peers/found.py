@@ -65,9 +65,15 @@ class Found:
         """Every figure: bytes and seconds."""
         row = self.row
         return {
-            **{"name": row.name, "situation": row.situation, "kind": row.kind},
-            **{"package": row.distribution or None, "version": row.version(), "lines": row.lines()},
-            **{"seconds": self.seconds, "failure": self.failure, "remark": row.remark},
+            "name": row.name,
+            "situation": row.situation,
+            "kind": row.kind,
+            "package": row.distribution or None,
+            "version": row.version(),
+            "lines": row.lines(),
+            "seconds": self.seconds,
+            "failure": self.failure,
+            "remark": row.remark,
             "memory": {
                 source: {"peak_bytes": record.peak_bytes, "base_bytes": record.base_bytes}
                 for source, record in self.memory.items()
