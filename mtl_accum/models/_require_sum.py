@@ -13,7 +13,7 @@ import torch.distributed
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from mtl_accum._state import BufferLog, same_random_numbers
+from mtl_accum._state import preserved
 from mtl_accum.editions import modules_of
 from mtl_accum.editions._engine import is_distributed, named_modules_of, uses_batch_statistics
 
@@ -73,13 +73,10 @@ def _adds_up(whole: float, parts: Sequence[float], *, random: bool) -> bool:
 
 
 def _values(function: Callable[..., Tensor], calls: Sequence[Sequence[Tensor]]) -> list[float]:
-    log = BufferLog()
-    log.before(modules_of(function))
     try:
-        with torch.no_grad(), same_random_numbers(), torch.compiler.set_stance("force_eager"):  # a few rows, once
+        with preserved(modules_of(function)), torch.no_grad(), torch.compiler.set_stance("force_eager"):  # few rows
             values = torch.stack([torch.as_tensor(function(*rows)).double().sum() for rows in calls])
     finally:
-        log.restore()
         torch.clear_autocast_cache()  # weights that were cast without a graph
     return [float(value) for value in values.tolist()]
 

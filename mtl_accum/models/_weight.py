@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from mtl_accum._state import RandomNumbers, same_random_numbers
+from mtl_accum._state import RngState, same_random_numbers
 from mtl_accum._validate import number
 
 __all__ = ["UncertaintyWeight", "Weight", "obstacle_in_pieces", "require_weight", "weighted"]
@@ -142,9 +142,9 @@ def _kind_of(function: nn.Module) -> str:
     """Tell what a module on the CPU is as a function of the loss; its buffers may change."""
     buffers = {name: buffer.clone() for name, buffer in function.named_buffers()}
     with same_random_numbers():
-        before = RandomNumbers()
+        before = RngState.capture()
         values = [float(function(torch.tensor(loss, dtype=torch.float64, device="cpu"))) for loss in _LOSSES]
-        if not before.same(RandomNumbers()):
+        if before != RngState.capture():
             return _RANDOM
     for name, buffer in function.named_buffers():
         if name not in buffers or not torch.equal(buffer, buffers[name]):
