@@ -103,12 +103,12 @@ class Comparison:
             return
         if self._written:
             raise ReplayError(
-                f"{self._edition}: the trunk writes into its batch ({self._written}), so that its second pass starts "
+                f"{self._edition}: the trunk writes into its batch ({self._written}), so its second pass starts "
                 "from another one; write into a copy, or use Split(), which runs the trunk once"
             )
         if self._first.differs(fingerprint):
             raise ReplayError(
-                f"{self._edition}: the trunk's second pass computed something else than its first, so that the "
+                f"{self._edition}: the trunk's second pass computed something else than its first, so the "
                 f"gradient would be another one; {self._cause()}. Split() runs the trunk once"
             )
 
