@@ -106,7 +106,7 @@ class Cached(Schedule):
         """Run the trunk's second passes within the step; the first ones need no graph at all."""
         watch, replays = step.replays(self, len(chunks))
         assembly = Assembly(_end(chunks))
-        with torch.no_grad(), watch.first_passes():
+        with torch.no_grad():
             for chunk, replay in zip(chunks, replays, strict=True):
                 assembly.add(chunk, step.run_again(replay, chunk))
         z = Leaves(assembly.whole(), require_grad=True)

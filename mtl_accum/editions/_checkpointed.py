@@ -98,13 +98,12 @@ def _blocks(modules: list[nn.Module]) -> list[nn.Module]:
 
 
 def _in_blocks(blocks: list[nn.Module], watch: Watch, trunk: Trunk, batch: Any) -> Any:
-    with _patched(blocks, watch), watch.first_passes():
+    with _patched(blocks, watch):
         return trunk(batch)
 
 
 def _whole(modules: list[nn.Module], watch: Watch, trunk: Trunk, batch: Any) -> Any:
-    with watch.first_passes():
-        return rerun(modules, watch, trunk, batch)
+    return rerun(modules, watch, trunk, batch)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -49,10 +48,9 @@ class PerTask(Schedule):
         """See `Schedule.run`."""
         refuse_hidden_modules(self, {"trunk": trunk})
         with Step(trunk, tasks, batch, form=form) as step:
-            watch, (replay,) = step.replays(self, 1)
-            for number, name in enumerate(step.present):
-                with watch.first_passes() if number == 0 else nullcontext():
-                    z = step.run_again(replay)
+            _, (replay,) = step.replays(self, 1)
+            for name in step.present:
+                z = step.run_again(replay)
                 loss = step.run_heads([name], z, step.pieces[0])
                 with replay.backward():
                     step.backward(loss, into_trunk=True)

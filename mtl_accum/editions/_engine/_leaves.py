@@ -96,8 +96,10 @@ class Leaves:
         outputs, gradients = self._outputs_with_gradients(representation, samples)
         if outputs:
             with phase("trunk", "backward"), without_autocast():
-                start = _ReleasingBackward.apply(gradients, *outputs)  # type: ignore[no-untyped-call]
-                torch.autograd.backward(start)
+                if samples is not None and all(gradient._is_view() for gradient in gradients):
+                    torch.autograd.backward(outputs, gradients)  # slices of sums that the leaves keep: nothing to free
+                else:
+                    torch.autograd.backward(_ReleasingBackward.apply(gradients, *outputs))  # type: ignore[no-untyped-call]
         return bool(outputs)
 
     def _outputs_with_gradients(self, representation: Any, samples: Range | None) -> tuple[list[Tensor], list[Tensor]]:

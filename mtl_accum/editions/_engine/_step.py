@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_accum._state import BufferLog, same_random_numbers
+from mtl_accum._state import BufferSnapshot, same_random_numbers
 from mtl_accum.editions._engine._absence import warn_of_absence
 from mtl_accum.editions._engine._around_trunk import run_trunk
 from mtl_accum.editions._engine._edition import Edition
@@ -84,7 +84,7 @@ class Step:
         self._owners = {name: modules for name, modules in owners if modules}
         self._losses: dict[str, Tensor] = {}
         self._running: Sequence[str] = ()
-        self._buffers = BufferLog()
+        self._buffers = BufferSnapshot()
         self._has_listeners = has_listeners()
 
     def __enter__(self) -> Step:
@@ -124,11 +124,11 @@ class Step:
         """Return the representation of the batch, or of a piece of it."""
         torch.clear_autocast_cache()  # weight casts of an earlier pass belong to that pass's graph, or to none
         owners = buffer_owners(self._trunk)
-        fresh = self._buffers.before(owners) if owners else None
+        fresh = self._buffers.add(owners) if owners else None
         with phase("trunk", "forward"):
             representation = run_trunk(self._trunk, self._batch if piece is None else piece.batch)
         if fresh:
-            self._buffers.after(fresh)
+            self._buffers.discard_unchanged(fresh)
         return representation
 
     def run_heads(self, names: Sequence[str], representation: Any, piece: Piece) -> Tensor | None:
@@ -141,7 +141,7 @@ class Step:
             task = self.form.together.task(name, counted.task_on(name, piece), present=has_terms)
             if task is None:
                 continue
-            fresh = self._buffers.before(owners[name]) if name in owners else None
+            fresh = self._buffers.add(owners[name]) if name in owners else None
             try:
                 with phase(f"head {name}", "forward") if self._has_listeners else NO_PHASE:
                     loss = task(representation, piece.batch)
@@ -149,7 +149,7 @@ class Step:
                 explain(error, f"task '{name}'")
                 raise
             if fresh:
-                self._buffers.after(fresh)
+                self._buffers.discard_unchanged(fresh)
             if not isinstance(loss, Tensor) or loss.dim() or loss.is_complex():
                 require_loss(f"task '{name}'", loss)
             value = loss.detach().clone()  # a copy: a mean's 0-dim result can keep its element-wise map alive
@@ -240,10 +240,10 @@ class Step:
         if not tasks:
             return
         functions: tuple[Callable[..., Any], ...] = (self._trunk, *(whole_task(self._tasks[name]) for name in tasks))
-        fresh = self._buffers.before({owner: None for function in functions for owner in buffer_owners(function)})
+        fresh = self._buffers.add({owner: None for function in functions for owner in buffer_owners(function)})
         for name, loss in run_inner(self.form, edition, self._trunk, tasks, piece.batch).items():
             self._losses[name] = self._losses[name] + loss if name in self._losses else loss
-        self._buffers.after(fresh)
+        self._buffers.discard_unchanged(fresh)
 
     def losses(self) -> dict[str, Tensor]:
         """Return the tasks' own losses, detached, in the tasks' order; 0 for an absent task."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtl_accum._state import RollbackError
 from mtl_accum.editions import EditionLike, InBackward, OverBatches, phase
 from mtl_accum.memory import PeakMemory, is_out_of_memory, recover
 from mtl_accum.models import MultiTaskModel
@@ -20,7 +21,7 @@ from mtl_accum.prediction import predict
 from mtl_accum.report import mib
 from mtl_accum.training.loop._device import to_device
 from mtl_accum.training.loop._precision import Precision
-from mtl_accum.training.loop._rollback import RollbackError, StepRollback
+from mtl_accum.training.loop._rollback import StepRollback
 from mtl_accum.training.loop._update import Update
 
 __all__ = ["NoMemoryLeftError", "TrainStep"]

@@ -11,12 +11,13 @@ import torch
 
 from mtl_accum._optimizers import steppable
 from mtl_accum._settings import TrainConfig
+from mtl_accum._state import RngState
 from mtl_accum.editions import EditionLike, InBackward, require_edition
 from mtl_accum.editions._engine import Piece, read_counts
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import format_edition
 from mtl_accum.training.checkpoint import expect_to_fit, gather, restore
-from mtl_accum.training.loop._batches import LoaderNumbers, Position, windows
+from mtl_accum.training.loop._batches import Position, windows
 from mtl_accum.training.loop._learning_rate import make_scheduler
 from mtl_accum.training.loop._losses import Losses
 from mtl_accum.training.loop._precision import Precision
@@ -156,7 +157,7 @@ class Training:
             self.losses.add(self.window.step(window))
         except NoMemoryLeftError as error:
             if error.undone and self.callbacks:
-                self._numbers.restore()  # of before this window was read
+                self._random.restore()  # of before this window was read
                 self._end()
             raise
         self.position.step += 1
@@ -170,7 +171,7 @@ class Training:
     def _remember(self) -> None:
         """A callback may write a checkpoint of here, if the next step fails."""
         if self.callbacks:
-            self._numbers = LoaderNumbers(self.batches)
+            self._random = RngState.capture(self.batches)
 
     def _stop(self, number: int) -> NoReturn:
         self._end()
@@ -190,7 +191,7 @@ class Training:
         position = {**vars(self.position), "skipped": self.update.skipped, "ended": self.ended}
         also = {
             "position": {**position, "schedule": format_edition(self.window.edition)},
-            "random": LoaderNumbers(self.batches).state,
+            "random": RngState.capture(self.batches).state_dict(),
             "losses": self.losses.state(),
             "kept": self.kept,
             **{name: part.state_dict() for name, part in self._parts().items()},
@@ -211,7 +212,7 @@ class Training:
             self.window.go_on(self.position.step, schedule)
             self.losses.restore(state["losses"])
             self.kept = state["kept"]
-            LoaderNumbers(self.batches, state["random"]).restore()
+            RngState.from_state_dict(state["random"], self.batches).restore()
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
 
