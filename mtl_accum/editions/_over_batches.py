@@ -18,13 +18,13 @@ from mtl_accum.editions._engine import (
     Step,
     Tasks,
     Trunk,
-    counted,
+    have_counts,
     refuse_weights,
     require_edition,
     require_parts,
     run_inner,
+    samples_of,
 )
-from mtl_accum.editions._engine.batch._cutting import samples_of
 
 __all__ = ["OverBatches"]
 
@@ -116,6 +116,6 @@ def _samples(batch: Any, tasks: Tasks) -> int:
     try:
         return samples_of(batch, "batch")
     except (TypeError, ValueError):
-        if all(getattr(counted(task), "count", None) is not None for task in tasks.values()):
+        if have_counts(tasks.values()):
             return 1
         raise

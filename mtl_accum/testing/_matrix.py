@@ -24,6 +24,7 @@ MATRIX: list[Edition] = [
     Split(order="reverse"),
     Split(heads_per_graph=2),
     Split(head_chunks=3),
+    Split(heads_per_graph=2, head_chunks=3),
     Cached(chunk_size=3),
     Cached(chunk_size=100),
     Cached(chunk_size=2, head_chunks=2),

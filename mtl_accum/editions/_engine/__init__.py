@@ -27,7 +27,7 @@ from mtl_accum.editions._engine._step import Step
 from mtl_accum.editions._engine._types import Tasks, Trunk
 from mtl_accum.editions._engine.batch._counts import read_counts
 from mtl_accum.editions._engine.batch._hidden_counts import note_call
-from mtl_accum.editions._engine.batch._inner_task import counted, couples_samples, facts
+from mtl_accum.editions._engine.batch._inner_task import counted, couples_samples, facts, have_counts
 from mtl_accum.editions._engine.batch._pieces import (
     Assembly,
     Piece,
@@ -99,6 +99,7 @@ __all__ = [
     "facts",
     "flatten",
     "flatten_any",
+    "have_counts",
     "inside_forward",
     "is_compiled",
     "is_distributed",

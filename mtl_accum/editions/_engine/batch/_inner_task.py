@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
-__all__ = ["counted", "couples_samples", "facts", "obstacle_in_pieces"]
+__all__ = ["counted", "couples_samples", "facts", "have_counts", "obstacle_in_pieces"]
 
 Path = tuple[str, ...]  # the names of the submodules that lead from a module to one inside of it
 
@@ -33,6 +33,11 @@ def counted(task: Any) -> Any:
     if len(inner) > 1 or getattr(inner[0], "reduction", None) == "sum":
         return _Around(task, inner)
     return inner[0]
+
+
+def have_counts(tasks: Iterable[Any]) -> bool:
+    """Return whether all tasks have a `count`."""
+    return all(getattr(counted(task), "count", None) is not None for task in tasks)
 
 
 def couples_samples(task: Any) -> bool:

@@ -12,7 +12,7 @@ from mtl_accum.editions._engine._parts import require_parts
 from mtl_accum.editions._engine._types import Tasks, Trunk
 from mtl_accum.editions._engine._warn import warn_caller
 from mtl_accum.editions._engine.batch._counts import read_counts
-from mtl_accum.editions._engine.batch._inner_task import counted, couples_samples
+from mtl_accum.editions._engine.batch._inner_task import couples_samples, have_counts
 from mtl_accum.editions._engine.batch._pieces import Piece, Range, inner_pieces, samples_of
 from mtl_accum.editions._engine.batch._weighted_task import WeightedTask, counts_within, reduction_of, whole_task
 from mtl_accum.editions._engine.ranks._ranks import Ranks
@@ -126,7 +126,7 @@ def _samples(tasks: Tasks, batch: Any) -> int:
     try:
         return samples_of(batch, "batch")
     except (TypeError, ValueError):
-        if any(getattr(counted(task), "count", None) is None for task in tasks.values()):
+        if not have_counts(tasks.values()):
             raise
         return 1
 
