@@ -215,3 +215,15 @@ def test_the_command_line_takes_a_function_that_returns_a_list():
     for nothing in ([], None):
         with pytest.raises(ValueError, match="must make an optimizer of torch or a list of them"):
             experiment(net, lambda parameters, nothing=nothing: nothing).build_optimizer()
+
+
+def test_an_optimizer_with_a_scheduler_can_still_be_stepped():
+    """A scheduler replaces `optimizer.step` by a function whose signature has `self`."""
+    net = model()
+    optimizer = SGD(net.parameters(), lr=0.1)
+    torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    assert steppable(optimizer) is optimizer
+    needs_closure = torch.optim.LBFGS(net.parameters())
+    torch.optim.lr_scheduler.CosineAnnealingLR(needs_closure, 10)
+    with pytest.raises(ValueError, match=NO_CLOSURE):
+        steppable(needs_closure)
