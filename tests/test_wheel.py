@@ -8,11 +8,14 @@ import sysconfig
 import venv
 from pathlib import Path
 
+import pytest
+
 from tests.cli.command import SMALL, SUMMED_ONLY, mtl_accum
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.slow
 def test_wheel_runs_from_any_folder(tmp_path):
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     build = [
