@@ -6,13 +6,17 @@ from collections.abc import Iterator
 
 os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})  # before torch is imported
 
+import hypothesis
 import pytest
 import torch
+
+pytest.register_assert_rewrite("mtl_accum.testing")  # before it is imported
 
 from mtl_accum.measure import start_processes_with
 from tests.processes import FORK_SERVER
 
-pytest.register_assert_rewrite("mtl_accum.testing")
+hypothesis.settings.register_profile("tests", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)

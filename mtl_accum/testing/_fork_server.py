@@ -51,6 +51,6 @@ def inherited_fork_server() -> BaseContext:
 
     Without this call a forked process starts a fork server of its own, which imports everything again.
     """
-    server = forkserver._forkserver  # type: ignore[attr-defined]
-    server.ensure_running = resource_tracker.ensure_running
+    server = forkserver._forkserver
+    server.ensure_running = resource_tracker.ensure_running  # type: ignore[method-assign]
     return multiprocessing.get_context("forkserver")
