@@ -12,8 +12,8 @@ import torch
 
 pytest.register_assert_rewrite("mtl_accum.testing")  # before it is imported
 
-from mtl_accum.measure import start_processes_with
-from tests.processes import FORK_SERVER
+from mtl_accum.measure import start_processes_with  # noqa: E402
+from tests.processes import FORK_SERVER  # noqa: E402
 
 hypothesis.settings.register_profile("tests", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("tests")
