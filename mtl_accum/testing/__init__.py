@@ -1,6 +1,7 @@
-"""Networks, situations and assertions that tests and studies share; nothing else in the package imports them."""
+"""Networks, situations, assertions and a fork server that tests and studies share; nothing else imports them."""
 
 from mtl_accum.testing._asserts import BOUNDS, StepResult, assert_bit_equal, assert_same_gradient, run_edition
+from mtl_accum.testing._fork_server import ForkServer, inherited_fork_server
 from mtl_accum.testing._matrix import MATRIX, refusal
 from mtl_accum.testing._networks import (
     MODES,
@@ -27,6 +28,7 @@ __all__ = [
     "SAMPLES",
     "SHAPES",
     "SITUATIONS",
+    "ForkServer",
     "Head",
     "Network",
     "Situation",
@@ -40,6 +42,7 @@ __all__ = [
     "flat_gradient",
     "float64_gradient",
     "images",
+    "inherited_fork_server",
     "many_heads",
     "nested",
     "profiler_peak",

@@ -79,6 +79,7 @@ def few(monkeypatch):
     for module in (networks, run):
         monkeypatch.setattr(module, "FAMILIES", small)
     monkeypatch.setattr(run, "rounds", lambda _: 1)
+    monkeypatch.setattr(run, "STARTS", 2)
     return small
 
 
