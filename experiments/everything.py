@@ -28,13 +28,13 @@ def commands(device: str) -> dict[str, list[str]]:
         device: "cpu" or "cuda".
     """
     names = (*ANY_DEVICE, *CPU_ONLY) if device == "cpu" else (*CUDA_ONLY, *ANY_DEVICE)
-    found = {}
+    programs = {}
     for name in names:
-        where = (
+        options = (
             [] if device == "cpu" or name in CUDA_ONLY else ["--device", device, "--folder", str(HERE / name / device)]
         )
-        found[name] = [sys.executable, "-m", f"experiments.{name}.run", *where]
-    return found
+        programs[name] = [sys.executable, "-m", f"experiments.{name}.run", *options]
+    return programs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in asked.only or known:
         start = time.perf_counter()
         done = subprocess.run(known[name], check=False)
-        said = "done" if done.returncode == 0 else f"failed with {done.returncode}"
-        print(f"{name}: {said} after {time.perf_counter() - start:.0f} s", flush=True)
+        status = "done" if done.returncode == 0 else f"failed with {done.returncode}"
+        print(f"{name}: {status} after {time.perf_counter() - start:.0f} s", flush=True)
         failed += [name] if done.returncode else []
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

@@ -82,15 +82,19 @@ def bound(page: str, root: Path = ROOT) -> list[Bound]:
     Raises:
         ValueError: a mark cannot be read, or leads nowhere; names it.
     """
-    found = [_found(match, _table(root, match["file"], match["name"])) for match in _BLOCK.finditer(page)]
-    found += [_found(match, _figure(root, *match.group("study", "path", "spec"))) for match in _INLINE.finditer(page)]
+    passages = [_passage(match, _table(root, match["file"], match["name"])) for match in _BLOCK.finditer(page)]
+    passages += [
+        _passage(match, _figure(root, *match.group("study", "path", "spec"))) for match in _INLINE.finditer(page)
+    ]
     marks = len(_MARK.findall(page))
-    if marks != 2 * len(found):
-        raise ValueError(f"expected every mark with its end, found {marks} for {len(found)} passages; see {__file__}")
+    if marks != 2 * len(passages):
+        raise ValueError(
+            f"expected every mark with its end, found {marks} for {len(passages)} passages; see {__file__}"
+        )
     first = re.search(r"^[ \t]*<!--[=/].*$", page, re.MULTILINE)
     if first:
         raise ValueError(f"expected no figure's mark at the beginning of a line, found {first[0]!r}; move a word there")
-    return sorted(found, key=lambda one: one.start)
+    return sorted(passages, key=lambda one: one.start)
 
 
 def replaced(page: str, passages: Sequence[Bound]) -> str:
@@ -153,8 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(bool(wrong))
 
 
-def _found(match: re.Match[str], found: tuple[str, str]) -> Bound:
-    source, expected = found
+def _passage(match: re.Match[str], entry: tuple[str, str]) -> Bound:
+    source, expected = entry
     return Bound(match.start("text"), match["text"], source, expected)
 
 

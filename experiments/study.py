@@ -83,11 +83,11 @@ def parser(description: str | None, folder: Path, scale: str) -> argparse.Argume
         folder: where the report goes if nobody says otherwise.
         scale: what `--scale` means.
     """
-    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto")
-    found.add_argument("--scale", type=float, help=scale)
-    found.add_argument("--folder", type=Path, default=folder, help="where the report goes")
-    return found
+    arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto")
+    arguments.add_argument("--scale", type=float, help=scale)
+    arguments.add_argument("--folder", type=Path, default=folder, help="where the report goes")
+    return arguments
 
 
 def known(size: int | None) -> int:

@@ -108,13 +108,13 @@ def _weigh(trial: Trial, threads: int) -> Weight | None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, trial.limit / total), trial.device)
     try:
         bench.prepare()
-        found = {record.source: record for record in bench.memory()}
+        readings = {record.source: record for record in bench.memory()}
     except Exception as error:
         if is_out_of_memory(error):
             return None
         raise
-    if "cuda" in found:
-        cuda = found["cuda"]
+    if "cuda" in readings:
+        cuda = readings["cuda"]
         return Weight(cuda.peak_bytes or 0, cuda.process_bytes, cuda.reserved_bytes)
-    process = found["process"].peak_bytes if "process" in found else None
-    return Weight(found["tensors"].peak_bytes or 0, process)
+    process = readings["process"].peak_bytes if "process" in readings else None
+    return Weight(readings["tensors"].peak_bytes or 0, process)

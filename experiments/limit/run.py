@@ -98,10 +98,10 @@ def measure(subject: Subject, rounds: int = ROUNDS) -> dict[str, Any]:
     """The limit and every edition's figures."""
     with FreshProcess(subject) as process:
         limit, samples = process.call("limit")
-    found = compare(
+    measurements = compare(
         *_NOTHING, build=subject, editions={**basic_editions(samples), "bare pieces": Pieces()}, steps=rounds
     )
-    rows = {row.edition: row for row in found}
+    rows = {row.edition: row for row in measurements}
     figures: dict[str, Any] = {}
     for name, row in rows.items():
         if row.failure is not None:
@@ -129,8 +129,8 @@ def memory_table(results: dict[str, Any]) -> list[list[str]]:
     table = [
         ["network", "one graph at a time", "bound", *(f"{name} / one graph" for name in MEASURED), "split / bound"]
     ]
-    for name, found in results.items():
-        limit, rows = found["limit"], found["editions"]
+    for name, result in results.items():
+        limit, rows = result["limit"], result["editions"]
         over = [f"{rows[e]['passes'] / limit['budget']:.3f}" if "passes" in rows[e] else "–" for e in MEASURED]
         sizes = [f"{limit[key] / MIB:.1f} MiB" for key in ("budget", "bound")]
         bound = f"{rows['split']['passes'] / limit['bound']:.3f}" if "passes" in rows["split"] else "–"
@@ -149,15 +149,15 @@ def parts_table(results: dict[str, Any]) -> list[list[str]]:
         ("head",),
         ("heads",),
     ]
-    rows = [[sum(found["limit"][key] for key in group) / MIB for group in keys] for found in results.values()]
+    rows = [[sum(result["limit"][key] for key in group) / MIB for group in keys] for result in results.values()]
     return [heading, *([name, *(f"{size:.1f} MiB" for size in row)] for name, row in zip(results, rows, strict=True))]
 
 
 def time_table(results: dict[str, Any]) -> list[list[str]]:
     """Times of a step over the bare pieces' and over the summed loss's, by turns."""
     table = [["network", "edition", "step", "over the bare pieces", "middle half", "over summed", "middle half"]]
-    for name, found in results.items():
-        for edition, figures in found["editions"].items():
+    for name, result in results.items():
+        for edition, figures in result["editions"].items():
             if "failure" in figures:
                 table.append([name, edition, figures["failure"], *["–"] * 4])
                 continue
@@ -172,8 +172,8 @@ def device_table(results: dict[str, Any]) -> list[list[str]]:
     """What the allocator and NVML say on CUDA."""
     keys = {"peak_bytes": "allocated", "reserved_bytes": "reserved", "process_bytes": "NVML, process"}
     table = [["network", "edition", *keys.values()]]
-    for name, found in results.items():
-        for edition, figures in found["editions"].items():
+    for name, result in results.items():
+        for edition, figures in result["editions"].items():
             for memory in figures.get("device", []):
                 sizes = [memory[key] for key in keys]
                 table.append([name, edition, *("–" if size is None else f"{size / MIB:.0f} MiB" for size in sizes)])
@@ -182,20 +182,20 @@ def device_table(results: dict[str, Any]) -> list[list[str]]:
 
 def conclusions(results: dict[str, Any]) -> list[str]:
     """Whether Split has met its targets, and by how much it has not."""
-    found = []
+    sentences = []
     for name, figures in results.items():
         split, limit = figures["editions"]["split"], figures["limit"]
         if "failure" in split:
-            found.append(f"{name}: split failed: {split['failure']}")
+            sentences.append(f"{name}: split failed: {split['failure']}")
             continue
         memory, (low, time, high) = split["passes"] / limit["budget"], split["time_over_summed"]
         by_hand = split["peak"] / figures["editions"]["bare pieces"]["peak"]
         why = f"it peaks in {split['peak_phase']}, at {by_hand:.3f} of what the bare pieces by hand need"
-        found.append(f"{name}, memory: {memory:.3f} of one graph at a time: {_verdict(memory, f': {why}')}")
+        sentences.append(f"{name}, memory: {memory:.3f} of one graph at a time: {_verdict(memory, f': {why}')}")
         noise = f"the middle half of its rounds is {low:.3f} to {high:.3f}"
         why = ", by less than the rounds differ" if low <= TARGET else ""
-        found.append(f"{name}, time: {time:.3f} of the summed loss ({noise}): {_verdict(time, why)}")
-    return found
+        sentences.append(f"{name}, time: {time:.3f} of the summed loss ({noise}): {_verdict(time, why)}")
+    return sentences
 
 
 def _verdict(value: float, why: str) -> str:
@@ -238,13 +238,13 @@ def write(results: dict[str, Any], device: str, scales: dict[str, float], rounds
         "its own; a ratio is the median of the rounds'.",
     )
     report.table(time_table(results))
-    if any(f.get("device") for found in results.values() for f in found["editions"].values()):
+    if any(f.get("device") for result in results.values() for f in result["editions"].values()):
         report.section(
             "The device's own figures", "Of the whole step: the caching allocator's, and the driver's by NVML."
         )
         report.table(device_table(results))
-    said = ", ".join(f"{name} {scale}" for name, scale in scales.items())
-    report.text(f"Shapes of `mtl_accum/testing/_shapes.py` at the scales {said} (1 is full size), device {device}.")
+    sizes = ", ".join(f"{name} {scale}" for name, scale in scales.items())
+    report.text(f"Shapes of `mtl_accum/testing/_shapes.py` at the scales {sizes} (1 is full size), device {device}.")
     report.write({"scales": scales, "rounds": rounds, "results": results}, torch.device(device))
 
 

@@ -137,8 +137,8 @@ class _Holder:
 
 def _storages(tensors: Iterable[Any]) -> dict[int, int]:
     """Bytes by address."""
-    found = [tensor.untyped_storage() for tensor in tensors if isinstance(tensor, Tensor)]
-    return {storage.data_ptr(): storage.nbytes() for storage in found if storage.nbytes()}
+    storages = [tensor.untyped_storage() for tensor in tensors if isinstance(tensor, Tensor)]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages if storage.nbytes()}
 
 
 def _without(storages: dict[int, int], known: dict[int, int]) -> dict[int, int]:

@@ -95,19 +95,19 @@ def measure(width: int, depth: int, name: str, rounds: int = ROUNDS) -> dict[str
     """Seconds a step of both loops, a round each, in turns."""
     batches, nets = Batches(width), (network(width, depth), network(width, depth))
     sides = {"loop": (PAIRS[name][0], nets[0]), "by hand": (PAIRS[name][1], nets[1])}
-    found: dict[str, list[float]] = {side: [] for side in sides}
+    times: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(rounds + 1):
         for side in sides if number % 2 else reversed(sides):
             taken = seconds(*sides[side], batches)
             if number:  # the first round does not count
-                found[side].append(taken)
-    return found
+                times[side].append(taken)
+    return times
 
 
-def ratios(found: dict[str, list[float]]) -> tuple[float, float, float, float]:
+def ratios(times: dict[str, list[float]]) -> tuple[float, float, float, float]:
     """Lower quartile, median and upper quartile of the rounds' ratios; and the ratio of both loops' fastest rounds."""
-    low, middle, high = quantiles(one / other for one, other in zip(found["loop"], found["by hand"], strict=True))
-    return low, middle, high, min(found["loop"]) / min(found["by hand"])
+    low, middle, high = quantiles(one / other for one, other in zip(times["loop"], times["by hand"], strict=True))
+    return low, middle, high, min(times["loop"]) / min(times["by hand"])
 
 
 def main() -> None:
@@ -117,9 +117,9 @@ def main() -> None:
     results, rows, verdicts = {}, [HEADING], []
     for size, (width, depth) in SIZES.items():
         for name in PAIRS:
-            found = results[f"{size}, {name}"] = measure(width, depth, name)
-            low, middle, high, fastest = ratios(found)
-            by_hand, ours_ = (1000 * median(found[side]) for side in ("by hand", "loop"))
+            times = results[f"{size}, {name}"] = measure(width, depth, name)
+            low, middle, high, fastest = ratios(times)
+            by_hand, ours_ = (1000 * median(times[side]) for side in ("by hand", "loop"))
             cells = [
                 f"{by_hand:.2f} ms",
                 f"{ours_:.2f} ms",

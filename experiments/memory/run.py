@@ -40,7 +40,7 @@ class Subject:
 
     def figures(self) -> dict[str, int]:
         """Bytes above what rests: by the three ways of measuring, and the prediction's difference to the meter."""
-        found: dict[str, int] = {}
+        readings: dict[str, int] = {}
         torch.manual_seed(0)
         sizes = SIZES[self.network]
         model, batch = NETWORKS[self.network](self.mode, **sizes)
@@ -55,17 +55,17 @@ class Subject:
             predicted = predict(
                 model.trunk, model.tasks, batch, optimizer=step.optimizer, edition=edition, device="cpu"
             )
-            found[f"prediction off, {name}"] = known(predicted.peak_bytes) - known(measured.peak_bytes)
+            readings[f"prediction off, {name}"] = known(predicted.peak_bytes) - known(measured.peak_bytes)
             if predicted.categories != measured.categories:
-                found[f"categories off, {name}"] = 1
-        found["peak"] = known(measured.peak_bytes)
-        found["tensors"] = found["peak"] - known(measured.base_bytes)
+                readings[f"categories off, {name}"] = 1
+        readings["peak"] = known(measured.peak_bytes)
+        readings["tensors"] = readings["peak"] - known(measured.base_bytes)
         with ProcessMeter() as process:
             step()
         result = process.result()
-        found["process"] = known(result.peak_bytes) - known(result.base_bytes)
-        found["profiler"] = profiler_peak(step)
-        return found
+        readings["process"] = known(result.peak_bytes) - known(result.base_bytes)
+        readings["profiler"] = profiler_peak(step)
+        return readings
 
 
 class Large:
@@ -130,25 +130,25 @@ def cells() -> Iterator[tuple[list[str], dict[str, int]]]:
                 with FreshProcess(Subject(network, mode, edition)) as process:
                     try:
                         process.call("tune")
-                        found = process.call("figures")
+                        readings = process.call("figures")
                     except MeasurementError as error:
                         yield [network, mode, edition, str(error), *["–"] * 5], {}
                         continue
-                tensors = found["tensors"]
-                off = [size for key, size in found.items() if "off" in key]
-                ways = [f"{(found[way] / tensors - 1) * 100:+.2f} %" for way in ("process", "profiler")]
-                apart = found["process"] - found["profiler"]
-                row = [f"{found['peak'] / MIB:.1f}", f"{tensors / MIB:.1f}", *ways, f"{apart / MIB:+.2f}"]
-                yield [network, mode, edition, *row, str(max(off, key=abs))], found
+                tensors = readings["tensors"]
+                off = [size for key, size in readings.items() if "off" in key]
+                ways = [f"{(readings[way] / tensors - 1) * 100:+.2f} %" for way in ("process", "profiler")]
+                apart = readings["process"] - readings["profiler"]
+                row = [f"{readings['peak'] / MIB:.1f}", f"{tensors / MIB:.1f}", *ways, f"{apart / MIB:+.2f}"]
+                yield [network, mode, edition, *row, str(max(off, key=abs))], readings
 
 
-def differences(rows: list[list[str]], found: list[dict[str, int]]) -> list[list[str]]:
+def differences(rows: list[list[str]], readings: list[dict[str, int]]) -> list[list[str]]:
     """By network and mode: how much memory the profiler saw that the meter did not, and the process beyond that."""
     table = [["network", "mode", "kernels: profiler − meter", "heap: process − profiler", "within 1 %"]]
     for network in NETWORKS:
         for mode in MODES:
             group = [
-                figures for row, figures in zip(rows, found, strict=True) if row[:2] == [network, mode] and figures
+                figures for row, figures in zip(rows, readings, strict=True) if row[:2] == [network, mode] and figures
             ]
             kernels = [figures["profiler"] - figures["tensors"] for figures in group]
             heap = [figures["process"] - figures["profiler"] for figures in group]
@@ -160,12 +160,12 @@ def differences(rows: list[list[str]], found: list[dict[str, int]]) -> list[list
 
 def main() -> None:
     """Run all of it and write the report."""
-    rows, found = [], []
+    rows, readings = [], []
     for row, figures in cells():
         print(*row, flush=True)
         rows.append(row)
-        found.append(figures)
-    exact = [bool(figures) and not any(size for key, size in figures.items() if "off" in key) for figures in found]
+        readings.append(figures)
+    exact = [bool(figures) and not any(size for key, size in figures.items() if "off" in key) for figures in readings]
     with FreshProcess(Large()) as process:
         large, parameters = process.call("predict"), process.call("count")
     bare, metered, operators = meter_cost()
@@ -180,7 +180,7 @@ def main() -> None:
         exact=sum(exact),
         rows=len(exact),
         cells=2 * len(exact),
-        differences="\n".join(markdown_table(differences(rows, found))),
+        differences="\n".join(markdown_table(differences(rows, readings))),
         table="\n".join(markdown_table([heading, *rows])),
         parameters=parameters / 1e6,
         large="\n".join(markdown_table([["edition", "for", "predicted peak", "took", "resident memory"], *shown])),

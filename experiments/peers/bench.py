@@ -104,7 +104,7 @@ class Bench:
     def memory(self) -> list[PeakMemory]:
         """The peaks of one step by every meter that this device has, each over a step of its own."""
         device = torch.device(self._device)
-        found = []
+        readings = []
 
         def weigh(meter: Callable[[], Any]) -> None:
             used: list[Any] = []
@@ -115,14 +115,14 @@ class Bench:
                 return used[0]
 
             self._run(around)
-            found.append(used[0].result())
+            readings.append(used[0].result())
 
         weigh(lambda: TensorMeter(device, parameters=list(self._network.parameters()), inputs=self._batch))
         if device.type == "cuda":
             weigh(lambda: CudaMeter(device))
         elif ProcessMeter.unavailable() is None:
             weigh(ProcessMeter)
-        return found
+        return readings
 
     def differences(self) -> tuple[float, float]:
         """See the function."""

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from experiments.peers.bench import Bench
-from experiments.peers.found import Found
 from experiments.peers.networks import SITUATIONS
+from experiments.peers.outcome import Outcome
 from experiments.peers.page import ROUNDS, write
 from experiments.peers.rows import ROWS, Row
 from experiments.study import parser
@@ -29,10 +29,10 @@ from mtl_accum.measure import FreshProcess, MeasurementError
 __all__ = ["main", "measure"]
 
 
-def measure(rows: Iterable[Row], device: str, scale: float, rounds: int) -> list[Found]:
+def measure(rows: Iterable[Row], device: str, scale: float, rounds: int) -> list[Outcome]:
     """Rows of one situation: timed in turns on the CPU, one after the other on a GPU; then weighed."""
-    found = [Found(row, failure=row.missing(device)) for row in rows]
-    present = [item for item in found if item.failure is None]
+    outcomes = [Outcome(row, failure=row.missing(device)) for row in rows]
+    present = [item for item in outcomes if item.failure is None]
     groups = [present] * bool(present) if device == "cpu" else [[item] for item in present]
     for group in groups:
         with ExitStack() as stack:
@@ -47,10 +47,10 @@ def measure(rows: Iterable[Row], device: str, scale: float, rounds: int) -> list
                 print(f"{group[0].row.situation}: {method}, {len(group)} row(s)", flush=True)
     with ThreadPoolExecutor(2 if device == "cpu" else 1) as pool:  # memory does not mind a neighbour on the CPU
         list(pool.map(lambda item: _weigh(item, scale, device), present))
-    return found
+    return outcomes
 
 
-def _weigh(item: Found, scale: float, device: str) -> None:
+def _weigh(item: Outcome, scale: float, device: str) -> None:
     if item.failure is None:
         with FreshProcess(Bench(item.row.name, scale, device)) as process:
             for method in ("to_be_weighed", "prepare"):
@@ -60,7 +60,7 @@ def _weigh(item: Found, scale: float, device: str) -> None:
         print(json.dumps(item.as_json()), flush=True)
 
 
-def _ask(process: FreshProcess, method: str, item: Found) -> Any:
+def _ask(process: FreshProcess, method: str, item: Outcome) -> Any:
     """What it answers; None from the row's first failure on."""
     if item.failure is None:
         try:
@@ -70,7 +70,7 @@ def _ask(process: FreshProcess, method: str, item: Found) -> Any:
     return None
 
 
-def _all(arguments: argparse.Namespace) -> Iterator[Found]:
+def _all(arguments: argparse.Namespace) -> Iterator[Outcome]:
     for situation in arguments.situations:
         rows = [row for row in ROWS if row.situation == situation]
         yield from measure(rows, arguments.device, arguments.scale, arguments.rounds)

@@ -77,12 +77,12 @@ class Subject:
         """Plan beside busy loops, then hold the choice against what is simpler."""
         budget = self.budget(share)
         with busy_loops():
-            found = self.plan(budget)
-        edition = found.edition
+            result = self.plan(budget)
+        edition = result.edition
         rivals = [e for e, peak in self.peaks.items() if peak <= budget and self._order(e) < self._order(edition)]
         name, ratio = self._against(edition, rivals)
-        ratios = [schedule.time_ratio for schedule in found.front]
-        took = sum(found.spent.values())
+        ratios = [schedule.time_ratio for schedule in result.front]
+        took = sum(result.spent.values())
         return Run(self.name, share, budget, format_edition(edition), name, ratio, min(ratios), took)
 
     def _order(self, edition: Edition) -> tuple[int, int, int]:
@@ -149,7 +149,7 @@ def main() -> None:
     again = {}
     for subject in subjects if given.again else []:
         plans = [subject.plan(subject.budget(SAME_SHARE)) for _ in range(given.again)]
-        again[subject.name] = Counter(format_edition(found.edition) for found in plans)
+        again[subject.name] = Counter(format_edition(result.edition) for result in plans)
         print(subject.name, dict(again[subject.name]), flush=True)
     write(given.folder, runs, again, noise(before, loads()))
 

@@ -86,9 +86,9 @@ def train(overrides: Sequence[str], seed: int, *, nudge: bool = False, weigh: bo
     losses = Training(model, data.train(), [edition], optimizer, loop, device=CPU).run()
     seconds = time.perf_counter() - started
     measures = {name: instantiate(config.measures[name]) for name in ("accuracy", "psnr_restored")}
-    found = evaluate(model, measures, data.test(), device=CPU)
+    scores = evaluate(model, measures, data.test(), device=CPU)
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    return Outcome(losses, weights, found["accuracy"], found["psnr_restored"], peak, seconds)
+    return Outcome(losses, weights, scores["accuracy"], scores["psnr_restored"], peak, seconds)
 
 
 def usual_epochs() -> int:

@@ -68,7 +68,7 @@ def one_thread() -> None:
 
 def editions(plan: Plan, seed: int) -> dict[str, dict[str, Any]]:
     """Every edition trained with that seed, held against the summed loss."""
-    found: dict[str, dict[str, Any]] = {}
+    outcomes: dict[str, dict[str, Any]] = {}
     common = [f"epochs={plan.epochs}", f"data.batch_size={plan.batch}", *plan.network]
     reference = None
     for name, (overrides, _) in EDITIONS.items():
@@ -76,7 +76,7 @@ def editions(plan: Plan, seed: int) -> dict[str, dict[str, Any]]:
         reference = reference or outcome
         same_losses, same_weights = outcome.same_bits(reference)
         steps = [max(of) for of in differences(outcome, reference)]
-        found[name] = {
+        outcomes[name] = {
             **_scores(outcome, plan.epochs),
             "same_losses": same_losses,
             "same_weights": same_weights,
@@ -85,22 +85,22 @@ def editions(plan: Plan, seed: int) -> dict[str, dict[str, Any]]:
             "losses_apart_by_epoch": [max(part) for part in _epochs(steps, plan.epochs)],
             "weights_apart": weights_apart(outcome, reference),
         }
-    return found
+    return outcomes
 
 
 def batches(plan: Plan, seed: int) -> dict[str, dict[str, Any]]:
     """Every size of a step and rule of the learning rate, trained with that seed."""
     common = ["edition=split", f"epochs={plan.epochs}", f"data.batch_size={plan.base_batch}", *plan.network]
-    found, steps = {}, 0
+    outcomes, steps = {}, 0
     for name, way in BATCHES.items():
         overrides = list[str]()
         if way is not None:
             rule, warm = way
             overrides += [f"accumulate={LARGER}", f"lr_scaling={rule}", f"base_batch_size={plan.base_batch}"]
             overrides += [f"warmup_steps={plan.warmup_epochs * steps}"] if warm else []
-        found[name] = _scores(train([*common, *overrides], seed, weigh=False), plan.epochs)
-        steps = int(found[name]["steps"]) // plan.epochs
-    return found
+        outcomes[name] = _scores(train([*common, *overrides], seed, weigh=False), plan.epochs)
+        steps = int(outcomes[name]["steps"]) // plan.epochs
+    return outcomes
 
 
 def _scores(outcome: Outcome, epochs: int) -> dict[str, Any]:

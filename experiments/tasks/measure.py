@@ -203,11 +203,11 @@ def _in_turns(
             yield row, ask
 
 
-def _note(cell: Cell, found: tuple[int, list[PeakMemory]] | None) -> None:
+def _note(cell: Cell, reading: tuple[int, list[PeakMemory]] | None) -> None:
     """Write the meters' records into a cell."""
-    if found is None:
+    if reading is None:
         return
-    cell.resting, records = found
+    cell.resting, records = reading
     for record in records:
         if record.source == "tensors":
             cell.peak, cell.phase, cell.operator = record.peak_bytes, record.peak_phase, record.peak_operator

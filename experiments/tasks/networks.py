@@ -90,7 +90,7 @@ def parts(make: Callable[[int, int], tuple[Any, Any]], tasks: int, samples: int,
     torch.manual_seed(0)
     model, batch = make(tasks, samples)
     model.to(device)
-    there = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
+    on_device = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
     # fused on a GPU: the default there makes temporaries of every parameter at once
     optimizer = torch.optim.AdamW(model.parameters(), fused=device.type == "cuda")
-    return model.trunk, model.tasks, there, optimizer
+    return model.trunk, model.tasks, on_device, optimizer

@@ -108,15 +108,15 @@ def family_report(report: Report, name: str, cells: Sequence[Cell], samples: int
     figures = ("peak", "above", "process", "seconds")
     lines = {way: {figure: line_of(row, figure) for figure in figures} for way, row in by_way(cells).items()}
     return {
-        way: {figure: None if line is None else asdict(line) for figure, line in found.items()}
-        for way, found in lines.items()
+        way: {figure: None if line is None else asdict(line) for figure, line in by_figure.items()}
+        for way, by_figure in lines.items()
     }
 
 
-def pictures(found: Sequence[Cell], folder: Path) -> None:
+def pictures(measured: Sequence[Cell], folder: Path) -> None:
     """Memory and time of both families."""
-    for family in dict.fromkeys(cell.family for cell in found):
-        ways = by_way([cell for cell in found if cell.family == family and cell.way not in NOT_DRAWN])
+    for family in dict.fromkeys(cell.family for cell in measured):
+        ways = by_way([cell for cell in measured if cell.family == family and cell.way not in NOT_DRAWN])
         peaks = {way: [(c.tasks, c.peak / MIB) for c in row if c.peak] for way, row in ways.items()}
         times = {
             way: [(c.tasks, MILLISECONDS * median(c.seconds)) for c in row if c.seconds] for way, row in ways.items()
@@ -138,15 +138,15 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     scale = asked.scale or (FULL_SIZE if device.type == "cuda" else 1.0)
     asked.folder.mkdir(parents=True, exist_ok=True)  # now, not after all the work
     before = loads()
-    found: dict[str, list[Cell]] = {}
+    measured: dict[str, list[Cell]] = {}
     for name, family in FAMILIES.items():
         counts = [count for count in family.counts if asked.tasks is None or count <= asked.tasks]
-        found[name] = measure(family, counts, _samples(name, scale), rounds, device, starts=STARTS)
-    write(found, scale, device, asked.folder, (before, loads()))
+        measured[name] = measure(family, counts, _samples(name, scale), rounds, device, starts=STARTS)
+    write(measured, scale, device, asked.folder, (before, loads()))
 
 
 def write(
-    found: Mapping[str, Sequence[Cell]],
+    measured: Mapping[str, Sequence[Cell]],
     scale: float,
     device: torch.device,
     folder: Path,
@@ -155,24 +155,24 @@ def write(
     """The report and its pictures.
 
     Args:
-        found: the cells of every family.
+        measured: the cells of every family.
         scale: times the samples.
         device: that was measured on.
         folder: for the files.
         load: of the machine, before and after.
     """
-    every = [cell for cells in found.values() for cell in cells]
+    every = [cell for cells in measured.values() for cell in cells]
     pictures(every, folder)
     report = Report(folder, "Memory and time against the number of tasks", QUESTION, COMMAND)
     report.picture("dense_memory.png", "Peak memory against the number of tasks, all editions and TorchJD")
     report.section("Conclusion")
-    dense = by_way(found["dense"])
+    dense = by_way(measured["dense"])
     verdicts = [target_of_split(dense["split"]), target_of_summed(dense["summed"], line_of(dense["summed"], "above"))]
     verdicts += targets_of_loss(dense["split loss"], dense["checkpointed heads"])
-    report.items(*verdicts, *why(found), noise(*load))
+    report.items(*verdicts, *why(measured), noise(*load))
     report.text(HOW)
-    lines = {name: family_report(report, name, cells, _samples(name, scale)) for name, cells in found.items()}
-    for name in found:
+    lines = {name: family_report(report, name, cells, _samples(name, scale)) for name, cells in measured.items()}
+    for name in measured:
         report.picture(f"{name}_time.png", f"Time of a step against the number of tasks, {name} heads")
     report.picture("tiny_memory.png", "Peak memory against the number of tiny heads")
     results = {"scale": scale, "load": load, "cells": [asdict(cell) for cell in every], "lines": lines}

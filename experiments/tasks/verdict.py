@@ -82,10 +82,10 @@ def targets_of_loss(cells: Sequence[Cell], checkpointed: Sequence[Cell]) -> list
     return sentences
 
 
-def why(found: Mapping[str, Sequence[Cell]]) -> list[str]:
+def why(by_family: Mapping[str, Sequence[Cell]]) -> list[str]:
     """For each family how the ways compare with the most tasks."""
     sentences = []
-    for family, cells in found.items():
+    for family, cells in by_family.items():
         most = max(cell.tasks for cell in cells)
         last = {cell.way: cell for cell in cells if cell.tasks == most}
         summed = last["summed"]

@@ -32,8 +32,8 @@ def reports(rounds: int, overrides: Sequence[str] = ()) -> list[dict[str, Any]]:
             command = [sys.executable, "-m", "mtl_accum", FIRST, *job, *overrides, f"hydra.run.dir=run{number}"]
             environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
             subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
-        found = [Path(folder) / f"run{number}" / "report.json" for number in range(1 + rounds)]
-        return [json.loads(path.read_text()) for path in found]
+        paths = [Path(folder) / f"run{number}" / "report.json" for number in range(1 + rounds)]
+        return [json.loads(path.read_text()) for path in paths]
 
 
 def measured(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write(found: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def write(contents: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Write page and JSON."""
     page = Report(
         folder,
@@ -63,12 +63,12 @@ def write(found: Sequence[Mapping[str, Any]], folder: Path) -> None:
         "What does it print, and how much do its figures vary when it is asked again?",
         "python -m experiments.two_task.run",
     )
-    report, table = found[0], editions_table(found[0])
+    report, table = contents[0], editions_table(contents[0])
     page.text(f"`python -m mtl_accum {FIRST}`, seed {report['seed']}: one step of {report['samples']} samples.")
     page.table([table.columns, *table.rows], "editions")
     page.text(table.conclusion)
     page.items(*table.notes)
-    every = [measured(one) for one in found]
+    every = [measured(one) for one in contents]
     ratios = {
         key: {name: [one[name][f"{key}_ratio"] for one in every] for name in every[0]} for key in ("time", "memory")
     }
@@ -78,7 +78,7 @@ def write(found: Sequence[Mapping[str, Any]], folder: Path) -> None:
     }
     page.section(
         "Asked again",
-        f"The same editions measured {len(found)} times, each time in fresh processes on a machine that others used "
+        f"The same editions measured {len(contents)} times, each time in fresh processes on a machine that others used "
         "too; smallest to largest ratio to the summed loss.",
     )
     spans = {
@@ -88,7 +88,7 @@ def write(found: Sequence[Mapping[str, Any]], folder: Path) -> None:
     page.table([["edition", "memory / summed", "time / summed"], *([name, *span] for name, span in spans.items())])
     page.section("On the test data", f"After {report['training']['epochs']} epochs with `{_edition(report)}`:")
     page.table([["measure", "value"], *([name, f"{value:.4f}"] for name, value in report["metrics"].items())])
-    results = {"editions": every[0], "repeated": repeated, "rounds": len(found), "metrics": report["metrics"]}
+    results = {"editions": every[0], "repeated": repeated, "rounds": len(contents), "metrics": report["metrics"]}
     page.write({**results, "samples": report["samples"], "seed": report["seed"]}, torch.device("cpu"))
 
 

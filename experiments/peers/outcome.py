@@ -10,13 +10,13 @@ from typing import Any
 from experiments.peers.rows import Row
 from mtl_accum.memory import PeakMemory
 
-__all__ = ["EXACT", "Found", "reference_in"]
+__all__ = ["EXACT", "Outcome", "reference_in"]
 
 EXACT = 1e-10  # in float64: as good as the same
 
 
 @dataclass
-class Found:
+class Outcome:
     """Figures of one row; empty or None where it could not be measured, and `failure` says why.
 
     Attributes:
@@ -44,11 +44,11 @@ class Found:
             return None
         return record.peak_bytes - record.base_bytes
 
-    def times(self, reference: Found) -> list[float]:
+    def times(self, reference: Outcome) -> list[float]:
         """Each step's time to that of the reference: to its step of the same round."""
         return [own / other for own, other in zip(self.seconds, reference.seconds, strict=False)]
 
-    def time(self, reference: Found) -> float | None:
+    def time(self, reference: Outcome) -> float | None:
         """The median of these."""
         ratios = self.times(reference)
         return median(ratios) if ratios else None
@@ -78,6 +78,6 @@ class Found:
         }
 
 
-def reference_in(found: Sequence[Found]) -> Found:
+def reference_in(outcomes: Sequence[Outcome]) -> Outcome:
     """The row that a situation's others are held against: its first one."""
-    return found[0]
+    return outcomes[0]
