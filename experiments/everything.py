@@ -22,10 +22,10 @@ CUDA_ONLY = ("cuda",)  # meters and predictions, every edition on three networks
 
 
 def commands(device: str) -> dict[str, list[str]]:
-    """What to run, by study.
+    """Return the command lines by study.
 
     Args:
-        device: "cpu" or "cuda".
+        device: Type of the device, "cpu" or "cuda".
     """
     names = (*ANY_DEVICE, *CPU_ONLY) if device == "cpu" else (*CUDA_ONLY, *ANY_DEVICE)
     programs = {}
@@ -38,7 +38,7 @@ def commands(device: str) -> dict[str, list[str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run them; exit with 1 where one has failed."""
+    """Run the studies; exit with 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", nargs="+", metavar="STUDY", help="some of them")

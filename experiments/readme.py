@@ -1,4 +1,4 @@
-"""Every measured figure of the README comes from a committed report; this holds them against each other.
+"""Check that every measured figure of the README equals the one in a committed report.
 
 python -m experiments.readme            # exits with 1 and a diff where they disagree
 python -m experiments.readme --write    # puts the reports' figures into the README
@@ -57,13 +57,13 @@ _NOT_MEASURED = {
 
 @dataclass(frozen=True)
 class Bound:
-    """A passage that is a report's.
+    """A passage of a page that is bound to a report.
 
     Attributes:
-        start: of the passage in the page.
-        text: what stands there.
-        source: the file and what of it, for people.
-        expected: what the report has.
+        start: Offset of the passage in the page.
+        text: Text of the passage.
+        source: File and entry, for people.
+        expected: Text by the report.
     """
 
     start: int
@@ -73,11 +73,11 @@ class Bound:
 
 
 def bound(page: str, root: Path = ROOT) -> list[Bound]:
-    """All bound passages of a page, in its order.
+    """Return all bound passages of a page, in order.
 
     Args:
-        page: Markdown.
-        root: of the repository.
+        page: Page in Markdown.
+        root: Root folder of the repository.
 
     Raises:
         ValueError: a mark cannot be read, or leads nowhere; names it.
@@ -98,14 +98,14 @@ def bound(page: str, root: Path = ROOT) -> list[Bound]:
 
 
 def replaced(page: str, passages: Sequence[Bound]) -> str:
-    """The page as the reports have it."""
+    """Return the page with every passage as in its report."""
     for one in sorted(passages, key=lambda one: -one.start):
         page = page[: one.start] + one.expected + page[one.start + len(one.text) :]
     return page
 
 
 def differences(page: str, passages: Sequence[Bound]) -> list[str]:
-    """A unified diff for every passage that is not what its report has."""
+    """Return a unified diff for every passage that differs from its report."""
     lines: list[str] = []
     for one in passages:
         if one.text != one.expected:
@@ -117,7 +117,7 @@ def differences(page: str, passages: Sequence[Bound]) -> list[str]:
 
 
 def unbound(page: str, root: Path = ROOT) -> list[str]:
-    """Lines with figures that look measured and are no report's."""
+    """Return the lines with figures that look measured and are bound to no report."""
     for pattern in (_BLOCK, _INLINE, _CODE):
         page = pattern.sub(lambda match: "\n" * match[0].count("\n"), page)
     for phrase, follows in _NOT_MEASURED.items():
@@ -132,7 +132,7 @@ def unbound(page: str, root: Path = ROOT) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare, or write.
+    """Compare the README with the reports, or write it.
 
     Returns:
         1 where README and reports disagree.

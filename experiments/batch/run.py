@@ -1,4 +1,4 @@
-"""How large a batch does every edition train within a fixed budget? Found by trying.
+"""The largest batch that every edition trains within a fixed memory budget, by trial.
 
 python -m experiments.batch.run            # from the repository's root; writes README.md, results.json, batch.png
 python -m experiments.batch.run --device cuda         # within 6 GiB of a GPU, out-of-memory errors are the judge
@@ -43,7 +43,7 @@ def measure(
     resolution: float = RESOLUTION,
     rounds: int = ROUNDS,
 ) -> list[Row]:
-    """Every edition on every network: within the budget, and on the CPU within a limit on the process too."""
+    """Measure every edition on every network: within the budget, and on the CPU within a limit on the process too."""
     limits = {"allocator": budget} if device.type == "cuda" else {"tensors": budget}
     if device.type == "cpu":
         network = next(iter(NETWORKS))
@@ -75,7 +75,7 @@ def measure(
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """The rows of one limit."""
+    """Return the table of one limit."""
     timed = any(row.seconds for row in rows)
     heading = ["network", "edition", "largest batch", "batch / summed", "used of the limit", "trials"]
     lines = [[*heading, *(["step, ms", "samples / s", "speed / summed"] if timed else [])]]
@@ -89,7 +89,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def conclusions(rows: Sequence[Row]) -> list[str]:
-    """What the figures say, computed from them."""
+    """Return the conclusions, computed from the figures."""
     sentences = []
     for network in dict.fromkeys(row.network for row in rows):
         mine = [row for row in rows if row.network == network]
@@ -131,14 +131,14 @@ def write(
     folder: Path,
     load: tuple[float | None, float | None],
 ) -> None:
-    """The report and its picture.
+    """Write the report and its picture.
 
     Args:
-        measured: the rows.
-        scale: times the budget.
-        device: that was measured on.
-        folder: for the files.
-        load: of the machine, before and after.
+        measured: Rows to report.
+        scale: Factor on the budget.
+        device: Device of the measurements.
+        folder: Folder of the files.
+        load: Load of the machine, before and after.
     """
     budget = measured[0].limit
     kinds = list(dict.fromkeys(row.of for row in measured))
@@ -169,7 +169,7 @@ def write(
 
 
 def jumps(rows: Sequence[Row]) -> list[str]:
-    """A caveat where a larger batch measured less than a smaller one: there an answer may be too small."""
+    """Return a caveat where a larger batch measured less than a smaller one: the answer may be too small."""
     sentences = []
     for row in rows:
         sizes = [size for _, size in sorted(row.tries.items()) if size is not None]

@@ -1,4 +1,4 @@
-"""Everything that needs a CUDA device, in one command: the marked tests, and the editions' memory against predictions.
+"""All checks that need a CUDA device, in one command: the marked tests, and the editions' memory against predictions.
 
 python -m experiments.cuda.run        # from the repository's root; writes experiments/cuda/README.md and report.json
 """
@@ -34,7 +34,7 @@ COLUMNS += ["NVML process", "context", "step, ms", "time / summed", "gradient di
 
 
 def measure(device: torch.device, sizes: Mapping[str, Mapping[str, int]], steps: int) -> list[dict[str, Any]]:
-    """Each network in each mode with each edition, measured on the device and predicted for it."""
+    """Measure and predict each network in each mode with each edition."""
     measurements = []
     for network, size in sizes.items():
         for mode in MODES:
@@ -57,7 +57,7 @@ def measure(device: torch.device, sizes: Mapping[str, Mapping[str, int]], steps:
 
 
 def table(measurements: list[dict[str, Any]], source: str) -> list[list[str]]:
-    """The measurements as text; sizes in MiB."""
+    """Return the measurements as text; sizes in MiB."""
     rows = [COLUMNS]
     base: float | None = None
     for row in measurements:
@@ -81,7 +81,7 @@ def table(measurements: list[dict[str, Any]], source: str) -> list[list[str]]:
 
 
 def notes(measurements: list[dict[str, Any]]) -> list[str]:
-    """Why rows are incomplete, and every caveat once."""
+    """Return the reasons for incomplete rows, and every caveat once."""
     failures = [f"{r['network']} {r['mode']} {r['edition']}: {r['failure']}" for r in measurements if r["failure"]]
     records = [record for row in measurements for record in (*row["memory"], row["predicted"])]
     return failures + sorted({caveat for record in records for caveat in record["caveats"]})

@@ -1,4 +1,4 @@
-"""What the real shapes need on a GPU at full size, predicted without one.
+"""Predicted GPU memory of the literature's shapes at full size.
 
 python -m experiments.full_size.run     # from the repository's root; writes beside this
 """
@@ -28,7 +28,7 @@ CASES = {
 
 
 def predicted(experiment: str, overrides: tuple[str, ...], scale: float = 1.0) -> dict[str, Any]:
-    """Peaks in bytes, or why there is none, by edition."""
+    """Return the peaks in bytes by edition, or the reason for a missing one."""
     with torch.device("meta"):
         model, batch = SHAPES[experiment](scale, None, *overrides)
     optimizer = torch.optim.AdamW(model.parameters())
@@ -45,7 +45,7 @@ def predicted(experiment: str, overrides: tuple[str, ...], scale: float = 1.0) -
 
 
 def table(results: dict[str, Any]) -> list[list[str]]:
-    """A row a case."""
+    """Return the table, a row per case."""
     names = list(basic_editions(4))
     rows = [["network", "batch", "parameters", *names, "split / summed"]]
     for case, result in results.items():

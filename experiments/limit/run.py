@@ -1,4 +1,4 @@
-"""How close the editions come to what an exact gradient needs at least, in memory and in time.
+"""The editions' memory and time relative to the least that an exact gradient needs.
 
 python -m experiments.limit.run [--scale S] [--device cuda]     # from the repository's root; writes beside this
 """
@@ -37,7 +37,7 @@ MEASURED = ("summed", "per_task", "split", "cached")
 
 
 class Pieces:
-    """The bare passes by hand: trunk, each head with its backward, the trunk's backward; nothing is looked after."""
+    """The bare passes by hand: trunk, each head with its backward, the trunk's backward; without any check."""
 
     def forward_backward(self, trunk: Any, tasks: Any, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`."""
@@ -56,7 +56,7 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Subject:
-    """One network, importable by a fresh process."""
+    """One network that a fresh process can import and build."""
 
     experiment: str
     overrides: tuple[str, ...]
@@ -65,7 +65,7 @@ class Subject:
     device: str
 
     def __call__(self) -> Parts:
-        """Trunk, tasks, batch and AdamW."""
+        """Build trunk, tasks, batch and AdamW."""
         model, batch = build_shape(self.experiment, self.scale, self.samples, *self.overrides)
         model.to(self.device)
         return (
@@ -76,26 +76,26 @@ class Subject:
         )
 
     def limit(self) -> tuple[Limit, int]:
-        """Its limit, and the samples of its batch."""
+        """Return the limit, and the number of samples in the batch."""
         parts = self()
         return limit_of(parts), samples_of(parts[2], "batch")
 
 
 def ratio(rows: dict[str, Measurement], name: str, other: str) -> list[float]:
-    """Step by step, in the turns in which they ran: lower quartile, median, upper quartile."""
+    """Return the quartiles of the time ratio, step by step: lower, median, upper."""
     pairs = zip(rows[name].step_seconds, rows[other].step_seconds, strict=True)
     ratios = [one / two for one, two in pairs]
     return quantiles(ratios) if len(ratios) > 1 else ratios * 3
 
 
 def passes(memory: PeakMemory) -> int:
-    """The highest point of forward and backward passes: the optimizer's own temporaries are no edition's."""
+    """Return the peak of the forward and backward passes, without the optimizer's own temporaries."""
     phases = [part.peak_bytes for part in memory.timeline if part.kind in ("forward", "backward")]
     return max(phases, default=memory.peak_bytes or 0)  # a loop by hand announces none
 
 
 def measure(subject: Subject, rounds: int = ROUNDS) -> dict[str, Any]:
-    """The limit and every edition's figures."""
+    """Measure the limit and every edition."""
     with FreshProcess(subject) as process:
         limit, samples = process.call("limit")
     measurements = compare(
@@ -125,7 +125,7 @@ _NOTHING: Any = (None, {}, None)
 
 
 def memory_table(results: dict[str, Any]) -> list[list[str]]:
-    """Peaks over the limit."""
+    """Return the table of peaks relative to the limit."""
     table = [
         ["network", "one graph at a time", "bound", *(f"{name} / one graph" for name in MEASURED), "split / bound"]
     ]
@@ -139,7 +139,7 @@ def memory_table(results: dict[str, Any]) -> list[list[str]]:
 
 
 def parts_table(results: dict[str, Any]) -> list[list[str]]:
-    """What the limit is made of."""
+    """Return the table of the limit's parts."""
     heading = ["network", "fixed", "gradients", "trunk saves", "z and dL/dz", "largest head saves", "all heads save"]
     keys = [
         ("fixed",),
@@ -154,7 +154,7 @@ def parts_table(results: dict[str, Any]) -> list[list[str]]:
 
 
 def time_table(results: dict[str, Any]) -> list[list[str]]:
-    """Times of a step over the bare pieces' and over the summed loss's, by turns."""
+    """Return the table of step times relative to the bare pieces and to the summed loss."""
     table = [["network", "edition", "step", "over the bare pieces", "middle half", "over summed", "middle half"]]
     for name, result in results.items():
         for edition, figures in result["editions"].items():
@@ -169,7 +169,7 @@ def time_table(results: dict[str, Any]) -> list[list[str]]:
 
 
 def device_table(results: dict[str, Any]) -> list[list[str]]:
-    """What the allocator and NVML say on CUDA."""
+    """Return the table of the allocator's and NVML's figures on CUDA."""
     keys = {"peak_bytes": "allocated", "reserved_bytes": "reserved", "process_bytes": "NVML, process"}
     table = [["network", "edition", *keys.values()]]
     for name, result in results.items():
@@ -181,7 +181,7 @@ def device_table(results: dict[str, Any]) -> list[list[str]]:
 
 
 def conclusions(results: dict[str, Any]) -> list[str]:
-    """Whether Split has met its targets, and by how much it has not."""
+    """Return a sentence per target of Split: met, or missed by how much."""
     sentences = []
     for name, figures in results.items():
         split, limit = figures["editions"]["split"], figures["limit"]
@@ -203,7 +203,7 @@ def _verdict(value: float, why: str) -> str:
 
 
 def write(results: dict[str, Any], device: str, scales: dict[str, float], rounds: int, folder: Path = HERE) -> None:
-    """The report."""
+    """Write the report."""
     folder.mkdir(parents=True, exist_ok=True)
     report = Report(
         folder,

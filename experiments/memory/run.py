@@ -1,4 +1,4 @@
-"""Do the meters and the prediction agree, and what do they cost?
+"""Agreement of the memory meters and the prediction, and their cost.
 
 python -m experiments.memory.run        # from the repository's root; writes experiments/memory/README.md
 """
@@ -29,17 +29,17 @@ CLOSE = 0.01  # of the figure
 
 
 class Subject:
-    """One network in one mode with one edition, in a process of its own."""
+    """One network in one mode with one edition, for a process of its own."""
 
     def __init__(self, network: str, mode: str, edition: str) -> None:
         self.network, self.mode, self.edition = network, mode, edition
 
     def tune(self) -> None:
-        """Make this a process whose resident memory is what is in use."""
+        """Tune the allocator: resident memory follows the memory in use."""
         ProcessMeter.tune()
 
     def figures(self) -> dict[str, int]:
-        """Bytes above what rests: by the three ways of measuring, and the prediction's difference to the meter."""
+        """Return the bytes above the base by three meters, and the prediction's difference from the meter of tensors."""
         readings: dict[str, int] = {}
         torch.manual_seed(0)
         sizes = SIZES[self.network]
@@ -69,10 +69,10 @@ class Subject:
 
 
 class Large:
-    """Predicting a transformer of 300 million parameters: batch 64 x 1024, bf16 autocast, AdamW."""
+    """Prediction of a transformer with 300 million parameters: batch 64 x 1024, bf16 autocast, AdamW."""
 
     def predict(self) -> list[tuple[str, str, float, int, int]]:
-        """By edition and device: seconds, peak, and the most resident memory that it took."""
+        """Predict by edition and device; return seconds, predicted peak and the rise of resident memory."""
         model, batch = transformer("autocast", width=1024, depth=20, length=1024, samples=64, classes=1000)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         optimizer = torch.optim.AdamW(model.parameters())
@@ -91,12 +91,12 @@ class Large:
         return rows
 
     def count(self) -> int:
-        """Its parameters."""
+        """Return the number of parameters."""
         return self.parameters
 
 
 def meter_cost() -> tuple[float, float, int]:
-    """Microseconds an operator with the meter and without, on tensors that cost next to nothing."""
+    """Return the microseconds per operator without and with the meter on tiny tensors, and the number of operators."""
     torch.set_num_threads(1)
     network = nn.Sequential(*(layer for _ in range(50) for layer in (nn.Linear(4, 4), nn.Tanh())))
     optimizer = torch.optim.AdamW(network.parameters(), foreach=False)
@@ -123,7 +123,7 @@ def meter_cost() -> tuple[float, float, int]:
 
 
 def cells() -> Iterator[tuple[list[str], dict[str, int]]]:
-    """A row of the table a network, mode and edition, and the figures behind it; none where it failed."""
+    """Yield a row of the table per network, mode and edition with its figures; no figures where it failed."""
     for network in NETWORKS:
         for mode in MODES:
             for edition in basic_editions(8):
@@ -143,7 +143,7 @@ def cells() -> Iterator[tuple[list[str], dict[str, int]]]:
 
 
 def differences(rows: list[list[str]], readings: list[dict[str, int]]) -> list[list[str]]:
-    """By network and mode: how much memory the profiler saw that the meter did not, and the process beyond that."""
+    """Return the memory by network and mode that the profiler sees beyond the meter, and the process beyond both."""
     table = [["network", "mode", "kernels: profiler − meter", "heap: process − profiler", "within 1 %"]]
     for network in NETWORKS:
         for mode in MODES:
@@ -159,7 +159,7 @@ def differences(rows: list[list[str]], readings: list[dict[str, int]]) -> list[l
 
 
 def main() -> None:
-    """Run all of it and write the report."""
+    """Run every measurement and write the report."""
     rows, readings = [], []
     for row, figures in cells():
         print(*row, flush=True)

@@ -1,4 +1,4 @@
-"""What an edition costs over the loop that a person would write by hand, where the network costs next to nothing.
+"""Overhead of an edition over a loop written by hand, on a tiny network.
 
 python -m experiments.overhead.run      # from the repository's root; writes README.md and results.json beside this
 """
@@ -58,7 +58,7 @@ def per_task_by_hand(run_trunk: Trunk, tasks: Tasks) -> dict[str, Tensor]:
 def split_by_hand(
     run_trunk: Trunk, tasks: Tasks, value: Callable[[Tensor], Tensor] = Tensor.detach
 ) -> dict[str, Tensor]:
-    """The loop; `value` makes what it returns of each loss."""
+    """Run Split's loop by hand; `value` turns each loss into the returned one."""
     z = run_trunk(batch)
     leaf = z.detach().requires_grad_()
     losses = {}
@@ -71,7 +71,7 @@ def split_by_hand(
 
 
 def copied(loss: Tensor) -> Tensor:
-    """No element-wise map stays alive behind it: in the memory that Split needs."""
+    """Detach and copy a loss, as Split does: no element-wise map stays alive behind it."""
     return loss.detach().clone()
 
 
@@ -91,7 +91,7 @@ def seconds(step: Callable[[], object]) -> float:
 
 
 def measure(network: tuple[Trunk, Tasks], edition: Edition, by_hand: Callable[..., object]) -> dict[str, Any]:
-    """Both loops in turns: seconds of a step, the ratio round by round, what a head costs more."""
+    """Time both loops in turns: seconds per step, ratio per round, and the extra cost per head."""
     ours, theirs = partial(edition.forward_backward, *network, batch), partial(by_hand, *network)
     for step in (ours, theirs):
         seconds(step)
@@ -105,7 +105,7 @@ def measure(network: tuple[Trunk, Tasks], edition: Edition, by_hand: Callable[..
 
 
 def figures(step_seconds: float, by_hand_seconds: float, ratio: float, low: float, high: float) -> dict[str, Any]:
-    """What the report has of an edition."""
+    """Return the figures of an edition for the report."""
     return {
         "step_seconds": step_seconds,
         "by_hand_seconds": by_hand_seconds,
@@ -115,7 +115,7 @@ def figures(step_seconds: float, by_hand_seconds: float, ratio: float, low: floa
 
 
 def write(measured: dict[str, dict[str, dict[str, Any]]], folder: Path) -> None:
-    """Write page and JSON; figures by kind of network, then by edition."""
+    """Write the page and the JSON; figures by kind of network, then by edition."""
     page = Report(
         folder,
         "What does an edition cost over the loop written by hand?",

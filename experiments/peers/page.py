@@ -1,4 +1,4 @@
-"""The study's page: tables and conclusions, all computed from the figures."""
+"""Page of the comparison with peers: tables and conclusions, computed from the figures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INSTALL = (
 
 
 def write(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> None:
-    """README.md, results.json and peers.png."""
+    """Write README.md, results.json and peers.png."""
     groups = {name: [item for item in outcomes if item.row.situation == name] for name in arguments.situations}
     given = {"device": "cpu", "rounds": ROUNDS, "threads": 1}
     chosen = [f"--{key} {getattr(arguments, key)}" for key, usual in given.items() if getattr(arguments, key) != usual]
@@ -107,7 +107,7 @@ def _heading(group: Sequence[Outcome]) -> list[str]:
 
 
 def _row(item: Outcome, reference: Outcome) -> list[str]:
-    """A row of a table; its failure in place of figures."""
+    """Return a row of a table; its failure in place of figures."""
     start = [item.row.name, f"{item.row.kind}{'' if item.row.version() is None else f' ({item.row.version()})'}"]
     cuda = "cuda" in reference.memory
     if item.failure is not None:
@@ -129,7 +129,7 @@ def _row(item: Outcome, reference: Outcome) -> list[str]:
 
 
 def _conclusions(group: Sequence[Outcome]) -> Iterator[str]:
-    """What the figures of a situation say."""
+    """Return the conclusions from a situation's figures."""
     reference, title = reference_in(group), SITUATIONS[group[0].row.situation].title
     measured = [item for item in group if item.failure is None]
     if reference.failure is not None:

@@ -1,4 +1,4 @@
-"""The study's picture: peak memory and time of every row, as bars."""
+"""Bar chart of peak memory and time of every row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOOKS = {OURS: ("#0072B2", ""), HAND: ("#999999", ".."), PEER: ("#E69F00", "//")
 
 
 def draw(groups: dict[str, list[Outcome]], path: Path) -> None:
-    """Memory on the left, time on the right, a pair of panels a situation; rows without figures are left out."""
+    """Draw memory (left) and time (right), a pair of panels per situation; rows without figures are left out."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

@@ -1,4 +1,4 @@
-"""The same network, weights, data and optimizer through this project and through the libraries beside it.
+"""Comparison with peers: the same network, weights, data and optimizer through this project and other libraries.
 
 python -m pip install -c constraints.txt -e . -r experiments/peers/requirements-peers.txt    # in a venv of its own
 python -m pip install --no-deps LibMTL==1.1.5          # alone: it would bring a torchvision that does not fit
@@ -30,7 +30,7 @@ __all__ = ["main", "measure"]
 
 
 def measure(rows: Iterable[Row], device: str, scale: float, rounds: int) -> list[Outcome]:
-    """Rows of one situation: timed in turns on the CPU, one after the other on a GPU; then weighed."""
+    """Measure the rows of one situation: timed in turns on the CPU, one after the other on a GPU; then weighed."""
     outcomes = [Outcome(row, failure=row.missing(device)) for row in rows]
     present = [item for item in outcomes if item.failure is None]
     groups = [present] * bool(present) if device == "cpu" else [[item] for item in present]
@@ -61,7 +61,7 @@ def _weigh(item: Outcome, scale: float, device: str) -> None:
 
 
 def _ask(process: FreshProcess, method: str, item: Outcome) -> Any:
-    """What it answers; None from the row's first failure on."""
+    """Call a method in a row's process; return None from the row's first failure on."""
     if item.failure is None:
         try:
             return process.call(method)
@@ -77,7 +77,7 @@ def _all(arguments: argparse.Namespace) -> Iterator[Outcome]:
 
 
 def main() -> None:
-    """Run all of it and write the report."""
+    """Run every row and write the report."""
     options = parser(__doc__, Path(__file__).parent, "of the batch; 1 on a CPU, 64 on a GPU")
     options.add_argument("--rounds", type=int, default=ROUNDS, help="timed steps of every row")
     options.add_argument("--threads", type=int, default=1, help="of the CPU, in every process")

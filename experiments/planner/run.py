@@ -1,4 +1,4 @@
-"""Does a plan keep its budget, is its peak right, and is it the fastest? Against every candidate, measured.
+"""Plans against every candidate, measured: budget, predicted peak and speed.
 
 python -m experiments.planner.run        # from the repository's root; about half an hour; writes README.md beside it
 python -m experiments.planner.run transformer ...      # these networks only; prints their tables
@@ -32,7 +32,7 @@ NEAR, EXACT = 0.05, 0.03  # how much slower than the fastest one, and how far fr
 
 @dataclass
 class Candidate:
-    """What was measured of one schedule: bytes, and seconds of steps in turns with the others."""
+    """Measurements of one schedule: bytes, and seconds of steps in turns with the others."""
 
     edition: Edition
     peak: int = 0
@@ -41,12 +41,12 @@ class Candidate:
 
     @property
     def time(self) -> float:
-        """Of a step, the median."""
+        """Median seconds of a step."""
         return median(self.final or self.seconds)
 
     @property
     def spread(self) -> float:
-        """Between the quartiles, relative to the median."""
+        """Distance between the quartiles, relative to the median."""
         low, _, high = quantiles(self.final, n=4)
         return (high - low) / self.time
 
@@ -70,7 +70,7 @@ class Cell:
     refused: str = ""
 
     def misses(self) -> list[str]:
-        """What this plan did wrong."""
+        """Return the plan's misses, in words."""
         if self.share is None:
             return [] if self.refused else [f"{self.chosen} was chosen where nothing fits"]
         if self.refused:
@@ -86,13 +86,13 @@ class Cell:
 
 
 class Subject:
-    """One network, every candidate measured, and its plans; in a process of its own."""
+    """One network, its measured candidates and its plans, for a process of its own."""
 
     def __init__(self, model: str) -> None:
         self.name = model
 
     def measure(self) -> tuple[int, float]:
-        """Peak and time of all candidates; returns how many there are, and the seconds that it took."""
+        """Measure peak and time of all candidates; return their number, and the seconds that it took."""
         keep_freed_memory()
         torch.set_num_threads(1)  # the other cores are shared with whoever else is there
         torch.manual_seed(0)
@@ -114,7 +114,7 @@ class Subject:
         return len(self.candidates), time.perf_counter() - started
 
     def plans(self) -> list[Cell]:
-        """A plan for every budget, and one for a budget that nothing fits."""
+        """Make a plan for every budget, and one for a budget that nothing fits."""
         low = min(candidate.peak for candidate in self.candidates.values())
         high = self.candidates[repr(SummedLoss())].peak
         cells = [self._plan(share, round(low + share * (high - low))) for share in SHARES]
@@ -135,7 +135,7 @@ class Subject:
         return cell
 
     def _final(self, cells: list[Cell]) -> None:
-        """Time again, in turns, what was chosen and what may be faster."""
+        """Time the chosen schedules and those that may be faster again, in turns."""
         finalists = {cell.chosen: self.candidates[cell.chosen] for cell in cells if cell.chosen}
         for cell in cells:
             fitting = sorted((c for c in self.candidates.values() if c.peak <= cell.budget), key=lambda c: c.time)
@@ -146,7 +146,7 @@ class Subject:
                     candidate.final.append(self._timed(candidate.edition))
 
     def _judge(self, cell: Cell) -> None:
-        """Hold a plan against the fastest of the finalists that fit."""
+        """Compare a plan with the fastest of the finalists that fit."""
         if not cell.chosen:
             return
         chosen = self.candidates[cell.chosen]
@@ -179,7 +179,7 @@ HEADING += ["noise", "plan took", "misses"]
 
 
 def row(cell: Cell) -> list[str]:
-    """A cell of the grid as a row of the table."""
+    """Return a cell of the grid as a row of the table."""
     share = "infeasible" if cell.share is None else f"{cell.share:.0%}"
     start = [cell.model, share, f"{cell.budget / MIB:.2f}"]
     end = [f"{cell.took:.1f} s", "; ".join(cell.misses())]
@@ -200,7 +200,7 @@ def row(cell: Cell) -> list[str]:
 
 
 def main(names: list[str]) -> None:
-    """Run all of it; write the report if it is all networks."""
+    """Run the networks; write the report if it is all of them."""
     cells: list[Cell] = []
     sizes: list[str] = []
     for name in names or MODELS:

@@ -1,4 +1,4 @@
-"""The study's pictures; they need only what `results.json` holds."""
+"""Training curves of all editions and batch sizes, drawn from `results.json`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MARKS = "os^Dv<>PX"
 
 
 def curves(trainings: Trainings, path: Path) -> None:
-    """The first seed: all editions over each other, and how far they are from the summed loss."""
+    """Draw the first seed: all editions over each other, and their distance from the summed loss."""
     figure, panels = _figure(3)
     for number, (name, seeds) in enumerate(trainings.items()):
         epochs = range(1, 1 + len(seeds[0]["losses_apart_by_epoch"]))
@@ -39,7 +39,7 @@ def curves(trainings: Trainings, path: Path) -> None:
 
 
 def batches(trainings: Trainings, path: Path) -> None:
-    """The mean over the seeds: losses along the training, and what came out of it."""
+    """Draw the means over the seeds: losses along the training, and the final scores."""
     figure, panels = _figure(3)
     for number, (name, seeds) in enumerate(trainings.items()):
         for axes, (task, title) in zip(panels, _TITLES.items(), strict=False):

@@ -1,4 +1,4 @@
-"""The study's tables and sentences, all of them computed."""
+"""Tables and sentences of the study of equal results, computed from the figures."""
 
 from __future__ import annotations
 
@@ -74,10 +74,9 @@ def _editions(page: Report, plan: Plan, trained: dict[str, Seeds]) -> list[str]:
     broken = [name for name in claimed if not _same(trained[name])]
     odd = [name for name in others if _largest(trained[name], _APART[0]) > _ROUNDING]
     reference = trained[REFERENCE]
-    scale, farthest = (
-        _largest(trained[NUDGED], "weights_apart"),
-        max(others, key=lambda n: _largest(trained[n], _WEIGHTS)),
-    )
+    scale = _largest(trained[NUDGED], "weights_apart")
+    nudged_losses = _largest(trained[NUDGED], "losses_apart")
+    farthest = max(others, key=lambda n: _largest(trained[n], _WEIGHTS))
     first, losses, weights = (max(_largest(trained[name], key) for name in others) for key in _APART)
     moved, moved_psnr = (max(abs(a - b) for n in others for a, b in _pairs(trained[n], reference, k)) for k in _SCORES)
     page.items(
@@ -179,7 +178,7 @@ def _batch(name: str, seeds: Seeds, base: Seeds) -> list[str]:
 
 
 def _summary(seeds: Seeds) -> dict[str, Any]:
-    """Over the seeds."""
+    """Summarise the seeds."""
     both: Iterable[tuple[str, Callable[[Seeds, str], float]]] = (("mean", _mean), ("sd", _spread))
     summary: dict[str, Any] = {f"{key}_{how}": of(seeds, key) for key in _SCORES for how, of in both}
     if "losses_apart" in seeds[0]:
@@ -188,12 +187,12 @@ def _summary(seeds: Seeds) -> dict[str, Any]:
 
 
 def _kept(seeds: Seeds) -> Seeds:
-    """Whole curves of the first seed only."""
+    """Drop the curves of all seeds but the first."""
     return [seeds[0], *({key: of for key, of in seed.items() if "by_epoch" not in key} for seed in seeds[1:])]
 
 
 def _compared(seeds: Seeds, base: Seeds, key: str) -> tuple[float, float]:
-    """Mean of the differences of the same seed, and its standard error."""
+    """Return the mean of the differences of the same seed, and its standard error."""
     gaps = [mine - theirs for mine, theirs in _pairs(seeds, base, key)]
     return fmean(gaps), (stdev(gaps) if len(gaps) > 1 else 0.0) / sqrt(len(gaps))
 

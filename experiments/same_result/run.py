@@ -1,4 +1,4 @@
-"""Does every edition train to the same end, and what does a larger effective batch do?
+"""Trainings with every edition to the same result, and with larger effective batches.
 
 python -m experiments.same_result.run      # from the repository's root; minutes; writes README.md, results.json, PNGs
 """
@@ -21,7 +21,7 @@ HERE, PROCESSES = Path(__file__).parent, 2
 
 
 def measure(plan: Plan, processes: int = PROCESSES) -> dict[str, Any]:
-    """Every training, seed by seed in processes of one thread each.
+    """Run every training, seed by seed in processes of one thread each.
 
     Returns:
         What was found of "editions" and of "batches", by name and seed.
@@ -37,7 +37,7 @@ def measure(plan: Plan, processes: int = PROCESSES) -> dict[str, Any]:
 
 
 def write(plan: Plan, trained: dict[str, Any], folder: Path) -> list[str]:
-    """Write page, JSON and pictures.
+    """Write the page, the JSON and the pictures.
 
     Returns:
         What should not be: editions that are claimed to give the same bits, and do not.

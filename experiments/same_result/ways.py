@@ -1,4 +1,4 @@
-"""What the study trains: one training after the other for a seed, and what is kept of it."""
+"""Trainings of one seed: every edition, and every batch size."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ BATCHES: dict[str, tuple[str, bool] | None] = {  # the rule of the learning rate
 
 @dataclass(frozen=True)
 class Plan:
-    """The size of the study.
+    """Size of the study.
 
     Attributes:
-        seeds: of every training.
-        epochs: of every training.
-        batch: samples of a batch, where editions are compared.
-        base_batch: samples of a batch, where batches are compared.
-        warmup_epochs: of those that are warmed up.
-        network: overrides that make it smaller.
+        seeds: Seeds of every training.
+        epochs: Number of epochs of every training.
+        batch: Number of samples in a batch, where editions are compared.
+        base_batch: Number of samples in a batch, where batches are compared.
+        warmup_epochs: Number of warm-up epochs, where there is a warm-up.
+        network: Overrides that make the network smaller.
     """
 
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
@@ -62,12 +62,12 @@ class Plan:
 
 
 def one_thread() -> None:
-    """For a process of the study: the same operations in the same order."""
+    """Set one thread in a process of the study: the same operations in the same order."""
     torch.set_num_threads(1)
 
 
 def editions(plan: Plan, seed: int) -> dict[str, dict[str, Any]]:
-    """Every edition trained with that seed, held against the summed loss."""
+    """Train with every edition from a seed, and compare with the summed loss."""
     outcomes: dict[str, dict[str, Any]] = {}
     common = [f"epochs={plan.epochs}", f"data.batch_size={plan.batch}", *plan.network]
     reference = None
@@ -89,7 +89,7 @@ def editions(plan: Plan, seed: int) -> dict[str, dict[str, Any]]:
 
 
 def batches(plan: Plan, seed: int) -> dict[str, dict[str, Any]]:
-    """Every size of a step and rule of the learning rate, trained with that seed."""
+    """Train with every batch size and learning rate rule from a seed."""
     common = ["edition=split", f"epochs={plan.epochs}", f"data.batch_size={plan.base_batch}", *plan.network]
     outcomes, steps = {}, 0
     for name, way in BATCHES.items():

@@ -1,4 +1,4 @@
-"""Lines against the number of tasks, each named where it ends."""
+"""Line chart against the number of tasks, each line labelled at its end."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def draw(
     """Write a PNG of 1600 pixels' width, legible at half of it; both axes double from tick to tick.
 
     Args:
-        lines: by way, the points (tasks, value).
-        path: of the PNG.
-        title: above the figure.
-        axis: what the values are, with their unit.
-        shown: a value as its line's end has it, with the unit.
+        lines: Points (tasks, value) by way.
+        path: Path of the PNG.
+        title: Title of the figure.
+        axis: Label of the values, with their unit.
+        shown: Function that formats a value at its line's end.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -85,7 +85,7 @@ def draw(
 
 
 def spread(heights: Mapping[str, float], gap: float) -> dict[str, float]:
-    """The heights of labels, in the same order from bottom to top, no two closer than the gap.
+    """Return heights for labels, in the same order from bottom to top, no two closer than the gap.
 
     Labels that would overlap move apart evenly around their middle.
     """

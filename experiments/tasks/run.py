@@ -1,4 +1,4 @@
-"""How do memory and time grow with the number of tasks? Every edition and TorchJD, measured.
+"""Growth of memory and time with the number of tasks: every edition and TorchJD, measured.
 
 python -m experiments.tasks.run            # from the repository's root; writes README.md, results.json, PNGs beside it
 python -m experiments.tasks.run --device cuda --scale 32      # the same at full size on a GPU
@@ -33,12 +33,12 @@ MILLISECONDS = 1000.0
 
 
 def rounds(tasks: int) -> int:
-    """Of timed steps: fewer where a step takes long."""
+    """Return the number of timed steps: fewer where a step takes long."""
     return 5 if tasks < MANY else 3
 
 
 def line_of(cells: Sequence[Cell], figure: str) -> Line | None:
-    """A figure of one way against the number of tasks, from two tasks on."""
+    """Fit a figure of one way against the number of tasks, from two tasks on."""
     values = [(cell.tasks, getattr(cell, figure)) for cell in cells if cell.tasks > 1]
     if figure == "seconds":
         values = [(tasks, median(seconds) if seconds else None) for tasks, seconds in values]
@@ -47,19 +47,19 @@ def line_of(cells: Sequence[Cell], figure: str) -> Line | None:
 
 
 def by_way(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """The cells of a family, by way."""
+    """Group the cells of a family by way."""
     return {way: [cell for cell in cells if cell.way == way] for way in dict.fromkeys(cell.way for cell in cells)}
 
 
 def table_of(cells: Sequence[Cell], shown: Any) -> list[list[str]]:
-    """A row a way, a column a number of tasks."""
+    """Return a table with a row per way and a column per number of tasks."""
     ways = by_way(cells)
     heading = ["tasks", *(str(cell.tasks) for cell in next(iter(ways.values())))]
     return [heading, *([way, *(shown(cell) for cell in row)] for way, row in ways.items())]
 
 
 def slopes(cells: Sequence[Cell]) -> list[list[str]]:
-    """A row a way: bytes and seconds a task, and how far its gradients are off."""
+    """Return a table with a row per way: bytes and seconds per task, and the gradient's difference."""
     rows = [["way", "peak, bytes a task", "R²", "above the resting bytes, bytes a task", "R²"]]
     rows[0] += ["process, bytes a task", "R²", "step, ms a task", "R²", "gradient difference, at most"]
     for way, row in by_way(cells).items():
@@ -76,7 +76,7 @@ def slopes(cells: Sequence[Cell]) -> list[list[str]]:
 
 
 def family_report(report: Report, name: str, cells: Sequence[Cell], samples: int) -> dict[str, Any]:
-    """A section of the report; the fitted lines."""
+    """Write a section of the report; return the fitted lines."""
     family = FAMILIES[name]
     report.section(f"{name.capitalize()} heads", f"{family.what[0].upper()}{family.what[1:]}; batch of {samples}.")
     report.text("**Peak of live tensors, MiB:**")
@@ -114,7 +114,7 @@ def family_report(report: Report, name: str, cells: Sequence[Cell], samples: int
 
 
 def pictures(measured: Sequence[Cell], folder: Path) -> None:
-    """Memory and time of both families."""
+    """Draw memory and time of both families."""
     for family in dict.fromkeys(cell.family for cell in measured):
         ways = by_way([cell for cell in measured if cell.family == family and cell.way not in NOT_DRAWN])
         peaks = {way: [(c.tasks, c.peak / MIB) for c in row if c.peak] for way, row in ways.items()}
@@ -152,14 +152,14 @@ def write(
     folder: Path,
     load: tuple[float | None, float | None],
 ) -> None:
-    """The report and its pictures.
+    """Write the report and its pictures.
 
     Args:
-        measured: the cells of every family.
-        scale: times the samples.
-        device: that was measured on.
-        folder: for the files.
-        load: of the machine, before and after.
+        measured: Cells by family.
+        scale: Factor on the samples.
+        device: Device of the measurements.
+        folder: Folder of the files.
+        load: Load of the machine, before and after.
     """
     every = [cell for cells in measured.values() for cell in cells]
     pictures(every, folder)

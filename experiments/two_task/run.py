@@ -1,4 +1,4 @@
-"""The README's first command, and how much its figures vary.
+"""Figures of the README's first command, and their variation.
 
 python -m experiments.two_task.run      # from the repository's root; minutes; writes README.md and results.json beside
 """
@@ -25,7 +25,7 @@ FIRST = "+experiment=two_task"
 
 
 def reports(rounds: int, overrides: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """`report.json` of the README's first command, and of so many more measurements of its editions."""
+    """Run the README's first command and repeated measurements; return their reports."""
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1 + rounds):
             job = ["job=compare"] if number else []
@@ -37,7 +37,7 @@ def reports(rounds: int, overrides: Sequence[str] = ()) -> list[dict[str, Any]]:
 
 
 def measured(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of every edition, by name."""
+    """Return the figures of every edition, by name."""
     rows = {row["edition"]: _figures(row) for row in report["editions"]}
     first = next(iter(rows.values()))
     for row in rows.values():
@@ -56,7 +56,7 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(contents: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Write page and JSON."""
+    """Write the page and the JSON."""
     page = Report(
         folder,
         "The first command",
