@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Those that know a device first; the rest is of the CPU only. TorchJD and the peers are rows with a reason where they
-# are not installed: see peers/requirements-peers.txt.
+# First the studies with `--device`; the others run on the CPU only. TorchJD and the peers are rows with a reason where
+# they are not installed: see peers/requirements-peers.txt.
 ANY_DEVICE = ("limit", "tasks", "batch", "peers")
 CPU_ONLY = ("two_task", "full_size", "loop", "overhead", "same_result", "exactness")
 CUDA_ONLY = ("cuda",)  # meters and predictions, every edition on three networks

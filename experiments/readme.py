@@ -42,7 +42,7 @@ _INLINE = re.compile(r"<!--= (?P<study>\w+): (?P<path>[^:]+): (?P<spec>.+?) -->(
 _MARK = re.compile(r"<!-- from |<!-- end -->|<!--=|<!--/-->")
 _UNITS = {"MiB": 2**-20, "GiB": 2**-30, "ms": 1e3, "µs": 1e6, "%": 100}
 
-# What looks measured: a number with a unit, "2.4 times", or one with a decimal point.
+# A figure that may be measured: a number with a unit, "2.4 times", or one with a decimal point.
 _MEASURE = r"\d[\d.,]*(?:\s?(?:%|[KMGT]i?B|ms|µs|us|dB|seconds?|minutes?)(?!\w)|\stimes\b)"
 _FIGURE = re.compile(_MEASURE + r"|(?<![\w.])\d+\.\d+(?:e[-+]?\d+)?(?![\w.])")
 _CODE = re.compile(r"^```.*?^```$|^(?: {4}|\t).*?$|`[^`\n]+`|\]\([^)]*\)", re.MULTILINE | re.DOTALL)

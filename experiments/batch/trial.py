@@ -95,7 +95,7 @@ def weigh(trial: Trial) -> Weight | None:
     with ProcessPoolExecutor(1, mp_context=context()) as pool:
         try:
             return pool.submit(_weigh, trial, torch.get_num_threads()).result()
-        except BrokenProcessPool:  # killed for want of memory
+        except BrokenProcessPool:  # killed for lack of memory
             return None
 
 

@@ -39,7 +39,7 @@ class Subject:
         ProcessMeter.tune()
 
     def figures(self) -> dict[str, int]:
-        """Return the bytes above the base by three meters, and the prediction's difference from the meter of tensors."""
+        """Return the bytes above the base by three meters, and the prediction's difference from the tensor meter."""
         readings: dict[str, int] = {}
         torch.manual_seed(0)
         sizes = SIZES[self.network]

@@ -111,7 +111,7 @@ class Bench:
 
             def around() -> Any:
                 gc.collect()
-                used.append(meter())  # not before: it looks at what is alive
+                used.append(meter())  # not before: it starts from the live tensors
                 return used[0]
 
             self._run(around)

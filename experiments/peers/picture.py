@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["draw"]
 
 # Okabe and Ito's colours; hatches for grey prints.
-LOOKS = {OURS: ("#0072B2", ""), HAND: ("#999999", ".."), PEER: ("#E69F00", "//")}
+STYLES = {OURS: ("#0072B2", ""), HAND: ("#999999", ".."), PEER: ("#E69F00", "//")}
 
 
 def draw(groups: dict[str, list[Outcome]], path: Path) -> None:
@@ -44,7 +44,7 @@ def draw(groups: dict[str, list[Outcome]], path: Path) -> None:
         memory.set_xlabel("peak of live tensors, MiB")
         time.set_xlabel(f"time of a step / {reference.row.name}; lines: fastest to slowest round")
     handles = [
-        Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=kind) for kind, (colour, hatch) in LOOKS.items()
+        Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=kind) for kind, (colour, hatch) in STYLES.items()
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False)
     figure.savefig(path, dpi=130)
@@ -55,7 +55,7 @@ def _bars(
 ) -> None:
     limit = 1.18 * max(values)
     for place, (item, value) in enumerate(zip(outcomes, values, strict=True)):
-        colour, hatch = LOOKS[item.row.kind]
+        colour, hatch = STYLES[item.row.kind]
         axes.barh(place, value, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5)
         end = value
         if spread_to is not None:

@@ -41,7 +41,7 @@ def measure(rows: Iterable[Row], device: str, scale: float, rounds: int) -> list
             }
             for method in ("to_be_timed", "prepare", *["timed_step"] * rounds):
                 for item in group:
-                    seconds = _ask(benches[item.row.name], method, item)
+                    seconds = _call(benches[item.row.name], method, item)
                     if seconds is not None:
                         item.seconds.append(seconds)
                 print(f"{group[0].row.situation}: {method}, {len(group)} row(s)", flush=True)
@@ -54,13 +54,13 @@ def _weigh(item: Outcome, scale: float, device: str) -> None:
     if item.failure is None:
         with FreshProcess(Bench(item.row.name, scale, device)) as process:
             for method in ("to_be_weighed", "prepare"):
-                _ask(process, method, item)
-            item.memory = {record.source: record for record in _ask(process, "memory", item) or ()}
-            item.differences = _ask(process, "differences", item)
+                _call(process, method, item)
+            item.memory = {record.source: record for record in _call(process, "memory", item) or ()}
+            item.differences = _call(process, "differences", item)
         print(json.dumps(item.as_json()), flush=True)
 
 
-def _ask(process: FreshProcess, method: str, item: Outcome) -> Any:
+def _call(process: FreshProcess, method: str, item: Outcome) -> Any:
     """Call a method in a row's process; return None from the row's first failure on."""
     if item.failure is None:
         try:

@@ -142,7 +142,7 @@ def measure(
 ) -> list[Cell]:
     """Measure every way at every number of tasks, in timed processes of its own and one that is weighed.
 
-    On the CPU the timed processes take turns with their steps; on a GPU they run one after the other, so that none
+    On the CPU the timed processes take turns with their steps; on a GPU they run one after the other, so none
     takes memory that another one needs.
 
     Args:
@@ -159,17 +159,17 @@ def measure(
     groups = [[way] for way in chosen] if device.type == "cuda" else [list(chosen)]
     for group in groups * starts:
         series = {way: Series(family, chosen[way], counts, samples, device) for way in group}
-        for row, ask in _in_turns(series, "to_be_timed", cells):
+        for row, call in _in_turns(series, "to_be_timed", cells):
             for _ in range(rounds(counts[row])):
                 for way in group:
-                    seconds = ask(way, "timed_step")
+                    seconds = call(way, "timed_step")
                     if seconds is not None:
                         cells[way][row].seconds.append(seconds)
     for way, edition in chosen.items():
         one = {way: Series(family, edition, counts, samples, device, device_in_use(device))}
-        for row, ask in _in_turns(one, "to_be_weighed", cells):
-            _note(cells[way][row], ask(way, "memory"))
-            cells[way][row].difference = ask(way, "difference")
+        for row, call in _in_turns(one, "to_be_weighed", cells):
+            _note(cells[way][row], call(way, "memory"))
+            cells[way][row].difference = call(way, "difference")
         print(f"{family.name} {way}: {cells[way][-1].failure or 'done'}", flush=True)
     for way in chosen:
         for cell, summed in zip(cells[way], next(iter(cells.values())), strict=True):
@@ -188,7 +188,7 @@ def _in_turns(
             process.call(kind)
         for row in range(len(next(iter(cells.values())))):
 
-            def ask(way: str, method: str, row: int = row) -> Any:
+            def call(way: str, method: str, row: int = row) -> Any:
                 cell = cells[way][row]
                 if cell.failure is not None:
                     return None
@@ -199,8 +199,8 @@ def _in_turns(
                     return None
 
             for way in series:
-                ask(way, "following")
-            yield row, ask
+                call(way, "following")
+            yield row, call
 
 
 def _note(cell: Cell, reading: tuple[int, list[PeakMemory]] | None) -> None:

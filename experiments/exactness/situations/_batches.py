@@ -65,7 +65,7 @@ def weights_in_a_list() -> Network:
 class Images(Layers):
     """A trunk that pools a list of images of any size."""
 
-    def look(self, x: Any) -> Tensor:
+    def transform(self, x: Any) -> Tensor:
         return torch.stack([torch.cat([image.mean((1, 2)), image.amax((1, 2))]) for image in x])
 
 

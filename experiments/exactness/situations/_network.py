@@ -85,7 +85,7 @@ class Layers(nn.Module):
         self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 5)
 
     def forward(self, batch: Any) -> Any:
-        return self.last(torch.tanh(self.first(self.look(batch["x"]))))
+        return self.last(torch.tanh(self.first(self.transform(batch["x"]))))
 
-    def look(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         return x

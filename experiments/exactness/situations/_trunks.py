@@ -30,7 +30,7 @@ class LayerDrop(Layers):
         super().__init__()
         self.draw = draw
 
-    def look(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         return x * (1 + self.draw())
 
 
@@ -41,7 +41,7 @@ class Stateful(Layers):
         super().__init__()
         self.state = torch.ones(6, dtype=torch.float64)
 
-    def look(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         self.state = 0.5 * self.state + x.mean(0).detach()
         return x + self.state
 
@@ -60,7 +60,7 @@ class Picture(Layers):
 class InPlace(Layers):
     """A trunk that normalises its input in place."""
 
-    def look(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         return x.div_(3)
 
 
@@ -105,7 +105,7 @@ class Injecting(Balanced):
 class Standardised(Layers):
     """A trunk that normalises by the batch's statistics, by hand."""
 
-    def look(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         return (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-3).sqrt()
 
 
