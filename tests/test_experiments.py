@@ -43,7 +43,7 @@ def test_the_study_of_the_planner(monkeypatch):
     finally:
         torch.set_num_threads(threads)
     cells = subject.plans()
-    assert (count, seconds > 0) == (len(subject.found), True)
+    assert (count, seconds > 0) == (len(subject.candidates), True)
     assert [cell.share for cell in cells] == [*planner.SHARES, None]
     assert [miss for cell in cells for miss in cell.misses() if "slower" not in miss] == []
     assert all(len(planner.row(cell)) == len(planner.HEADING) for cell in cells)

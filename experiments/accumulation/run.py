@@ -29,7 +29,7 @@ def network(norm: str) -> MultiTaskModel:
 
 
 def train(norm: str, way: str) -> tuple[list[float], int, float]:
-    """Losses of every step, the predicted peak of one, and the accuracy on the test data."""
+    """Train a network; return its losses by step, the predicted peak of a step, and the accuracy on the test data."""
     net = network(norm)
     edition = Accumulated(SummedLoss(), PIECES, allow_batch_statistics=True) if way == "micro-batches" else SummedLoss()
     windows = way == "loader batches"

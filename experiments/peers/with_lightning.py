@@ -1,4 +1,4 @@
-"""Through Lightning: the loop is its own."""
+"""Training loops with Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _QUIET: dict[str, Any] = {
 
 
 def summed(network: MultiTask, batches: Iterable[Batch]) -> None:
-    """Automatic optimization of the summed loss."""
+    """Train by automatic optimization of the summed loss."""
     import lightning as L
 
     class Module(L.LightningModule):
@@ -40,7 +40,7 @@ def summed(network: MultiTask, batches: Iterable[Batch]) -> None:
 
 
 def per_task(network: MultiTask, batches: Iterable[Batch]) -> None:
-    """Manual optimization, a forward and a backward for each task."""
+    """Train by manual optimization, a forward and a backward for each task."""
     import lightning as L
 
     class Module(L.LightningModule):

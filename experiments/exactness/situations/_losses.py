@@ -1,4 +1,4 @@
-"""Losses that need more than the representation."""
+"""Situations of losses that read more than the representation."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def input_gradient() -> Network:
 
 
 def physics() -> Network:
-    """A loss on the derivative with respect to the input (Raissi, Perdikaris and Karniadakis, 2019)."""
+    """Build a loss on the derivative with respect to the input (Raissi, Perdikaris and Karniadakis, 2019)."""
     network = input_gradient()
     head = network.tasks["a"].head
 
@@ -83,7 +83,7 @@ def physics() -> Network:
 
 
 class Float32Head(nn.Module):
-    """Switches autocast off for its loss."""
+    """A head that disables autocast for its loss."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What was found out about one row."""
+"""Figures of one row of the comparison with peers."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 from experiments.peers.rows import Row
 from mtl_accum.memory import PeakMemory
 
-__all__ = ["EXACT", "Found", "reference_in"]
+__all__ = ["EXACT", "Outcome", "reference_in"]
 
 EXACT = 1e-10  # in float64: as good as the same
 
 
 @dataclass
-class Found:
-    """Figures of one row; empty or None where it could not be measured, and `failure` says why.
+class Outcome:
+    """Figures of one row; empty or None where it was not measured, with the reason in `failure`.
 
     Attributes:
-        row: that was measured.
-        seconds: of every timed step.
-        memory: by meter.
-        differences: of the weights after three steps in float64, without dropout and with.
-        failure: in one line.
+        row: Row that was measured.
+        seconds: Seconds of every timed step.
+        memory: Readings by meter.
+        differences: Differences of the weights after three steps in float64, without dropout and with.
+        failure: Reason for missing figures, in one line.
     """
 
     row: Row
@@ -34,35 +34,35 @@ class Found:
     failure: str | None = None
 
     def peak(self, source: str = "tensors") -> int | None:
-        """Bytes, by one meter."""
+        """Return the peak in bytes, by one meter."""
         return self.memory[source].peak_bytes if source in self.memory else None
 
     def rise(self, source: str) -> int | None:
-        """Bytes above what rested before the step."""
+        """Return the bytes above those held before the step."""
         record = self.memory.get(source)
         if record is None or record.peak_bytes is None or record.base_bytes is None:
             return None
         return record.peak_bytes - record.base_bytes
 
-    def times(self, reference: Found) -> list[float]:
-        """Each step's time to that of the reference: to its step of the same round."""
+    def times(self, reference: Outcome) -> list[float]:
+        """Return each step's time relative to the reference's step of the same round."""
         return [own / other for own, other in zip(self.seconds, reference.seconds, strict=False)]
 
-    def time(self, reference: Found) -> float | None:
-        """The median of these."""
+    def time(self, reference: Outcome) -> float | None:
+        """Return the median of `times`."""
         ratios = self.times(reference)
         return median(ratios) if ratios else None
 
     def exact(self) -> bool:
-        """Whether the gradient is the sum's."""
+        """Return whether the gradient is the summed loss's."""
         return self.differences is not None and self.differences[0] <= EXACT
 
     def same_masks(self) -> bool:
-        """Whether it is with dropout too."""
+        """Return whether the gradient is the summed loss's with dropout too."""
         return self.differences is not None and self.differences[1] <= EXACT
 
     def as_json(self) -> dict[str, Any]:
-        """Every figure: bytes and seconds."""
+        """Return every figure: bytes and seconds."""
         row = self.row
         return {
             "name": row.name,
@@ -84,6 +84,6 @@ class Found:
         }
 
 
-def reference_in(found: Sequence[Found]) -> Found:
-    """The row that a situation's others are held against: its first one."""
-    return found[0]
+def reference_in(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the reference of a situation: its first row."""
+    return outcomes[0]
