@@ -188,5 +188,6 @@ def _moved(group: dict[str, Any], by: int) -> dict[str, Any]:
 
 def _needs_closure(optimizer: Optimizer) -> bool:
     """Whether `step()` cannot be called without an argument, as LBFGS's cannot."""
-    parameters = inspect.signature(optimizer.step).parameters.values()
+    # Of the class: a learning rate scheduler puts a wrapper on the object whose signature has `self` in it.
+    _, *parameters = inspect.signature(type(optimizer).step).parameters.values()
     return any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)

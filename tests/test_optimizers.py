@@ -215,3 +215,14 @@ def test_the_command_line_takes_a_function_that_returns_a_list():
     for nothing in ([], None):
         with pytest.raises(ValueError, match="must make an optimizer of torch or a list of them"):
             experiment(net, lambda parameters, nothing=nothing: nothing).build_optimizer()
+
+
+def test_an_optimizer_with_a_scheduler_needs_no_closure():
+    """A scheduler wraps `step` on the object; LBFGS under one still needs its closure."""
+    optimizer = SGD([torch.ones(1)])
+    torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
+    assert steppable(optimizer) is optimizer
+    searching = torch.optim.LBFGS([torch.ones(1)])
+    torch.optim.lr_scheduler.CosineAnnealingLR(searching, 3)
+    with pytest.raises(ValueError, match=NO_CLOSURE):
+        steppable(searching)
