@@ -25,13 +25,11 @@ from mtl_accum import (
 )
 from mtl_accum.editions import Edition, InBackward, require_edition, require_editions
 from mtl_accum.planning import _timings, as_dict, format_edition, from_dict, overrides
+from mtl_accum.testing import assert_same_gradient, many_heads, vector
 from mtl_accum.verify import oracle
-from tests.asserts import assert_same_gradient
-from tests.memory.networks import many_heads
 from tests.odd_edition import HalvedHeads, Odd
 
 ROOT = Path(__file__).resolve().parents[2]
-from tests.workloads import vector
 
 
 class Mine:
