@@ -1,8 +1,8 @@
 """Editions from outside of the package: one that is wrong, and a real one with all that a new edition needs.
 
-`HalvedHeads` is what `CONTRIBUTING.md` describes: a file with the schedule, a YAML (`tests/conf/edition`), a row in the
-matrix (`tests/editions/test_matrix.py`); and, where it is to be checked with random numbers and planned, what it must
-equal and a formula. Those two stand here, and would stand in `verify/_oracle.py` and `planning/_formula.py`.
+`HalvedHeads` is what `CONTRIBUTING.md` describes: a file with the schedule, a YAML (`tests/conf/edition`), and a row in
+the matrix (`tests/editions/test_matrix.py`). To be checked with random numbers and planned, it also has an oracle and a
+formula. Those two are here, and for an edition of the package would be in `verify/_oracle.py` and `planning/_formula.py`.
 """
 
 from __future__ import annotations
