@@ -226,7 +226,10 @@ def test_check_job_fails_where_an_edition_differs(tmp_path):
     assert done.stderr == "mtl_accum: not exact on this model: odd; see the reasons above\n"
 
 
-@pytest.mark.parametrize("edition", ["cached", "accumulated", "checkpointed", "offloaded"])
+@pytest.mark.parametrize(
+    "edition",
+    ["cached", "offloaded", *(pytest.param(name, marks=pytest.mark.slow) for name in ("accumulated", "checkpointed"))],
+)
 def test_every_edition_trains(tmp_path, edition):
     mine = [f"edition={edition}", f"+edition@compare.editions.mine={edition}", *SUMMED_ONLY]
     done = mtl_accum(*TWO_TASK, *mine, "hydra.run.dir=out", cwd=tmp_path)

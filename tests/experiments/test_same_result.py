@@ -15,6 +15,9 @@ PLAN = ways.Plan(
 )
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def found():
     threads = torch.get_num_threads()
