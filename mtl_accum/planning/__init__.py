@@ -1,10 +1,10 @@
-"""A memory budget in, the fastest exact schedule out."""
+"""Planning: from a memory budget to the fastest exact schedule."""
 
 from mtl_accum._renamed import renamed
 from mtl_accum.planning._budget import in_bytes
 from mtl_accum.planning._form import Form
 from mtl_accum.planning._notation import as_dict, format_edition, from_dict, overrides
-from mtl_accum.planning._plan import plan
+from mtl_accum.planning._planner import plan
 from mtl_accum.planning._result import BudgetError, LargestBatch, Plan, Schedule, Trial, schedules_of
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""A schedule in writing: for the command line, for people, and for a checkpoint."""
+"""Notations of a schedule: overrides of the command line, Python code, and plain values for JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mtl_accum.editions import Accumulated, AsLoss, Cached, Checkpointed, Editio
 
 __all__ = ["as_dict", "format_edition", "from_dict", "overrides"]
 
-# By the edition, the name of its file in conf/edition.
+# Name of each edition's file in conf/edition.
 _GROUPS: dict[type, str] = {
     SummedLoss: "summed",
     PerTask: "per_task",
@@ -25,45 +25,45 @@ _TARGETS = {f"mtl_accum.{kind.__name__}": kind for kind in _GROUPS}
 
 
 def overrides(edition: Edition) -> list[str]:
-    """What to write on the command line for an edition, from nothing but the default configuration."""
+    """Return the command-line overrides that give an edition from the default configuration."""
     return list(_overrides(edition, "edition"))
 
 
 def format_edition(edition: Edition) -> str:
-    """An edition as a person would write it in Python: without what is the default."""
-    said = []
+    """Return an edition as Python code, without the fields that have their defaults."""
+    arguments = []
     for field in _fields(edition):
         value = getattr(edition, field.name)
         if _is_edition(value):
-            said.append(format_edition(value))
+            arguments.append(format_edition(value))
         elif field.repr and value != field.default:
-            said.append(f"{field.name}={value!r}")
-    return f"{type(edition).__name__}({', '.join(said)})"
+            arguments.append(f"{field.name}={value!r}")
+    return f"{type(edition).__name__}({', '.join(arguments)})"
 
 
 def as_dict(edition: Edition) -> dict[str, Any]:
-    """An edition in the form of its configuration: plain values that JSON and a checkpoint can hold."""
+    """Return the configuration of an edition: plain values for JSON and checkpoints."""
     values = {field.name: getattr(edition, field.name) for field in _fields(edition)}
-    written = {name: as_dict(value) if _is_edition(value) else value for name, value in values.items()}
-    return {"_target_": f"mtl_accum.{type(edition).__name__}", **written}
+    plain = {name: as_dict(value) if _is_edition(value) else value for name, value in values.items()}
+    return {"_target_": f"mtl_accum.{type(edition).__name__}", **plain}
 
 
-def from_dict(written: Mapping[str, Any]) -> Edition:
-    """The edition that `as_dict` wrote down.
+def from_dict(config: Mapping[str, Any]) -> Edition:
+    """Return the edition of a configuration that `as_dict` returned.
 
     Raises:
-        ValueError: it names no edition of this package, or a field that the edition has not.
+        ValueError: `_target_` is no edition of this package, or the edition has no such field.
     """
-    kind = _TARGETS.get(str(written.get("_target_")))
+    kind = _TARGETS.get(str(config.get("_target_")))
     if kind is None:
         expected = ", ".join(_TARGETS)
-        raise ValueError(f"_target_ must be one of {expected}; found {written.get('_target_')!r}")
-    values = {name: value for name, value in written.items() if name != "_target_"}
+        raise ValueError(f"_target_ must be one of {expected}; found {config.get('_target_')!r}")
+    values = {name: value for name, value in config.items() if name != "_target_"}
     try:
-        made: Edition = kind(**{name: from_dict(v) if isinstance(v, Mapping) else v for name, v in values.items()})
+        edition: Edition = kind(**{name: from_dict(v) if isinstance(v, Mapping) else v for name, v in values.items()})
     except TypeError as error:
-        raise ValueError(f"{written['_target_']}: {error}") from None
-    return made
+        raise ValueError(f"{config['_target_']}: {error}") from None
+    return edition
 
 
 def _overrides(edition: Edition, place: str) -> Iterator[str]:

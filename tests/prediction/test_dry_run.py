@@ -127,7 +127,7 @@ def test_the_users_choice_of_an_attention_kernel_counts(backend, expected):
     with sdpa_kernel(backend), DryRun((model.trunk, model.tasks, batch, None), cuda=True) as rehearsal:
         rehearsal.step(SummedLoss())
     kernels = {"_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention", "_safe_softmax"}
-    assert rehearsal.seen & kernels == {expected}
+    assert rehearsal.operators & kernels == {expected}
 
 
 @pytest.mark.parametrize(("width", "values"), [(8, 16), (6, 6)], ids=["other width", "crooked"])
