@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from mtl_accum import report
 from mtl_accum.editions import Edition
 from mtl_accum.planning._formula import Estimate, Tables, estimate
 from mtl_accum.planning._result import Schedule
@@ -71,11 +72,7 @@ def pareto_front(candidates: Sequence[Candidate], summed: Estimate) -> tuple[Sch
         candidates: Candidates, in any order.
         summed: Estimate of `SummedLoss`, which times are relative to.
     """
-    front: list[Candidate] = []
-    by_time = sorted(candidates, key=lambda candidate: (candidate.estimate.seconds, candidate.estimate.peak_bytes))
-    for candidate in by_time:
-        if not front or candidate.estimate.peak_bytes < front[-1].estimate.peak_bytes:
-            front.append(candidate)
+    front = report.pareto_front(candidates, lambda c: (c.estimate.seconds, c.estimate.peak_bytes))
     return tuple(relative_to(summed, candidate) for candidate in front)
 
 

@@ -133,7 +133,7 @@ def test_an_honest_network_loses_nothing():
     }
     assert all(" from SummedLoss on " in text for text in found.exactness.values()), found.exactness
     assert found.notes == ()
-    assert "## Held against SummedLoss" in str(found)
+    assert "## Compared with SummedLoss" in str(found)
 
 
 def test_where_the_network_is_not_on_the_device_it_says_so():
