@@ -14,31 +14,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Those that know a device first; the rest is of the CPU only. TorchJD and the peers are rows with a reason where they
-# are not installed: see peers/requirements-peers.txt.
+# First the studies with `--device`; the others run on the CPU only. TorchJD and the peers are rows with a reason where
+# they are not installed: see peers/requirements-peers.txt.
 ANY_DEVICE = ("limit", "tasks", "batch", "peers")
 CPU_ONLY = ("two_task", "full_size", "loop", "overhead", "same_result", "exactness")
 CUDA_ONLY = ("cuda",)  # meters and predictions, every edition on three networks
 
 
 def commands(device: str) -> dict[str, list[str]]:
-    """What to run, by study.
+    """Return the command lines by study.
 
     Args:
-        device: "cpu" or "cuda".
+        device: Type of the device, "cpu" or "cuda".
     """
     names = (*ANY_DEVICE, *CPU_ONLY) if device == "cpu" else (*CUDA_ONLY, *ANY_DEVICE)
-    found = {}
+    programs = {}
     for name in names:
-        where = (
+        options = (
             [] if device == "cpu" or name in CUDA_ONLY else ["--device", device, "--folder", str(HERE / name / device)]
         )
-        found[name] = [sys.executable, "-m", f"experiments.{name}.run", *where]
-    return found
+        programs[name] = [sys.executable, "-m", f"experiments.{name}.run", *options]
+    return programs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run them; exit with 1 where one has failed."""
+    """Run the studies; exit with 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", nargs="+", metavar="STUDY", help="some of them")
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in asked.only or known:
         start = time.perf_counter()
         done = subprocess.run(known[name], check=False)
-        said = "done" if done.returncode == 0 else f"failed with {done.returncode}"
-        print(f"{name}: {said} after {time.perf_counter() - start:.0f} s", flush=True)
+        status = "done" if done.returncode == 0 else f"failed with {done.returncode}"
+        print(f"{name}: {status} after {time.perf_counter() - start:.0f} s", flush=True)
         failed += [name] if done.returncode else []
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

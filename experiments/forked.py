@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import multiprocessing
+from multiprocessing.context import BaseContext
 from typing import Any
 
-import torch._dynamo  # noqa: F401  # every optimizer loads it
-
-from mtl_accum.measure._process import FreshProcess
+from mtl_accum.measure import FreshProcess
+from mtl_accum.testing import ForkServer
 
 __all__ = ["context", "forked"]
 
+_SERVER = ForkServer("experiments.study", "experiments.batch.trial")
 
-def context() -> Any:
-    """Of processes that are forked from one that has imported modules and done nothing else.
 
-    They begin without tensors, without an allocator's pool, without threads and without a CUDA context.
-    """
-    forking = multiprocessing.get_context("forkserver")
-    forking.set_forkserver_preload(
-        [__name__, "experiments.study", "experiments.batch.trial", "mtl_accum.measure._worker"]
-    )
-    return forking
+def context() -> BaseContext:
+    """Return the context of processes that are forked from one which has imported the studies' modules."""
+    return _SERVER
 
 
 def forked(subject: Any) -> FreshProcess:
-    """A fresh process from that context.
+    """Return a fresh process from that context.
 
     Args:
-        subject: any object that pickles.
+        subject: Any object that pickles.
     """
     return FreshProcess(subject, context())

@@ -1,4 +1,4 @@
-"""How busy the machine was while a study ran: what its times are worth."""
+"""Load of the machine while a study ran."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["loads", "noise"]
 
 
 def loads() -> float | None:
-    """Processes that want a core, the mean of the last minute; None where the system does not say."""
+    """Return the load average of the last minute; None where the system has none."""
     try:
         return os.getloadavg()[0]
     except OSError:
@@ -16,7 +16,7 @@ def loads() -> float | None:
 
 
 def noise(before: float | None, after: float | None) -> str:
-    """A sentence on how far times can be trusted."""
+    """Return a sentence on how far times can be trusted."""
     if before is None or after is None:
         return "How busy the machine was is not known."
     cores = os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Every measured figure of the README comes from a committed report; this holds them against each other.
+"""Check that every measured figure of the README equals the one in a committed report.
 
 python -m experiments.readme            # exits with 1 and a diff where they disagree
 python -m experiments.readme --write    # puts the reports' figures into the README
@@ -42,7 +42,7 @@ _INLINE = re.compile(r"<!--= (?P<study>\w+): (?P<path>[^:]+): (?P<spec>.+?) -->(
 _MARK = re.compile(r"<!-- from |<!-- end -->|<!--=|<!--/-->")
 _UNITS = {"MiB": 2**-20, "GiB": 2**-30, "ms": 1e3, "µs": 1e6, "%": 100}
 
-# What looks measured: a number with a unit, "2.4 times", or one with a decimal point.
+# A figure that may be measured: a number with a unit, "2.4 times", or one with a decimal point.
 _MEASURE = r"\d[\d.,]*(?:\s?(?:%|[KMGT]i?B|ms|µs|us|dB|seconds?|minutes?)(?!\w)|\stimes\b)"
 _FIGURE = re.compile(_MEASURE + r"|(?<![\w.])\d+\.\d+(?:e[-+]?\d+)?(?![\w.])")
 _CODE = re.compile(r"^```.*?^```$|^(?: {4}|\t).*?$|`[^`\n]+`|\]\([^)]*\)", re.MULTILINE | re.DOTALL)
@@ -57,13 +57,13 @@ _NOT_MEASURED = {
 
 @dataclass(frozen=True)
 class Bound:
-    """A passage that is a report's.
+    """A passage of a page that is bound to a report.
 
     Attributes:
-        start: of the passage in the page.
-        text: what stands there.
-        source: the file and what of it, for people.
-        expected: what the report has.
+        start: Offset of the passage in the page.
+        text: Text of the passage.
+        source: File and entry, for people.
+        expected: Text by the report.
     """
 
     start: int
@@ -73,46 +73,51 @@ class Bound:
 
 
 def bound(page: str, root: Path = ROOT) -> list[Bound]:
-    """All bound passages of a page, in its order.
+    """Return all bound passages of a page, in order.
 
     Args:
-        page: Markdown.
-        root: of the repository.
+        page: Page in Markdown.
+        root: Root folder of the repository.
 
     Raises:
         ValueError: a mark cannot be read, or leads nowhere; names it.
     """
-    found = [_found(match, _table(root, match["file"], match["name"])) for match in _BLOCK.finditer(page)]
-    found += [_found(match, _figure(root, *match.group("study", "path", "spec"))) for match in _INLINE.finditer(page)]
+    passages = [_passage(match, _table(root, match["file"], match["name"])) for match in _BLOCK.finditer(page)]
+    passages += [
+        _passage(match, _figure(root, *match.group("study", "path", "spec"))) for match in _INLINE.finditer(page)
+    ]
     marks = len(_MARK.findall(page))
-    if marks != 2 * len(found):
-        raise ValueError(f"expected every mark with its end, found {marks} for {len(found)} passages; see {__file__}")
+    if marks != 2 * len(passages):
+        raise ValueError(
+            f"expected every mark with its end, found {marks} for {len(passages)} passages; see {__file__}"
+        )
     first = re.search(r"^[ \t]*<!--[=/].*$", page, re.MULTILINE)
     if first:
         raise ValueError(f"expected no figure's mark at the beginning of a line, found {first[0]!r}; move a word there")
-    return sorted(found, key=lambda one: one.start)
+    return sorted(passages, key=lambda one: one.start)
 
 
 def replaced(page: str, passages: Sequence[Bound]) -> str:
-    """The page as the reports have it."""
+    """Return the page with every passage as in its report."""
     for one in sorted(passages, key=lambda one: -one.start):
         page = page[: one.start] + one.expected + page[one.start + len(one.text) :]
     return page
 
 
 def differences(page: str, passages: Sequence[Bound]) -> list[str]:
-    """A unified diff for every passage that is not what its report has."""
-    found = []
+    """Return a unified diff for every passage that differs from its report."""
+    lines: list[str] = []
     for one in passages:
         if one.text != one.expected:
             line = page.count("\n", 0, one.start) + 1
-            sides = (text.strip().splitlines() for text in (one.text, one.expected))
-            found += difflib.unified_diff(*sides, f"README.md, line {line}", one.source, lineterm="")
-    return found
+            page_side, report_side = (text.strip().splitlines() for text in (one.text, one.expected))
+            titles = f"README.md, line {line}", one.source
+            lines += difflib.unified_diff(page_side, report_side, *titles, lineterm="")
+    return lines
 
 
 def unbound(page: str, root: Path = ROOT) -> list[str]:
-    """Lines with figures that look measured and are no report's."""
+    """Return the lines with figures that look measured and are bound to no report."""
     for pattern in (_BLOCK, _INLINE, _CODE):
         page = pattern.sub(lambda match: "\n" * match[0].count("\n"), page)
     for phrase, follows in _NOT_MEASURED.items():
@@ -127,7 +132,7 @@ def unbound(page: str, root: Path = ROOT) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare, or write.
+    """Compare the README with the reports, or write it.
 
     Returns:
         1 where README and reports disagree.
@@ -152,8 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(bool(wrong))
 
 
-def _found(match: re.Match[str], found: tuple[str, str]) -> Bound:
-    source, expected = found
+def _passage(match: re.Match[str], entry: tuple[str, str]) -> Bound:
+    source, expected = entry
     return Bound(match.start("text"), match["text"], source, expected)
 
 

@@ -1,4 +1,4 @@
-"""What the studies share: one form of report, with every figure in JSON beside it."""
+"""Report of a study: a Markdown page, with every figure in JSON beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from mtl_accum.report import markdown_table, timestamp
 from mtl_accum.training.loop import describe
 
-__all__ = ["MIB", "Report", "environment", "parser"]
+__all__ = ["MIB", "Report", "environment", "known", "parser"]
 
 MIB = 2**20
 
@@ -23,10 +23,10 @@ class Report:
     """A study's `README.md` and `results.json`, written together.
 
     Args:
-        folder: of the study.
-        title: of the page.
-        question: what the study asks, in a sentence or two.
-        command: that repeats it.
+        folder: Folder of the study.
+        title: Title of the page.
+        question: Question of the study, in a sentence or two.
+        command: Command that repeats the study.
     """
 
     def __init__(self, folder: Path, title: str, question: str, command: str) -> None:
@@ -63,8 +63,8 @@ class Report:
         """Write both files.
 
         Args:
-            results: every figure, as JSON can hold it.
-            device: that was measured on.
+            results: Every figure, in types of JSON.
+            device: Device of the measurements.
         """
         content = {**self._content, "device": describe(device), "versions": environment(), **results}
         if self._tables:
@@ -76,20 +76,31 @@ class Report:
 
 
 def parser(description: str | None, folder: Path, scale: str) -> argparse.ArgumentParser:
-    """The arguments that every study of any device has: `--device`, `--scale`, `--folder`.
+    """Return a parser with the arguments that studies share: `--device`, `--scale`, `--folder`.
 
     Args:
-        description: the study's docstring.
-        folder: where the report goes if nobody says otherwise.
-        scale: what `--scale` means.
+        description: Docstring of the study.
+        folder: Default folder of the report.
+        scale: Help text of `--scale`.
     """
-    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto")
-    found.add_argument("--scale", type=float, help=scale)
-    found.add_argument("--folder", type=Path, default=folder, help="where the report goes")
-    return found
+    arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto")
+    arguments.add_argument("--scale", type=float, help=scale)
+    arguments.add_argument("--folder", type=Path, default=folder, help="where the report goes")
+    return arguments
+
+
+def known(size: int | None) -> int:
+    """Return a size in bytes that a meter or a prediction must have.
+
+    Raises:
+        RuntimeError: There is none.
+    """
+    if size is None:
+        raise RuntimeError("expected a size in bytes, found none")
+    return size
 
 
 def environment() -> dict[str, str]:
-    """The versions that figures depend on."""
+    """Return the versions that figures depend on."""
     return {"python": platform.python_version(), "torch": torch.__version__}

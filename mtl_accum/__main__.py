@@ -1,4 +1,4 @@
-"""The command line: find the configuration, instantiate the job, run it, put errors into one line."""
+"""The command line: compose the configuration, build the job, run it, and report errors in one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _PACKAGE = Path(__file__).resolve().parent
 _CONF = next((home / "conf" for home in (_PACKAGE, _PACKAGE.parent) if (home / "conf").is_dir()), _PACKAGE / "conf")
-_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+_INTERRUPTED = 130  # 128 + SIGINT, as in shells
 _WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -42,17 +42,13 @@ def _run(config: DictConfig) -> None:
         plain = checked(config)
         if in_sweep:
             plain["compare"]["editions"] = _measure_own_edition_only(config)
-        if "seed" in plain["job"]:
-            natural("seed", plain["job"]["seed"])
-            import torch
-
-            torch.manual_seed(plain["job"]["seed"])  # before the model draws its weights
+        _seed(plain["job"])
         job = instantiate(config.job)
         job(run=Run(folder=_folder(), command=_command(), config=plain))
 
 
 def main() -> None:
-    """Run the job that the command line names; exit with 1 and one line for what the user can mend."""
+    """Run the job of the command line; exit with 1 and one line for errors that the user can mend."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises in place of printing and exiting
     with _one_line_errors():
         _refuse_several_processes()
@@ -64,13 +60,23 @@ def main() -> None:
 
 
 def _refuse_several_processes() -> None:
-    """Raise ValueError under torchrun and its kin: each process would train the same thing into the same folder."""
+    """Raise ValueError under torchrun and similar launchers: all processes would train into the same folder."""
     size = os.environ.get("WORLD_SIZE", "1")
     if size.strip() not in ("", "0", "1"):
         raise ValueError(
             f"WORLD_SIZE={size}: expected one process; several would each train the whole on their own, into one "
             "folder. Start it as python -m mtl_accum, without torchrun, or unset WORLD_SIZE"
         )
+
+
+def _seed(job: Mapping[str, Any]) -> None:
+    """Seed torch, before the model draws its weights; a job without an experiment has no seed, and needs no torch."""
+    parts = job.get("experiment", job)
+    if "seed" in parts:
+        natural("seed", parts["seed"])
+        import torch
+
+        torch.manual_seed(parts["seed"])
 
 
 def _folder() -> Path:
@@ -83,7 +89,7 @@ def _command() -> str:
 
 
 def _measure_own_edition_only(config: DictConfig) -> dict[str, Any]:
-    """A sweep compares jobs: one that measured all editions would measure them again and again."""
+    """Leave only the job's own edition to measure: a sweep compares jobs, and each would measure all editions again."""
     name = HydraConfig.get().runtime.choices["edition"]
     with open_dict(config):
         config.compare.editions = {name: config.edition}
@@ -92,27 +98,25 @@ def _measure_own_edition_only(config: DictConfig) -> dict[str, Any]:
 
 @contextmanager
 def _reported(config: DictConfig, in_sweep: bool) -> Iterator[None]:
-    """Alone in the folder, with failures reported there: a process that is not alone leaves nothing in it."""
+    """Lock the run's folder and report failures there; a process without the lock writes nothing into the folder."""
     if in_sweep:
         with only_process_in(_folder()), _kept_failures(config):
             yield
     else:
-        with (
-            _one_line_errors(config),
-            only_process_in(_folder()),
-        ):  # here too: Hydra would add a line about the failed job
+        # Not only in main: Hydra would add a line about the failed job.
+        with _one_line_errors(config), only_process_in(_folder()):
             yield
 
 
 @contextmanager
 def _kept_failures(config: DictConfig) -> Iterator[None]:
-    """A job of a sweep that fails leaves its reason in its folder, and the sweep goes on."""
+    """Write the reason of a failed job of a sweep into its folder, and let the sweep continue."""
     try:
         yield
     except Exception as error:
         from mtl_accum import report
 
-        if hasattr(error, "exit_code"):  # a signal: the sweep ends too
+        if hasattr(error, "exit_code"):  # stopped by a signal: the sweep ends too
             raise
         line = one_line(error, knobs_of(config))
         reason = without_place(error) if line is None else line
@@ -132,7 +136,7 @@ def _one_line_errors(config: DictConfig | None = None) -> Iterator[None]:
         sys.exit(_INTERRUPTED)
     except Exception as error:
         line = one_line(error, None if config is None else knobs_of(config))
-        if hasattr(error, "exit_code"):  # a signal asked for the end, and got it
+        if hasattr(error, "exit_code"):  # stopped by a signal
             print(f"mtl_accum: {line or error}", file=sys.stderr)
             sys.exit(error.exit_code)
         if _WANTS_TRACEBACK or line is None:

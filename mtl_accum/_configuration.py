@@ -1,4 +1,4 @@
-"""A composed configuration as plain values, each of them checked before anything is built."""
+"""Conversion of a composed configuration into plain values, with a check of every knob before anything is built."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtl_accum._knobs import check_all
+from mtl_accum._knobs import check_all, flatten
 
 __all__ = ["check_choices", "checked", "knobs_of"]
 
@@ -26,40 +26,41 @@ def checked(config: DictConfig) -> dict[str, Any]:
     """Resolve a configuration and check every knob.
 
     Args:
-        config: what Hydra has composed.
+        config: Configuration as composed by Hydra.
 
     Returns:
         Plain values, without interpolations.
 
     Raises:
-        ValueError: a knob has a wrong value, an interpolation leads nowhere, or a value is missing; names the key.
+        ValueError: A knob has a wrong value, an interpolation leads nowhere, or a value is missing; the message names
+            the key.
     """
     plain: dict[str, Any] = {str(name): None for name in config}
     plain |= {name: _plain(config, name, name) for name in plain if name != "job"}
     check_all({name: value for name, value in plain.items() if name != "job"})
     plain["job"] = _plain(config, "job", "job") if "job" in config else None
-    check_all(plain)  # the job last: it holds all that it reads, under names of its own
+    check_all(plain)  # the job last: it repeats the knobs that it reads, under names of its own
     return plain
 
 
 def check_choices(arguments: Sequence[str]) -> None:
-    """Check what the command line says of groups, before Hydra reads it: Hydra's errors do not name the group.
+    """Check the group choices of a command line before Hydra reads them: Hydra's errors do not name the group.
 
     Args:
-        arguments: of the command line.
+        arguments: Arguments of the command line.
 
     Raises:
-        ValueError: a group is to be something else than the name of an option.
+        ValueError: A group is set to something else than the name of an option.
     """
     parser = OverridesParser.create()
     for argument in filter(_CHOICE.match, arguments):
         try:
             override = parser.parse_override(argument)
         except HydraException:
-            continue  # Hydra says it better
+            continue  # Hydra's own error is better
         for value in override.sweep_iterator() if override.is_sweep_override() else [override.value()]:
-            several = value if isinstance(value, list) else [value]
-            if not all(isinstance(one, str | QuotedString | dict) and "${" not in str(one) for one in several):
+            options = value if isinstance(value, list) else [value]
+            if not all(isinstance(option, str | QuotedString | dict) and "${" not in str(option) for option in options):
                 key = override.get_key_element()
                 without = f", ~{key} leaves it out" if value is None else ""
                 raise ValueError(
@@ -68,13 +69,13 @@ def check_choices(arguments: Sequence[str]) -> None:
 
 
 def knobs_of(config: DictConfig) -> dict[str, str]:
-    """Say which knob each argument of the job comes from, as far as it is one: {"editions": "compare.editions"}."""
+    """Map every argument of the job that is a knob's value to the knob: {"comparison.editions": "compare.editions"}."""
     job = OmegaConf.select(config, "job", throw_on_resolution_failure=False)
     if not isinstance(job, DictConfig):
         return {}
     raw: Any = OmegaConf.to_container(job, resolve=False)
-    knobs = {str(name): _KNOB.fullmatch(str(value)) for name, value in raw.items()}
-    return {name: knob[1] for name, knob in knobs.items() if knob}
+    values = {name: _KNOB.fullmatch(str(value)) for name, value in flatten(raw)}
+    return {name: knob[1] for name, knob in values.items() if knob}
 
 
 def _plain(node: DictConfig | ListConfig, key: Any, place: str) -> Any:

@@ -1,25 +1,14 @@
-"""The knobs of a configuration, and the rule of each: the command line checks all of them before it builds anything."""
+"""Knobs of a configuration, and the rule of each: the command line checks them all before it builds anything."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mtl_accum._validate import (
-    Rule,
-    boolean,
-    device,
-    either,
-    natural,
-    not_negative,
-    one_of,
-    positive,
-    positive_int,
-    size,
-    text,
-)
+from mtl_accum._settings import Check, CheckpointConfig, TrainConfig, checks_of, defaults_of
+from mtl_accum._validate import Rule, boolean, device, natural, one_of, positive_int, size, text
 
-__all__ = ["KNOBS", "check_all", "check_knob"]
+__all__ = ["DEFAULTS", "KNOBS", "check_all", "check_knob", "flatten"]
 
 _CONVERSIONS = ("none", "partial", "object", "all")
 
@@ -33,10 +22,10 @@ def check_all(config: Mapping[str, Any]) -> None:
     """Check every knob of a configuration.
 
     Args:
-        config: plain and resolved. Knobs that are absent pass: the command line has no way to leave one out.
+        config: Plain, resolved values. Absent knobs pass: a configuration of the command line lacks none.
 
     Raises:
-        ValueError: a knob has a wrong value; names the first one.
+        ValueError: A knob has a wrong value; the message names the first one.
     """
     for name, check in KNOBS.items():
         group, _, key = name.rpartition(".")
@@ -45,8 +34,23 @@ def check_all(config: Mapping[str, Any]) -> None:
             check(name, holder[key])
 
 
+def flatten(config: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of a nested configuration with its dotted name; an empty mapping in it is a value.
+
+    Args:
+        config: Configuration, or a part of it.
+        place: Dotted name of that part; empty for the whole.
+    """
+    for key, value in config.items():
+        name = f"{place}.{key}" if place else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, name)
+        else:
+            yield name, value
+
+
 def _buildable(name: str, value: Any) -> None:
-    """Raise ValueError unless value is what Hydra builds something of."""
+    """Raise ValueError unless Hydra can build an object of a value."""
     if not isinstance(value, Mapping) or "_target_" not in value:
         group = name.partition(".")[0]
         raise ValueError(f"{name} must be a mapping with _target_, found {f'{value!r}':.200}; see conf/{group}, --help")
@@ -59,7 +63,7 @@ def _buildable_or_null(name: str, value: Any) -> None:
 
 
 def _several(name: str, value: Any) -> None:
-    """Raise ValueError unless value maps names to what Hydra builds something of."""
+    """Raise ValueError unless a value maps names to what Hydra can build an object of."""
     _mapping(name, value)
     for key, entry in value.items():
         text(f"a name in {name}", key)
@@ -69,7 +73,7 @@ def _several(name: str, value: Any) -> None:
 
 
 def _check_hydra_keys(name: str, node: Any) -> None:
-    """Raise ValueError unless Hydra's own keys are as Hydra reads them, however deep."""
+    """Raise ValueError unless Hydra's own keys have values that Hydra can read, at any depth."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             if key in _HYDRA_KEYS:
@@ -81,8 +85,8 @@ def _check_hydra_keys(name: str, node: Any) -> None:
 
 
 def _is_paths(value: Any) -> bool:
-    several = value if isinstance(value, list) else [value]
-    return bool(several) and all(isinstance(one, str) and one for one in several)
+    paths = value if isinstance(value, list) else [value]
+    return bool(paths) and all(isinstance(path, str) and path for path in paths)
 
 
 _HYDRA_KEYS = {
@@ -94,14 +98,14 @@ _HYDRA_KEYS = {
 }
 _mapping = Rule("a mapping", lambda value: isinstance(value, Mapping))
 
-KNOBS: Mapping[str, Callable[[str, Any], None]] = {
+KNOBS: Mapping[str, Check] = {
     "job": _buildable,
+    "job.experiment": _buildable,
     "job.form": one_of("forward_backward", "loss"),
     "model": _buildable_or_null,
     "data": _buildable_or_null,
     "edition": _buildable,
     "optimizer": _buildable,
-    "scheduler": _buildable_or_null,
     "logger": _buildable_or_null,
     "seed": natural,
     "device": device,
@@ -109,27 +113,12 @@ KNOBS: Mapping[str, Callable[[str, Any], None]] = {
     "path": Rule("the folder of a run or sweep, or several as [one,two]", _is_paths).or_null(),
     "before": Rule("the folder of a run or sweep", text.met).or_null(),
     "train": boolean,
-    "epochs": natural,
     "resume": Rule("a run's folder or auto", text.met).or_null(),
-    "accumulate": positive_int,
-    "lr_scaling": one_of("none", "linear", "sqrt"),
-    "base_batch_size": positive_int.or_null(),
-    "warmup_steps": natural,
-    "precision": one_of("fp32", "tf32", "bf16", "fp16"),
-    "clip_norm": positive.or_null(),
-    "on_nan": one_of("raise", "skip"),
-    "step_in_backward": boolean,
-    "deterministic": boolean,
-    "validate_every": natural,
-    "monitor": Rule("the name of a measure", text.met).or_null(),
-    "monitor_mode": either("min", "max"),
-    "patience": positive_int.or_null(),
+    **checks_of(TrainConfig),
+    "scheduler": _buildable_or_null,  # in a configuration; the setting itself is what Hydra builds of it
     "log_every": positive_int,
     "checkpoint": _mapping,
-    "checkpoint.every_steps": positive_int.or_null(),
-    "checkpoint.every_seconds": not_negative.or_null(),
-    "checkpoint.keep": positive_int,
-    "checkpoint.on_error": either("warn", "raise"),
+    **checks_of(CheckpointConfig, "checkpoint."),
     "compare": _mapping,
     "compare.editions": _several,
     "compare.steps": positive_int,
@@ -139,3 +128,6 @@ KNOBS: Mapping[str, Callable[[str, Any], None]] = {
     "measures": _several,
     "images": _several,
 }
+
+# Of the knobs that the training loop reads: what a configuration without them means.
+DEFAULTS: Mapping[str, Any] = {**defaults_of(TrainConfig), **defaults_of(CheckpointConfig, "checkpoint.")}

@@ -1,4 +1,4 @@
-"""One process in a run's folder: a lock that ends with its process, however that ends."""
+"""Lock on a run's folder for one process; it ends with the process, even with one that is killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 __all__ = ["NAME", "only_process_in"]
 
-NAME = ".lock"  # in the folder; it stays there, for a file that is removed can be locked twice
+NAME = ".lock"  # in the folder; it stays there, because a file that is removed can be locked twice
 _LOG = logging.getLogger(__name__)
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 
@@ -21,11 +21,11 @@ _TAKEN = (errno.EACCES, errno.EAGAIN)
 def only_process_in(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder inside the block.
 
-    A lock of `fcntl.lockf` belongs to this process alone: workers that it has forked, and that outlive it for some
-    seconds, do not keep it.
+    A lock of `fcntl.lockf` belongs to this process alone. Its forked workers, which may outlive it by some
+    seconds, do not hold the lock.
 
     Args:
-        folder: Must exist.
+        folder: Existing folder.
 
     Raises:
         ValueError: Another process holds the lock.
@@ -39,7 +39,7 @@ def only_process_in(folder: Path) -> Iterator[None]:
                 f"{folder}: another process is running in this folder ({holder}); wait for its end, or choose another "
                 "folder with hydra.run.dir=..."
             )
-        with suppress(OSError):  # a full disk: the lock holds without these words
+        with suppress(OSError):  # a full disk: the lock holds without this line
             os.truncate(file, 0)
             os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
@@ -48,7 +48,7 @@ def only_process_in(folder: Path) -> Iterator[None]:
 
 
 def _lock(descriptor: int) -> bool:
-    """Take the lock, and return whether that worked; where there are no locks, go on without one."""
+    """Take the lock, and return whether that worked; a system without locks counts as success."""
     try:
         import fcntl
     except ImportError:  # not a POSIX system

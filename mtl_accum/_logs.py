@@ -1,4 +1,4 @@
-"""A log file that cannot be written: a line on the terminal in place of a traceback for every record."""
+"""Log files that cannot be written: one line on the terminal in place of a traceback for every record."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ __all__ = ["complain_once"]
 
 
 def complain_once() -> None:
-    """Have every handler of the root logger report an error of the system once; the run goes on without that log."""
+    """Make each handler of the root logger report an operating system error once; the run continues without the log."""
     for handler in logging.getLogger().handlers:
         handler.handleError = _Complaint(handler)  # type: ignore[method-assign]
 
 
 class _Complaint:
-    """Stands in for `Handler.handleError`, which prints some forty lines a record."""
+    """Replacement for `Handler.handleError`, which prints some forty lines per record."""
 
     def __init__(self, handler: logging.Handler) -> None:
-        self._else = handler.handleError
+        self._handle_other_error = handler.handleError
         self._name = getattr(handler, "baseFilename", type(handler).__name__)
         self._reported = False
 
     def __call__(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
-            self._else(record)
+            self._handle_other_error(record)
         elif not self._reported:
             self._reported = True
-            print(f"mtl_accum: the log {self._name} cannot be written ({error}); the run goes on", file=sys.stderr)
+            print(f"mtl_accum: the log {self._name} cannot be written ({error}); the run continues", file=sys.stderr)

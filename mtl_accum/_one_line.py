@@ -1,4 +1,4 @@
-"""Errors of the command line in one line: which key or part it is about, and what was wrong."""
+"""One-line messages for errors of the command line: the key or part of the experiment, and the cause."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGE = Path(__file__).resolve().parent
 _LOCATING = "Error locating target"
 _HINT = "HYDRA_FULL_ERROR=1 shows the traceback"
 _DELIBERATE = (ValueError, TypeError, FloatingPointError, MemoryError)
-# What a knob sets runs in modules of these names: their errors are about its value.
+# An error that is raised in one of these modules is about the value of the knob.
 _PARTS = {
     "torch.optim.lr_scheduler": "scheduler",
     "torch.optim": "optimizer",
@@ -33,23 +33,25 @@ def one_line(error: BaseException, knobs: Mapping[str, str] | None = None) -> st
     """Word an error for the user.
 
     Args:
-        error: raised while a command line was composed, instantiated or run.
-        knobs: where the job's arguments come from: the key that an error names is one that the user can write.
+        error: Error raised while a command line was composed, instantiated or run.
+        knobs: Knob of each argument of the job; the message names a knob, which the user can set.
 
     Returns:
-        One line; None where the error is not about what the user wrote: that is a bug, and needs its traceback.
+        One line; None where the error is not about the user's input: that is a bug, and needs its traceback.
     """
     cause, key = _cause(error)
     if isinstance(error, InstantiationException):
-        argument, dot, rest = key.partition(".")
-        return _prefixed((knobs or {}).get(argument, argument) + dot + rest, _of_built(cause))
+        knob = _knob_of(key, knobs or {})
+        # An object that the job itself is made of names its arguments; where it stands in the job would not help.
+        in_job = knob is None and _is_deliberate_in_package(cause)
+        return _prefixed("" if in_job else knob or key, _of_built(cause))
     if isinstance(cause, HydraException | OmegaConfBaseException):
         return _of_composed(cause)
     if isinstance(cause, OSError):
         return _joined(cause)
-    frames = list(_frames(cause))
-    if isinstance(cause, _DELIBERATE) and _is_in(frames[-1], "mtl_accum"):
+    if _is_deliberate_in_package(cause):
         return _joined(cause)
+    frames = list(_frames(cause))
     if isinstance(cause, _DELIBERATE) and _is_in(frames[-1], "hydra"):
         return _of_composed(cause)
     part = _part(frames)
@@ -57,12 +59,12 @@ def one_line(error: BaseException, knobs: Mapping[str, str] | None = None) -> st
 
 
 def without_place(error: BaseException) -> str:
-    """Word an error that is a bug, for a table that has no room for its traceback."""
+    """Word an error that is a bug, for a table without room for its traceback."""
     return f"{type(error).__name__}: {_joined(error)}"
 
 
 def _cause(error: BaseException) -> tuple[BaseException, str]:
-    """Look behind Hydra's errors about not being able to instantiate something; the cause, and the key it is about."""
+    """Return the cause behind Hydra's instantiation errors, and the key of the object that could not be built."""
     key = ""
     while isinstance(error, InstantiationException):
         place = re.search(r"^full_key: (?:job\.)?(.+)$", str(error), re.MULTILINE)
@@ -71,6 +73,22 @@ def _cause(error: BaseException) -> tuple[BaseException, str]:
             break
         error = error.__cause__
     return error, key
+
+
+def _knob_of(key: str, knobs: Mapping[str, str]) -> str | None:
+    """Return the knob behind a dotted key of the job; None for a key that is no knob's, nor below one."""
+    names = key.split(".")
+    for end in range(len(names), 0, -1):
+        knob = knobs.get(".".join(names[:end]))
+        if knob is not None:
+            return ".".join([knob, *names[end:]])
+    return None
+
+
+def _is_deliberate_in_package(error: BaseException) -> bool:
+    """Return whether the package raised an error about a value, as opposed to a library or a bug."""
+    frames = list(_frames(error))
+    return isinstance(error, _DELIBERATE) and bool(frames) and _is_in(frames[-1], "mtl_accum")
 
 
 def _of_built(cause: BaseException) -> str:
@@ -88,7 +106,7 @@ def _of_composed(cause: BaseException) -> str:
 
 
 def _of_target(error: InstantiationException) -> str:
-    """Name a target that cannot be imported, and the innermost error that says why."""
+    """Name a target that cannot be imported, and the innermost error, which is the reason."""
     lines = [line for line in str(error).splitlines() if not line.startswith("full_key: ")]
     head = " ".join(lines).partition(", set env var")[0]
     inner: BaseException = error

@@ -187,6 +187,9 @@ def _moved(group: dict[str, Any], by: int) -> dict[str, Any]:
 
 
 def _needs_closure(optimizer: Optimizer) -> bool:
-    """Whether `step()` cannot be called without an argument, as LBFGS's cannot."""
-    parameters = inspect.signature(optimizer.step).parameters.values()
+    """Return whether `step()` cannot be called without an argument, as LBFGS's cannot.
+
+    The class's method is read: a learning rate scheduler replaces the instance's by a function with `self`.
+    """
+    _, *parameters = inspect.signature(type(optimizer).step).parameters.values()
     return any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)

@@ -1,4 +1,4 @@
-"""The edge of Hydra's multirun: the sweep's report, written as its jobs end; `--help` never loads what writes it."""
+"""Hydra callback that writes a sweep's report as its jobs end; the report's code is imported only then."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["SweepReport"]
 
 
 class SweepReport(Callback):
-    """Writes `sweep.html`, `sweep.md`, `sweep.csv` and `sweep.json` into the folder of a sweep.
+    """Write `sweep.html`, `sweep.md`, `sweep.csv` and `sweep.json` into the folder of a sweep, after every job.
 
-    After every job: an interrupted sweep has what was done until then.
+    An interrupted sweep so has the report of the jobs before.
 
     Attributes:
-        failed: what `main` says at the end, if a job of the sweep has failed.
-        folder: where the report of the sweep is, once a job of it is over.
+        failed: Message of `main` at the end of a sweep with failed jobs; empty without.
+        folder: Folder of the sweep's report, once a job has ended.
     """
 
     failed: ClassVar[str] = ""
     folder: ClassVar[Path | None] = None
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """A job of a sweep, or a run of its own, is over."""
+        """Update the report of the sweep, if the job is one of a sweep."""
         if config.hydra.mode is not None and config.hydra.mode.name == "MULTIRUN":
             from mtl_accum import report
 
@@ -38,13 +38,13 @@ class SweepReport(Callback):
 
     @classmethod
     def describe_rest(cls) -> str:
-        """Return in words what an interrupted sweep has, as its files have it: the signal may come between two."""
+        """Describe the report of an interrupted sweep, from its files: the signal may have come between two of them."""
         written = None if cls.folder is None else cls.folder / "sweep.json"
         rows = json.loads(written.read_text(encoding="utf-8"))["rows"] if written and written.exists() else []
         return f"{cls.folder}/sweep.html has {len(rows)} jobs" if rows else "no report was written"
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """All jobs are over."""
+        """Write the report of all jobs, and set `failed`."""
         from mtl_accum import report
 
         folder = Path(config.hydra.sweep.dir)

@@ -1,4 +1,4 @@
-"""Rules for values that a person has written: one line that names what is wrong and what would be right."""
+"""Rules for values that a user writes: each refuses a wrong value in one line, with the name and the right values."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ __all__ = [
 UNITS = {"B": 1}
 UNITS |= {f"{prefix}B": 1000**power for power, prefix in enumerate("kMGT", 1)}
 UNITS |= {f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", 1)}
-SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)}|%)")  # of memory: a number and a unit, or a share
+SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)}|%)")  # size of memory: a number and a unit, or a share
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
-_SMALL, _MOST_WORKERS = 10_000, 1024  # far beyond what anybody uses, and still no machine that hangs
-_INTEGERS = 2**63  # torch's reach from minus this to this
+_SMALL, _MOST_WORKERS = 10_000, 1024  # far beyond any use, and small enough that no machine hangs
+_INTEGERS = 2**63  # torch's integers are from minus this to this
 _SHOWN = 200  # characters of a wrong value
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must be; called with the value's name and the value.
+    """Requirement on a value; called with the value's name and the value.
 
     Attributes:
-        expected: the right values, in words.
-        met: whether a value is right.
-        link: between the right values and the wrong one.
+        expected: Description of the right values.
+        met: Function that returns whether a value is right.
+        link: Punctuation between the description and the wrong value.
 
     Raises:
-        ValueError: the value is wrong.
+        ValueError: The value is wrong.
     """
 
     expected: str
@@ -68,34 +68,34 @@ class Rule:
             raise ValueError(f"{name} must be {self.expected}{self.link}found {f'{value!r}':.{_SHOWN}}")
 
     def or_null(self) -> Rule:
-        """Make the rule that None meets, too."""
+        """Return the rule that also accepts None."""
         return Rule(f"{self.expected}, or null", lambda value: value is None or self.met(value), "; ")
 
 
 def one_of(*choices: str) -> Rule:
-    """Make the rule that these texts meet."""
+    """Return the rule that accepts these texts."""
     return Rule(f"one of {', '.join(choices)}", lambda value: isinstance(value, str) and value in choices, "; ")
 
 
 def either(one: str, other: str) -> Rule:
-    """Make the rule that these two texts meet."""
+    """Return the rule that accepts these two texts."""
     return Rule(f"{one} or {other}", lambda value: isinstance(value, str) and value in (one, other), "; ")
 
 
 def small_int(name: str, value: Any) -> None:
-    """Raise ValueError unless value is a positive integer that no machine hangs on, as a number of layers."""
+    """Raise ValueError unless a value is a positive integer that no machine hangs on, e.g. a number of layers."""
     positive_int(name, value)
     _at_most(name, value)
 
 
 def small_natural(name: str, value: Any) -> None:
-    """Raise ValueError unless value is 0, or what `small_int` lets pass."""
+    """Raise ValueError unless a value is 0, or accepted by `small_int`."""
     natural(name, value)
     _at_most(name, value)
 
 
 def require_callables(**functions: object) -> None:
-    """Raise TypeError, naming the argument, unless all can be called; one that is null is missing its `_partial_`."""
+    """Raise TypeError, naming the argument, unless all are callable; a null is usually a missing `_partial_`."""
     for name, function in functions.items():
         if not callable(function):
             raise TypeError(f"{name} must be callable, found {f'{function!r}':.{_SHOWN}}; see _partial_")
@@ -134,10 +134,10 @@ def _selectors(value: Any) -> bool:
 def _size(value: Any) -> bool:
     if not isinstance(value, str):
         return _integer(value, 1)
-    found = SIZE.fullmatch(value.strip())
-    if found is None:
+    match = SIZE.fullmatch(value.strip())
+    if match is None:
         return value.strip() == "auto"
-    return 0 < float(found[1]) <= (100 if found[2] == "%" else math.inf)
+    return 0 < float(match[1]) <= (100 if match[2] == "%" else math.inf)
 
 
 boolean = Rule("true or false", lambda value: isinstance(value, bool))

@@ -7,10 +7,11 @@ import socket
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from tests.processes import FORK_SERVER
 
 _PATIENCE = 60  # seconds, on a busy machine
 
@@ -55,7 +56,7 @@ class Ranks:
         self._processes = []
 
     def _start(self) -> None:
-        context = get_context("spawn")
+        context = FORK_SERVER
         for rank in range(self._number):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, rank, self._number), daemon=True)

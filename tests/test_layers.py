@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its own files may import each other's private names, everybody else what its `__init__` exports.
 LAYERS = [
     {"_lock", "_logs", "_optimizers", "_renamed", "_validate", "report"},
-    {"_knobs", "_scaled", "_state"},
+    {"_scaled", "_settings", "_state"},
+    {"_knobs"},
     {"editions._engine"},
     {"editions"},
     {"data", "memory", "models"},
@@ -33,11 +35,12 @@ LAYERS = [
     {"jobs"},
     {"_configuration", "_one_line", "_sweep"},
     {"__main__"},
+    {"testing"},  # last: nothing in the package imports it
 ]
 ROOMS = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 EDGE = {"__main__", "_sweep", "_one_line", "_configuration"}
 ONLY_IN = {
-    "hydra": EDGE,
+    "hydra": EDGE | {"testing._shapes"},
     "omegaconf": EDGE,
     "pynvml": {"memory._nvml"},
 }
@@ -90,6 +93,36 @@ def test_no_room_imports_a_private_file_of_another():
             private = module.removeprefix(room).startswith("._")
             if room != here and private:
                 wrong.append(f"{name_of(path)} imports {module}")
+    assert wrong == []
+
+
+def test_tests_and_studies_do_not_import_each_other():
+    """What both use is in `mtl_accum.testing`; a test of a study may import that study."""
+    of_studies = {ROOT / "tests" / name for name in ("experiments", "docs", "test_experiments.py")}
+    wrong = []
+    for path in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]:
+        other = "tests" if (ROOT / "experiments") in path.parents else "experiments"
+        if not of_studies & {path, *path.parents}:
+            wrong += [f"{path} imports {module}" for module in imports(path) if module.partition(".")[0] == other]
+    assert wrong == []
+
+
+def test_no_test_imports_another_test():
+    """What several tests use is in a module that holds no tests."""
+    wrong = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        others = {module for module in imports(path) if re.match(r"tests\b.*\.test_", module)}
+        wrong += [f"{path} imports {module}" for module in others]
+    assert wrong == []
+
+
+def test_studies_import_public_names_alone():
+    wrong = []
+    for path in (ROOT / "experiments").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mtl_accum"):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                wrong += [f"{path} imports {name}" for name in names if "._" in name]
     assert wrong == []
 
 

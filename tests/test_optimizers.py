@@ -11,13 +11,13 @@ from torch import nn
 
 from mtl_accum import MultiTaskModel, Split, SummedLoss, Task, compare, plan
 from mtl_accum._optimizers import JointOptimizer, joined, steppable
-from mtl_accum.jobs._experiment import make_optimizer
+from mtl_accum.jobs import Experiment
 from mtl_accum.memory import TrainingStep
 from mtl_accum.prediction import predict
 from mtl_accum.training.checkpoint import gather, restore
 from mtl_accum.training.loop import TrainConfig, Training
 from mtl_accum.verify import without_a_trace
-from tests.verify.test_untouched import everything
+from tests.everything import everything
 
 CPU = torch.device("cpu")
 ADAMW, SGD = torch.optim.AdamW, torch.optim.SGD
@@ -33,6 +33,17 @@ def batch(seed=0):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(8, 3, generator=generator, dtype=torch.float64)
     return {"x": x, "y": x.sum(1, keepdim=True)}
+
+
+class Batches:
+    def train(self):
+        return [batch()]
+
+    test = train
+
+
+def experiment(net, make_optimizer):
+    return Experiment(model=net, data=Batches(), device="cpu", seed=0, optimizer=make_optimizer)
 
 
 def two(net):
@@ -166,7 +177,7 @@ NO_CLOSURE = r"optimizer: (LBFGS|Searching) needs a closure, .* use an optimizer
         lambda net, optimizer: plan(net.trunk, net.tasks, batch(), optimizer=optimizer, budget="1MiB"),
         lambda net, optimizer: compare(net.trunk, net.tasks, batch(), optimizer=optimizer),
         lambda net, optimizer: train(net, optimizer),
-        lambda net, optimizer: make_optimizer(lambda parameters: optimizer, net),
+        lambda net, optimizer: experiment(net, lambda parameters: optimizer).build_optimizer(),
     ],
     ids=["predict", "plan", "compare", "train", "command line"],
 )
@@ -199,8 +210,20 @@ def test_the_command_line_takes_a_function_that_returns_a_list():
         matrices, rest = ([p for p in parameters if (p.dim() > 1) is wide] for wide in (True, False))
         return [ADAMW(matrices, lr=0.05), SGD(rest, lr=0.1)]
 
-    optimizer = make_optimizer(by_dimensions, net)
+    optimizer = experiment(net, by_dimensions).build_optimizer()
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.1]
     for nothing in ([], None):
         with pytest.raises(ValueError, match="must make an optimizer of torch or a list of them"):
-            make_optimizer(lambda parameters, nothing=nothing: nothing, net)
+            experiment(net, lambda parameters, nothing=nothing: nothing).build_optimizer()
+
+
+def test_an_optimizer_with_a_scheduler_can_still_be_stepped():
+    """A scheduler replaces `optimizer.step` by a function whose signature has `self`."""
+    net = model()
+    optimizer = SGD(net.parameters(), lr=0.1)
+    torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    assert steppable(optimizer) is optimizer
+    needs_closure = torch.optim.LBFGS(net.parameters())
+    torch.optim.lr_scheduler.CosineAnnealingLR(needs_closure, 10)
+    with pytest.raises(ValueError, match=NO_CLOSURE):
+        steppable(needs_closure)

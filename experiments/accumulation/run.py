@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import nn
 
+from experiments.study import known
 from mtl_accum import Accumulated, MultiTaskModel, SummedLoss, Task, predict
 from mtl_accum.data import Digits
 from mtl_accum.models import ConvClassifier, ConvTrunk
@@ -28,7 +29,7 @@ def network(norm: str) -> MultiTaskModel:
 
 
 def train(norm: str, way: str) -> tuple[list[float], int, float]:
-    """Losses of every step, the predicted peak of one, and the accuracy on the test data."""
+    """Train a network; return its losses by step, the predicted peak of a step, and the accuracy on the test data."""
     net = network(norm)
     edition = Accumulated(SummedLoss(), PIECES, allow_batch_statistics=True) if way == "micro-batches" else SummedLoss()
     windows = way == "loader batches"
@@ -41,7 +42,7 @@ def train(norm: str, way: str) -> tuple[list[float], int, float]:
     net.eval()
     with torch.no_grad():
         right = [(net(batch)["digit"].argmax(1) == batch["digit"]).float() for batch in data.test()]
-    return losses, peak, float(torch.cat(right).mean())
+    return losses, known(peak), float(torch.cat(right).mean())
 
 
 WAYS = ["one piece", "micro-batches", "loader batches"]

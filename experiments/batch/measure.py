@@ -1,4 +1,4 @@
-"""The largest batch of every edition within a budget, and how fast it trains at that batch."""
+"""Search for the largest batch of an edition within a memory budget, and the timing of its steps."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import torch
 from experiments.batch.search import largest
 from experiments.batch.trial import Trial, Weight, weigh
 from experiments.forked import forked
-from mtl_accum.measure._process import FreshProcess, MeasurementError
-from mtl_accum.measure._worker import MeasurementWorker
+from mtl_accum.measure import FreshProcess, MeasurementError, MeasurementWorker
 
 __all__ = ["Row", "Timed", "search", "time_rows"]
 
@@ -22,21 +21,21 @@ Sizes = Mapping[str, int]
 
 @dataclass
 class Row:
-    """What was found for one edition on one network within one limit; bytes and seconds.
+    """Result of one edition on one network within one limit; bytes and seconds.
 
     Attributes:
-        network: its name.
-        edition: its name.
-        limit: what the peak must not exceed.
-        of: what was limited: "tensors", "process" or "allocator".
-        batch: the largest that fits, 0 if none does.
-        used: the peak at that batch.
-        driver: the process's memory there as NVML sees it.
-        tries: by batch, the peak that was measured; None where memory ran out.
-        seconds: of every timed step at that batch.
-        speed: samples a second.
-        ratio: to the summed loss's speed at its own largest batch.
-        failure: why there is no time.
+        network: Name of the network.
+        edition: Name of the edition.
+        limit: Largest peak allowed.
+        of: Quantity that is limited: "tensors", "process" or "allocator".
+        batch: Largest batch that fits; 0 if none does.
+        used: Peak at that batch.
+        driver: Memory of the process at that batch, by NVML.
+        tries: Measured peak by batch; None where memory ran out.
+        seconds: Seconds of every timed step at that batch.
+        speed: Samples per second.
+        ratio: Speed relative to the summed loss's at its own largest batch.
+        failure: Reason for missing times.
     """
 
     network: str
@@ -54,14 +53,14 @@ class Row:
 
 
 class Scales:
-    """Weighs trials of one network and edition, each batch once, for however many searches."""
+    """Cache of the measured peaks of one network and edition, shared by several searches."""
 
     def __init__(self, trial: Callable[[int], Trial], run: Callable[[Trial], Weight | None] = weigh) -> None:
         self._trial, self._run = trial, run
         self.known: dict[int, Weight | None] = {}
 
     def __call__(self, batch: int) -> Weight | None:
-        """What that batch needs."""
+        """Return the memory that a batch needs."""
         if batch not in self.known:
             self.known[batch] = self._run(self._trial(batch))
         return self.known[batch]
@@ -89,13 +88,13 @@ def _size(weight: Weight | None, of: str) -> int | None:
 
 
 class Timed:
-    """A trial whose steps are timed, within the limit that its batch was found for."""
+    """A trial whose steps are timed, within the limit of its row."""
 
     def __init__(self, trial: Trial) -> None:
         self._trial = trial
 
     def prepare(self) -> None:
-        """Two steps to warm up."""
+        """Run two steps to warm up."""
         trial = self._trial
         self._bench: MeasurementWorker = trial.bench()
         self._bench.to_be_timed()
@@ -105,7 +104,7 @@ class Timed:
         self._bench.prepare()
 
     def timed_step(self) -> float:
-        """Seconds of one step."""
+        """Return the seconds of one step."""
         return self._bench.timed_step()
 
 

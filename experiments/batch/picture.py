@@ -1,4 +1,4 @@
-"""A bar an edition, a panel a network."""
+"""Bar chart of the largest batches: a panel per network, a bar per edition."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def draw(panels: Mapping[str, Sequence[tuple[str, int, str]]], path: Path, title
     """Write a PNG of 1600 pixels' width, legible at half of it.
 
     Args:
-        panels: by the network's name, the bars: edition, batch, and what is written beside it.
-        path: of the PNG.
-        title: above the figure.
+        panels: Bars by network: edition, batch, and the label beside it.
+        path: Path of the PNG.
+        title: Title of the figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

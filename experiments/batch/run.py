@@ -1,4 +1,4 @@
-"""How large a batch does every edition train within a fixed budget? Found by trying.
+"""The largest batch that every edition trains within a fixed memory budget, by trial.
 
 python -m experiments.batch.run            # from the repository's root; writes README.md, results.json, batch.png
 python -m experiments.batch.run --device cuda         # within 6 GiB of a GPU, out-of-memory errors are the judge
@@ -43,7 +43,7 @@ def measure(
     resolution: float = RESOLUTION,
     rounds: int = ROUNDS,
 ) -> list[Row]:
-    """Every edition on every network: within the budget, and on the CPU within a limit on the process too."""
+    """Measure every edition on every network: within the budget, and on the CPU within a limit on the process too."""
     limits = {"allocator": budget} if device.type == "cuda" else {"tensors": budget}
     if device.type == "cpu":
         network = next(iter(NETWORKS))
@@ -51,7 +51,7 @@ def measure(
         if smallest is not None and smallest.process is not None:
             limits["process"] = -(-smallest.process // STEP) * STEP + budget
     main, *_ = limits
-    found = []
+    measured = []
     for network in NETWORKS:
         hint = dict.fromkeys(limits, START)
         rows = []
@@ -70,12 +70,12 @@ def measure(
             return Trial(network, row.edition, row.batch, tuple(sizes[network].items()), device, limit)
 
         time_rows([row for row in rows if row.of == main], trial, rounds, in_turns=device.type == "cpu")
-        found += rows
-    return found
+        measured += rows
+    return measured
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """The rows of one limit."""
+    """Return the table of one limit."""
     timed = any(row.seconds for row in rows)
     heading = ["network", "edition", "largest batch", "batch / summed", "used of the limit", "trials"]
     lines = [[*heading, *(["step, ms", "samples / s", "speed / summed"] if timed else [])]]
@@ -89,7 +89,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def conclusions(rows: Sequence[Row]) -> list[str]:
-    """What the figures say, computed from them."""
+    """Return the conclusions, computed from the figures."""
     sentences = []
     for network in dict.fromkeys(row.network for row in rows):
         mine = [row for row in rows if row.network == network]
@@ -120,29 +120,29 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     scale = asked.scale or (FULL_SIZE if device.type == "cuda" else 1.0)
     budget = round(scale * BUDGET)
     before = loads()
-    found = measure(device, budget, sizes=SIZES[device.type])
-    write(found, scale, device, asked.folder, (before, loads()))
+    measured = measure(device, budget, sizes=SIZES[device.type])
+    write(measured, scale, device, asked.folder, (before, loads()))
 
 
 def write(
-    found: Sequence[Row],
+    measured: Sequence[Row],
     scale: float,
     device: torch.device,
     folder: Path,
     load: tuple[float | None, float | None],
 ) -> None:
-    """The report and its picture.
+    """Write the report and its picture.
 
     Args:
-        found: the rows.
-        scale: times the budget.
-        device: that was measured on.
-        folder: for the files.
-        load: of the machine, before and after.
+        measured: Rows to report.
+        scale: Factor on the budget.
+        device: Device of the measurements.
+        folder: Folder of the files.
+        load: Load of the machine, before and after.
     """
-    budget = found[0].limit
-    kinds = list(dict.fromkeys(row.of for row in found))
-    rows = {of: [row for row in found if row.of == of] for of in kinds}
+    budget = measured[0].limit
+    kinds = list(dict.fromkeys(row.of for row in measured))
+    rows = {of: [row for row in measured if row.of == of] for of in kinds}
     first = rows[kinds[0]]
     panels = {
         network: [(row.edition, row.batch, _beside(row, first)) for row in first if row.network == network]
@@ -163,23 +163,23 @@ def write(
         "scale": scale,
         "load": load,
         "resolution": RESOLUTION,
-        "rows": [asdict(row) for row in found],
+        "rows": [asdict(row) for row in measured],
     }
     report.write(content, device)
 
 
 def jumps(rows: Sequence[Row]) -> list[str]:
-    """A caveat where a larger batch measured less than a smaller one: there an answer may be too small."""
-    found = []
+    """Return a caveat where a larger batch measured less than a smaller one: the answer may be too small."""
+    sentences = []
     for row in rows:
         sizes = [size for _, size in sorted(row.tries.items()) if size is not None]
         falls = [before - after for before, after in pairwise(sizes) if after < before]
         if falls:
-            found.append(f"{row.network}, {row.edition} (down by {max(falls) / MIB:.2f} MiB)")
-    if not found:
+            sentences.append(f"{row.network}, {row.edition} (down by {max(falls) / MIB:.2f} MiB)")
+    if not sentences:
         return []
     return [
-        f"A larger batch measured less than a smaller one, so that the answer may be too small: {'; '.join(found)}."
+        f"A larger batch measured less than a smaller one, so that the answer may be too small: {'; '.join(sentences)}."
     ]
 
 

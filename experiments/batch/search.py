@@ -1,4 +1,4 @@
-"""The largest number that passes a test, by doubling and bisection."""
+"""Search for the largest number that passes a test, by doubling and bisection."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ __all__ = ["largest"]
 
 
 def largest(fits: Callable[[int], bool], *, cap: int, start: int = 1, resolution: float = 0.0) -> int:
-    """The largest number from 1 to the cap that fits, 0 if none does.
+    """Return the largest number from 1 to the cap that fits, 0 if none does.
 
     Whatever is below a number that fits is taken to fit. A number is never tried twice.
 
     Args:
-        fits: the test; each call may be costly.
-        cap: nothing above is tried.
-        start: the first number to try; near the answer it saves trials.
-        resolution: stop when the next number that was seen not to fit is at most this share above the answer.
+        fits: Test of a number; each call may be costly.
+        cap: Largest number to try.
+        start: First number to try; a start near the answer saves trials.
+        resolution: Largest relative gap between the answer and the next number that does not fit.
 
     Raises:
         ValueError: cap, start or resolution is out of range.

@@ -1,4 +1,4 @@
-"""One trial: a network with a batch of some size, a few steps, in a process that exists for nothing else."""
+"""One trial: a few steps of a network with a batch of one size, in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 from experiments.forked import context
 from experiments.tasks.networks import dense, parts
 from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss
-from mtl_accum.measure._worker import MeasurementWorker
+from mtl_accum.measure import MeasurementWorker
 from mtl_accum.memory import is_out_of_memory
-from tests.memory.networks import transformer
+from mtl_accum.testing import transformer
 
 __all__ = ["NETWORKS", "PIECES", "Trial", "Weight", "edition_of", "weigh"]
 
@@ -36,7 +36,7 @@ NETWORKS: Mapping[str, Callable[..., tuple[Any, Any]]] = {"dense heads": _dense,
 
 
 def edition_of(name: str, batch: int) -> Any:
-    """The edition of that name for a batch of that size, with at most four pieces."""
+    """Return an edition by name, with at most four pieces of a batch."""
     pieces = min(PIECES, batch)
     return {
         "summed": SummedLoss(),
@@ -49,15 +49,15 @@ def edition_of(name: str, batch: int) -> Any:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is tried.
+    """A network, an edition and a batch size to try.
 
     Attributes:
-        network: of `NETWORKS`.
-        edition: of `edition_of`.
-        batch: samples.
-        sizes: of the network, as its function names them.
-        device: to run on.
-        limit: bytes that CUDA's allocator may have; None sets no limit.
+        network: Key of `NETWORKS`.
+        edition: Name that `edition_of` takes.
+        batch: Number of samples.
+        sizes: Arguments of the network's function.
+        device: Device to run on.
+        limit: Bytes available to CUDA's allocator; None sets no limit.
     """
 
     network: str
@@ -68,7 +68,7 @@ class Trial:
     limit: int | None = None
 
     def bench(self) -> MeasurementWorker:
-        """To be timed or weighed."""
+        """Make the worker that times or weighs the trial."""
         make = partial(NETWORKS[self.network], **dict(self.sizes))
         return MeasurementWorker(
             partial(parts, make, HEADS, self.batch, self.device), edition_of(self.edition, self.batch)
@@ -77,12 +77,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Weight:
-    """What a trial needed at the most, in bytes.
+    """Peak memory of a trial, in bytes.
 
     Attributes:
-        tensors: live tensors, or what CUDA's allocator handed out.
-        process: resident memory, or the process's memory as NVML sees it.
-        reserved: CUDA's allocator's pool.
+        tensors: Live tensors, or the bytes allocated by CUDA's allocator.
+        process: Resident memory of the process, or its memory by NVML.
+        reserved: Pool of CUDA's allocator.
     """
 
     tensors: int
@@ -91,11 +91,11 @@ class Weight:
 
 
 def weigh(trial: Trial) -> Weight | None:
-    """Run a trial in a fresh process; None if memory ran out there, or the process was killed for it."""
+    """Run a trial in a fresh process; return None if memory ran out, or if the process was killed for it."""
     with ProcessPoolExecutor(1, mp_context=context()) as pool:
         try:
             return pool.submit(_weigh, trial, torch.get_num_threads()).result()
-        except BrokenProcessPool:  # killed for want of memory
+        except BrokenProcessPool:  # killed for lack of memory
             return None
 
 
@@ -108,13 +108,13 @@ def _weigh(trial: Trial, threads: int) -> Weight | None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, trial.limit / total), trial.device)
     try:
         bench.prepare()
-        found = {record.source: record for record in bench.memory()}
+        readings = {record.source: record for record in bench.memory()}
     except Exception as error:
         if is_out_of_memory(error):
             return None
         raise
-    if "cuda" in found:
-        cuda = found["cuda"]
+    if "cuda" in readings:
+        cuda = readings["cuda"]
         return Weight(cuda.peak_bytes or 0, cuda.process_bytes, cuda.reserved_bytes)
-    process = found["process"].peak_bytes if "process" in found else None
-    return Weight(found["tensors"].peak_bytes or 0, process)
+    process = readings["process"].peak_bytes if "process" in readings else None
+    return Weight(readings["tensors"].peak_bytes or 0, process)

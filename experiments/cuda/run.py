@@ -1,4 +1,4 @@
-"""Everything that needs a CUDA device, in one command: the marked tests, and the editions' memory against predictions.
+"""All checks that need a CUDA device, in one command: the marked tests, and the editions' memory against predictions.
 
 python -m experiments.cuda.run        # from the repository's root; writes experiments/cuda/README.md and report.json
 """
@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from mtl_accum import compare, predict
 from mtl_accum.memory import driver_version
 from mtl_accum.report import markdown_table
-from tests.memory.networks import MODES, NETWORKS, editions
+from mtl_accum.testing import MODES, NETWORKS, basic_editions
 
 HERE = Path(__file__).parent
 MIB = 2**20
@@ -34,32 +34,34 @@ COLUMNS += ["NVML process", "context", "step, ms", "time / summed", "gradient di
 
 
 def measure(device: torch.device, sizes: Mapping[str, Mapping[str, int]], steps: int) -> list[dict[str, Any]]:
-    """Each network in each mode with each edition, measured on the device and predicted for it."""
-    found = []
+    """Measure and predict each network in each mode with each edition."""
+    measurements = []
     for network, size in sizes.items():
         for mode in MODES:
             torch.manual_seed(0)
             model, batch = NETWORKS[network](mode, **size)
             model.to(device)
-            there = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
+            on_device = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
             optimizer = torch.optim.AdamW(model.parameters())
-            chosen = editions(size["samples"])
-            rows = compare(model.trunk, model.tasks, there, optimizer=optimizer, editions=chosen, steps=steps)
+            chosen = basic_editions(size["samples"])
+            rows = compare(model.trunk, model.tasks, on_device, optimizer=optimizer, editions=chosen, steps=steps)
             for row in rows:
-                parts = {"optimizer": optimizer, "edition": chosen[row.edition], "device": device.type}
-                predicted = predict(model.trunk, model.tasks, there, **parts)
-                found.append({"network": network, "mode": mode, **dataclasses.asdict(row)})
-                found[-1]["predicted"] = dataclasses.asdict(predicted)
+                edition = chosen[row.edition]
+                predicted = predict(
+                    model.trunk, model.tasks, on_device, optimizer=optimizer, edition=edition, device=device.type
+                )
+                measurements.append({"network": network, "mode": mode, **dataclasses.asdict(row)})
+                measurements[-1]["predicted"] = dataclasses.asdict(predicted)
                 print(network, mode, row.edition, row.failure or "", flush=True)
-    return found
+    return measurements
 
 
-def table(found: list[dict[str, Any]], source: str) -> list[list[str]]:
-    """The measurements as text; sizes in MiB."""
+def table(measurements: list[dict[str, Any]], source: str) -> list[list[str]]:
+    """Return the measurements as text; sizes in MiB."""
     rows = [COLUMNS]
     base: float | None = None
-    for row in found:
-        record = next((r for r in row["memory"] if r["source"] == source), {})
+    for row in measurements:
+        record: dict[str, Any] = next((r for r in row["memory"] if r["source"] == source), {})
         predicted = row["predicted"]
         seconds = median(row["step_seconds"]) if row["step_seconds"] else None
         base = seconds if row["edition"] == "summed" else base
@@ -78,10 +80,10 @@ def table(found: list[dict[str, Any]], source: str) -> list[list[str]]:
     return rows
 
 
-def notes(found: list[dict[str, Any]]) -> list[str]:
-    """Why rows are incomplete, and every caveat once."""
-    failures = [f"{r['network']} {r['mode']} {r['edition']}: {r['failure']}" for r in found if r["failure"]]
-    records = [record for row in found for record in (*row["memory"], row["predicted"])]
+def notes(measurements: list[dict[str, Any]]) -> list[str]:
+    """Return the reasons for incomplete rows, and every caveat once."""
+    failures = [f"{r['network']} {r['mode']} {r['edition']}: {r['failure']}" for r in measurements if r["failure"]]
+    records = [record for row in measurements for record in (*row["memory"], row["predicted"])]
     return failures + sorted({caveat for record in records for caveat in record["caveats"]})
 
 
@@ -95,7 +97,7 @@ def main() -> None:
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-m", "cuda", "-s", "-q", *files]
     tests = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     accuracy = [line for line in tests.splitlines() if ": predicted " in line]
-    found = measure(device, SIZES, steps=10)
+    measurements = measure(device, SIZES, steps=10)
     machine = {
         "device": properties.name,
         "memory, GiB": f"{properties.total_memory / 2**30:.0f}",
@@ -105,7 +107,7 @@ def main() -> None:
         "torch": torch.__version__,
         "python": sys.version.partition(" ")[0],
     }
-    (HERE / "report.json").write_text(json.dumps({"machine": machine, "rows": found}), encoding="utf-8")
+    (HERE / "report.json").write_text(json.dumps({"machine": machine, "rows": measurements}), encoding="utf-8")
     page = [
         "# The editions, the meters and the prediction on a CUDA device",
         "",
@@ -116,9 +118,9 @@ def main() -> None:
         "",
         *(f"- {name}: {value}" for name, value in machine.items()),
         "",
-        *markdown_table(table(found, "cuda")),
+        *markdown_table(table(measurements, "cuda")),
         "",
-        *(f"- {note}" for note in notes(found)),
+        *(f"- {note}" for note in notes(measurements)),
         "",
         "## Tests (`pytest -m cuda -s`)",
         "",

@@ -9,6 +9,7 @@ import random
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,7 @@ from torch import Tensor
 from experiments.exactness.situations import EVERY, SAMPLES, SITUATIONS, Network, Situation
 from mtl_accum import Accumulated, Cached, Checkpointed, PerTask, Split, SummedLoss
 from mtl_accum.editions import Edition
-from mtl_accum.verify._difference import gradient_difference
-from mtl_accum.verify._oracle import in_pieces, oracle
+from mtl_accum.verify import gradient_difference, in_pieces, oracle
 
 EDITIONS: dict[str, Edition] = dict(
     zip(
@@ -53,7 +53,7 @@ def _plain(network: Network) -> None:
         return network.plain()
     with torch.autocast("cpu", torch.bfloat16) if network.autocast else nullcontext():
         z = network.trunk(network.batch)
-        total = sum(task(z, network.batch) for task in network.tasks.values())
+        total: Any = sum(task(z, network.batch) for task in network.tasks.values())
     total.backward()  # outside of the block, as torch's documentation has it
     return None
 

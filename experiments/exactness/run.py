@@ -14,49 +14,59 @@ import torch
 
 from experiments.exactness import field
 from mtl_accum import SummedLoss
-from mtl_accum.verify._difference import gradient_difference
-from mtl_accum.verify._oracle import oracle
-from tests.asserts import run
-from tests.editions import test_precision as precision
-from tests.editions.test_matrix import EDITIONS, refusal
-from tests.situations import SITUATIONS, Situation
+from mtl_accum.editions import Edition
+from mtl_accum.testing import (
+    BOUNDS,
+    MATRIX,
+    SITUATIONS,
+    Situation,
+    flat_gradient,
+    float64_gradient,
+    refusal,
+    run_edition,
+    under_autocast,
+    wide_weights,
+)
+from mtl_accum.verify import gradient_difference, oracle
 
-DTYPES = {torch.float64: 1e-12, torch.float32: 1e-5}
 
-
-def cell(edition: object, situation: Situation, dtype: torch.dtype) -> str:
-    """The largest difference of gradients, losses and buffers, or "refused"."""
+def cell(edition: Edition, situation: Situation, dtype: torch.dtype) -> str:
+    """Return the largest difference of gradients, losses and buffers, or "refused"."""
     load = situation.make(dtype)
     reference = oracle(edition) if situation.random else SummedLoss()
     try:
-        found = run(edition, load)
+        result = run_edition(edition, load)
     except ValueError:
         return "refused" if refusal(edition, situation) else "REFUSED WRONGLY"
-    expected = run(reference, load)
-    worst = max(gradient_difference(found[key], expected[key]) for key in ("gradients", "losses", "buffers"))
-    if not torch.equal(found["random"], expected["random"]):
+    expected = run_edition(reference, load)
+    worst = max(
+        gradient_difference(result.gradients, expected.gradients),
+        gradient_difference(result.losses, expected.losses),
+        gradient_difference(result.buffers, expected.buffers),
+    )
+    if not torch.equal(result.random, expected.random):
         worst = math.inf
-    return f"{worst:.0e}" if worst <= DTYPES[dtype] else f"**{worst:.0e}**"
+    return f"{worst:.0e}" if worst <= BOUNDS[dtype] else f"**{worst:.0e}**"
 
 
-def error_ratio(edition: object, dtype: torch.dtype, *, parameters: bool) -> float:
-    """Mean over 10 seeds of the edition's error against float64 over SummedLoss's error."""
+def error_ratio(edition: Edition, dtype: torch.dtype, *, parameters: bool) -> float:
+    """Return the mean over 10 seeds of the edition's error against float64 over SummedLoss's error."""
     ratios = []
     for seed in range(10):
-        load = precision.plain(seed)
-        reference = precision.exact(load)
+        load = wide_weights(seed)
+        reference = float64_gradient(load)
         if parameters:
             load.modules.to(dtype)
             load.batch.update({name: tensor.to(dtype) for name, tensor in load.batch.items()})
         else:
-            load = precision.autocast(load, dtype)
-        errors = [(precision.gradient(which, load) - reference).norm() for which in (edition, SummedLoss())]
+            load = under_autocast(load, dtype)
+        errors = [(flat_gradient(one, load) - reference).norm() for one in (edition, SummedLoss())]
         ratios.append(float(errors[0] / errors[1]))
     return mean(ratios)
 
 
-def name_of(edition: object) -> str:
-    """The edition without its defaults."""
+def name_of(edition: Edition) -> str:
+    """Return an edition's notation without its defaults."""
     text = repr(edition)
     for default in (
         "heads_per_graph=1",
@@ -70,16 +80,17 @@ def name_of(edition: object) -> str:
 
 
 def main() -> None:
+    """Compute every cell and write both pages."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
     groups = dict.fromkeys(situation.group for situation in SITUATIONS.values())
     lines = []
-    for dtype, bound in DTYPES.items():
+    for dtype, bound in BOUNDS.items():
         lines += [f"## {str(dtype).removeprefix('torch.')}: at most {bound:.0e}", ""]
         for group in groups:
             names = [name for name, situation in SITUATIONS.items() if situation.group == group]
             lines += [f"| {group} | {' | '.join(names)} |", "| --- |" + " ---: |" * len(names)]
-            for edition in EDITIONS:
+            for edition in MATRIX:
                 cells = [cell(edition, SITUATIONS[name], dtype) for name in names]
                 lines.append(f"| `{name_of(edition)}` | {' | '.join(cells)} |")
             lines.append("")
@@ -92,7 +103,7 @@ def main() -> None:
         "| edition | autocast, bfloat16 | autocast, float16 | bfloat16 parameters |",
         "| --- | ---: | ---: | ---: |",
     ]
-    for edition in EDITIONS:
+    for edition in MATRIX:
         ratios = [
             error_ratio(edition, torch.bfloat16, parameters=False),
             error_ratio(edition, torch.float16, parameters=False),

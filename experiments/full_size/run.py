@@ -1,4 +1,4 @@
-"""What the real shapes need on a GPU at full size, predicted without one.
+"""Predicted GPU memory of the literature's shapes at full size.
 
 python -m experiments.full_size.run     # from the repository's root; writes beside this
 """
@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from experiments.shapes import SHAPES
 from experiments.study import Report
 from mtl_accum import predict
-from tests.memory.networks import editions
+from mtl_accum.testing import SHAPES, basic_editions
 
 HERE = Path(__file__).parent
 GIB = 2**30
@@ -29,31 +28,31 @@ CASES = {
 
 
 def predicted(experiment: str, overrides: tuple[str, ...], scale: float = 1.0) -> dict[str, Any]:
-    """Peaks in bytes, or why there is none, by edition."""
+    """Return the peaks in bytes by edition, or the reason for a missing one."""
     with torch.device("meta"):
         model, batch = SHAPES[experiment](scale, None, *overrides)
     optimizer = torch.optim.AdamW(model.parameters())
     samples = next(iter(batch.values())).shape[0]
-    found: dict[str, Any] = {"samples": samples, "parameters": sum(p.numel() for p in model.parameters()), "peak": {}}
-    for name, edition in editions(samples).items():
+    result: dict[str, Any] = {"samples": samples, "parameters": sum(p.numel() for p in model.parameters()), "peak": {}}
+    for name, edition in basic_editions(samples).items():
         try:
             peak = predict(model.trunk, model.tasks, batch, optimizer=optimizer, edition=edition, device="cuda")
         except ValueError as error:
-            found["peak"][name] = str(error)
+            result["peak"][name] = str(error)
         else:
-            found["peak"][name] = peak.peak_bytes
-    return found
+            result["peak"][name] = peak.peak_bytes
+    return result
 
 
 def table(results: dict[str, Any]) -> list[list[str]]:
-    """A row a case."""
-    names = list(editions(4))
+    """Return the table, a row per case."""
+    names = list(basic_editions(4))
     rows = [["network", "batch", "parameters", *names, "split / summed"]]
-    for case, found in results.items():
-        peaks = found["peak"]
+    for case, result in results.items():
+        peaks = result["peak"]
         cells = [f"{peaks[n] / GIB:.1f} GiB" if isinstance(peaks[n], int) else "refused" for n in names]
         share = peaks["split"] / peaks["summed"]
-        rows.append([case, str(found["samples"]), f"{found['parameters'] / 1e6:.0f} million", *cells, f"{share:.2f}"])
+        rows.append([case, str(result["samples"]), f"{result['parameters'] / 1e6:.0f} million", *cells, f"{share:.2f}"])
     return rows
 
 
@@ -78,8 +77,8 @@ def main() -> None:
     report.table(table(results), "peaks")
     refused = [
         f"{case}, {name}: {peak}"
-        for case, found in results.items()
-        for name, peak in found["peak"].items()
+        for case, result in results.items()
+        for name, peak in result["peak"].items()
         if isinstance(peak, str)
     ]
     report.items(*refused)

@@ -1,4 +1,4 @@
-"""The picture of the study: what the limit is made of, and where the editions are."""
+"""Picture of the memory limit's parts and of the editions' peaks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _MARKERS = {"summed": "s", "per_task": "^", "split": "o", "cached": "D"}
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
-    """One row a network, as wide as its memory over its limit.
+    """Draw a row per network, with memory relative to its limit.
 
     Args:
-        results: by network, what `measure` has found.
-        path: of the PNG.
+        results: Results of `measure` by network.
+        path: Path of the PNG.
     """
     figure = Figure(figsize=(9, 1.2 + 1.5 * len(results)), layout="constrained")
     FigureCanvasAgg(figure)

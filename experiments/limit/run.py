@@ -1,4 +1,4 @@
-"""How close the editions come to what an exact gradient needs at least, in memory and in time.
+"""The editions' memory and time relative to the least that an exact gradient needs.
 
 python -m experiments.limit.run [--scale S] [--device cuda]     # from the repository's root; writes beside this
 """
@@ -16,15 +16,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from experiments.limit.picture import draw
 from experiments.limit.saved import Limit, limit_of
-from experiments.shapes import shape
 from experiments.study import MIB, Report, parser
 from mtl_accum.editions import samples_of
-from mtl_accum.measure import compare
-from mtl_accum.measure._compare import Measurement
-from mtl_accum.measure._process import FreshProcess
+from mtl_accum.measure import FreshProcess, Measurement, compare
 from mtl_accum.memory import Parts, PeakMemory
+from mtl_accum.testing import basic_editions, build_shape
 from mtl_accum.training.loop import to_device
-from tests.memory.networks import editions
 
 HERE = Path(__file__).parent
 # Experiment, overrides; on a CPU, its scale and samples: less than a second a step on two cores.
@@ -40,7 +37,7 @@ MEASURED = ("summed", "per_task", "split", "cached")
 
 
 class Pieces:
-    """The bare passes by hand: trunk, each head with its backward, the trunk's backward; nothing is looked after."""
+    """The bare passes by hand: trunk, each head with its backward, the trunk's backward; without any check."""
 
     def forward_backward(self, trunk: Any, tasks: Any, batch: Any) -> dict[str, Tensor]:
         """See `Edition.forward_backward`."""
@@ -59,7 +56,7 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Subject:
-    """One network, importable by a fresh process."""
+    """One network that a fresh process can import and build."""
 
     experiment: str
     overrides: tuple[str, ...]
@@ -68,8 +65,8 @@ class Subject:
     device: str
 
     def __call__(self) -> Parts:
-        """Trunk, tasks, batch and AdamW."""
-        model, batch = shape(self.experiment, self.scale, self.samples, *self.overrides)
+        """Build trunk, tasks, batch and AdamW."""
+        model, batch = build_shape(self.experiment, self.scale, self.samples, *self.overrides)
         model.to(self.device)
         return (
             model.trunk,
@@ -79,30 +76,32 @@ class Subject:
         )
 
     def limit(self) -> tuple[Limit, int]:
-        """Its limit, and the samples of its batch."""
+        """Return the limit, and the number of samples in the batch."""
         parts = self()
         return limit_of(parts), samples_of(parts[2], "batch")
 
 
 def ratio(rows: dict[str, Measurement], name: str, other: str) -> list[float]:
-    """Step by step, in the turns in which they ran: lower quartile, median, upper quartile."""
+    """Return the quartiles of the time ratio, step by step: lower, median, upper."""
     pairs = zip(rows[name].step_seconds, rows[other].step_seconds, strict=True)
     ratios = [one / two for one, two in pairs]
     return quantiles(ratios) if len(ratios) > 1 else ratios * 3
 
 
 def passes(memory: PeakMemory) -> int:
-    """The highest point of forward and backward passes: the optimizer's own temporaries are no edition's."""
+    """Return the peak of the forward and backward passes, without the optimizer's own temporaries."""
     phases = [part.peak_bytes for part in memory.timeline if part.kind in ("forward", "backward")]
     return max(phases, default=memory.peak_bytes or 0)  # a loop by hand announces none
 
 
 def measure(subject: Subject, rounds: int = ROUNDS) -> dict[str, Any]:
-    """The limit and every edition's figures."""
+    """Measure the limit and every edition."""
     with FreshProcess(subject) as process:
         limit, samples = process.call("limit")
-    found = compare(*_NOTHING, build=subject, editions={**editions(samples), "bare pieces": Pieces()}, steps=rounds)
-    rows = {row.edition: row for row in found}
+    measurements = compare(
+        *_NOTHING, build=subject, editions={**basic_editions(samples), "bare pieces": Pieces()}, steps=rounds
+    )
+    rows = {row.edition: row for row in measurements}
     figures: dict[str, Any] = {}
     for name, row in rows.items():
         if row.failure is not None:
@@ -126,12 +125,12 @@ _NOTHING: Any = (None, {}, None)
 
 
 def memory_table(results: dict[str, Any]) -> list[list[str]]:
-    """Peaks over the limit."""
+    """Return the table of peaks relative to the limit."""
     table = [
         ["network", "one graph at a time", "bound", *(f"{name} / one graph" for name in MEASURED), "split / bound"]
     ]
-    for name, found in results.items():
-        limit, rows = found["limit"], found["editions"]
+    for name, result in results.items():
+        limit, rows = result["limit"], result["editions"]
         over = [f"{rows[e]['passes'] / limit['budget']:.3f}" if "passes" in rows[e] else "–" for e in MEASURED]
         sizes = [f"{limit[key] / MIB:.1f} MiB" for key in ("budget", "bound")]
         bound = f"{rows['split']['passes'] / limit['bound']:.3f}" if "passes" in rows["split"] else "–"
@@ -140,7 +139,7 @@ def memory_table(results: dict[str, Any]) -> list[list[str]]:
 
 
 def parts_table(results: dict[str, Any]) -> list[list[str]]:
-    """What the limit is made of."""
+    """Return the table of the limit's parts."""
     heading = ["network", "fixed", "gradients", "trunk saves", "z and dL/dz", "largest head saves", "all heads save"]
     keys = [
         ("fixed",),
@@ -150,15 +149,15 @@ def parts_table(results: dict[str, Any]) -> list[list[str]]:
         ("head",),
         ("heads",),
     ]
-    rows = [[sum(found["limit"][key] for key in group) / MIB for group in keys] for found in results.values()]
+    rows = [[sum(result["limit"][key] for key in group) / MIB for group in keys] for result in results.values()]
     return [heading, *([name, *(f"{size:.1f} MiB" for size in row)] for name, row in zip(results, rows, strict=True))]
 
 
 def time_table(results: dict[str, Any]) -> list[list[str]]:
-    """Times of a step over the bare pieces' and over the summed loss's, by turns."""
+    """Return the table of step times relative to the bare pieces and to the summed loss."""
     table = [["network", "edition", "step", "over the bare pieces", "middle half", "over summed", "middle half"]]
-    for name, found in results.items():
-        for edition, figures in found["editions"].items():
+    for name, result in results.items():
+        for edition, figures in result["editions"].items():
             if "failure" in figures:
                 table.append([name, edition, figures["failure"], *["–"] * 4])
                 continue
@@ -170,11 +169,11 @@ def time_table(results: dict[str, Any]) -> list[list[str]]:
 
 
 def device_table(results: dict[str, Any]) -> list[list[str]]:
-    """What the allocator and NVML say on CUDA."""
+    """Return the table of the allocator's and NVML's figures on CUDA."""
     keys = {"peak_bytes": "allocated", "reserved_bytes": "reserved", "process_bytes": "NVML, process"}
     table = [["network", "edition", *keys.values()]]
-    for name, found in results.items():
-        for edition, figures in found["editions"].items():
+    for name, result in results.items():
+        for edition, figures in result["editions"].items():
             for memory in figures.get("device", []):
                 sizes = [memory[key] for key in keys]
                 table.append([name, edition, *("–" if size is None else f"{size / MIB:.0f} MiB" for size in sizes)])
@@ -182,21 +181,21 @@ def device_table(results: dict[str, Any]) -> list[list[str]]:
 
 
 def conclusions(results: dict[str, Any]) -> list[str]:
-    """Whether Split has met its targets, and by how much it has not."""
-    found = []
+    """Return a sentence per target of Split: met, or missed by how much."""
+    sentences = []
     for name, figures in results.items():
         split, limit = figures["editions"]["split"], figures["limit"]
         if "failure" in split:
-            found.append(f"{name}: split failed: {split['failure']}")
+            sentences.append(f"{name}: split failed: {split['failure']}")
             continue
         memory, (low, time, high) = split["passes"] / limit["budget"], split["time_over_summed"]
         by_hand = split["peak"] / figures["editions"]["bare pieces"]["peak"]
         why = f"it peaks in {split['peak_phase']}, at {by_hand:.3f} of what the bare pieces by hand need"
-        found.append(f"{name}, memory: {memory:.3f} of one graph at a time: {_verdict(memory, f': {why}')}")
+        sentences.append(f"{name}, memory: {memory:.3f} of one graph at a time: {_verdict(memory, f': {why}')}")
         noise = f"the middle half of its rounds is {low:.3f} to {high:.3f}"
         why = ", by less than the rounds differ" if low <= TARGET else ""
-        found.append(f"{name}, time: {time:.3f} of the summed loss ({noise}): {_verdict(time, why)}")
-    return found
+        sentences.append(f"{name}, time: {time:.3f} of the summed loss ({noise}): {_verdict(time, why)}")
+    return sentences
 
 
 def _verdict(value: float, why: str) -> str:
@@ -204,7 +203,7 @@ def _verdict(value: float, why: str) -> str:
 
 
 def write(results: dict[str, Any], device: str, scales: dict[str, float], rounds: int, folder: Path = HERE) -> None:
-    """The report."""
+    """Write the report."""
     folder.mkdir(parents=True, exist_ok=True)
     report = Report(
         folder,
@@ -239,13 +238,13 @@ def write(results: dict[str, Any], device: str, scales: dict[str, float], rounds
         "its own; a ratio is the median of the rounds'.",
     )
     report.table(time_table(results))
-    if any(f.get("device") for found in results.values() for f in found["editions"].values()):
+    if any(f.get("device") for result in results.values() for f in result["editions"].values()):
         report.section(
             "The device's own figures", "Of the whole step: the caching allocator's, and the driver's by NVML."
         )
         report.table(device_table(results))
-    said = ", ".join(f"{name} {scale}" for name, scale in scales.items())
-    report.text(f"Shapes of `experiments/shapes.py` at the scales {said} (1 is full size), device {device}.")
+    sizes = ", ".join(f"{name} {scale}" for name, scale in scales.items())
+    report.text(f"Shapes of `mtl_accum/testing/_shapes.py` at the scales {sizes} (1 is full size), device {device}.")
     report.write({"scales": scales, "rounds": rounds, "results": results}, torch.device(device))
 
 

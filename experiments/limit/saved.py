@@ -1,4 +1,4 @@
-"""What an exact gradient without recomputation has to keep, counted from what autograd saves."""
+"""The least memory of an exact gradient without recomputation, from the tensors that autograd saves."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["Limit", "limit_of"]
 
 @dataclass(frozen=True)
 class Limit:
-    """Bytes by what they are; storages that two of them share are counted once.
+    """Bytes by category; a storage in two categories is counted once.
 
     Attributes:
-        fixed: parameters, buffers, optimizer state, the batch.
-        trunk_gradients: of the trunk's parameters.
-        head_gradients: of all heads' parameters.
-        trunk: what the trunk's forward saves for its backward.
-        representation: what the heads read, where the trunk does not save it anyway.
-        gradient: of the representation.
-        head: what the forward of the head saves that saves the most.
-        heads: the sum over all of them.
-        name: that head.
+        fixed: Parameters, buffers, optimizer state and the batch.
+        trunk_gradients: Gradients of the trunk's parameters.
+        head_gradients: Gradients of all heads' parameters.
+        trunk: Tensors that the trunk's forward saves for its backward.
+        representation: Input of the heads, without tensors that the trunk saves.
+        gradient: Gradient of the representation.
+        head: Tensors that the largest head's forward saves.
+        heads: Tensors that all heads' forwards save.
+        name: Name of the largest head.
     """
 
     fixed: int
@@ -45,13 +45,13 @@ class Limit:
 
     @property
     def budget(self) -> int:
-        """What one graph at a time keeps: all that rests, the trunk's graph, the largest head's, z, dL/dz."""
+        """Bytes that one graph at a time keeps: fixed, gradients, trunk's graph, largest head's graph, z and dL/dz."""
         resting = self.fixed + self.trunk_gradients + self.head_gradients
         return resting + self.trunk + self.representation + self.gradient + self.head
 
     @property
     def bound(self) -> int:
-        """What no order of the work can avoid: the most of three moments.
+        """Bytes that no order of the work can avoid: the most of three moments.
 
         The largest head's forward is done, and it is the first; the heads are done; all is done.
         """
@@ -61,15 +61,16 @@ class Limit:
 
 
 def limit_of(parts: Parts) -> Limit:
-    """Count, on a network after one step: its optimizer's state is there.
+    """Count the limit of a network after one step, when the optimizer has its state.
 
     Args:
-        parts: trunk, tasks, batch and optimizer; their random numbers and weights change.
+        parts: Trunk, tasks, batch and optimizer; weights and random state change.
     """
     trunk, tasks, batch, optimizer = parts
     step = TrainingStep(trunk, tasks, batch, optimizer, SummedLoss())
     step()
-    state = [] if optimizer is None else tree_leaves(list(optimizer.state.values()))
+    optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer or []
+    state = tree_leaves([list(one.state.values()) for one in optimizers])
     fixed = _storages([*step.parameters, *step.buffers, *tree_leaves(batch), *state])
     with _Saved() as by_trunk:
         z = trunk(batch)
@@ -102,7 +103,7 @@ def limit_of(parts: Parts) -> Limit:
 
 
 class _Saved:
-    """What autograd saves inside the block, without what it has freed again: a loss in chunks frees its graphs."""
+    """Tensors that autograd saves inside the block, without those freed again: a loss in chunks frees its graphs."""
 
     def __init__(self) -> None:
         self._holders: list[weakref.ref[_Holder]] = []
@@ -110,7 +111,7 @@ class _Saved:
 
     @property
     def storages(self) -> dict[int, int]:
-        """Bytes by address, of what is saved now."""
+        """Bytes by address of the tensors that are saved at present."""
         holders = (reference() for reference in self._holders)
         return _storages([holder.tensor for holder in holders if holder is not None])
 
@@ -128,16 +129,16 @@ class _Saved:
 
 
 class _Holder:
-    """A saved tensor, in autograd's hands alone."""
+    """A saved tensor that autograd alone refers to."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
 
 def _storages(tensors: Iterable[Any]) -> dict[int, int]:
-    """Bytes by address."""
-    found = [tensor.untyped_storage() for tensor in tensors if isinstance(tensor, Tensor)]
-    return {storage.data_ptr(): storage.nbytes() for storage in found if storage.nbytes()}
+    """Return the bytes of each storage by address."""
+    storages = [tensor.untyped_storage() for tensor in tensors if isinstance(tensor, Tensor)]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages if storage.nbytes()}
 
 
 def _without(storages: dict[int, int], known: dict[int, int]) -> dict[int, int]:

@@ -1,4 +1,4 @@
-"""What the whole training loop costs over one written by hand: same model, data, optimizer, no logging.
+"""Overhead of the training loop over one written by hand: same model, data, optimizer, no logging.
 
 python -m experiments.loop.run      # from the repository's root; writes README.md beside this
 """
@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 import torch
 from torch import nn
 
 from experiments.study import Report
-from mtl_accum import MultiTaskModel, Split, SummedLoss, Task
+from mtl_accum import Edition, MultiTaskModel, Split, SummedLoss, Task
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.training.loop import TrainConfig, Training
 
@@ -33,7 +34,7 @@ def network(width: int, depth: int) -> MultiTaskModel:
 
 
 class Batches:
-    """An epoch of data which notes when each batch is asked for, on the clock of what this process has computed."""
+    """An epoch of data that records when each batch is fetched, in seconds of CPU time of this process."""
 
     def __init__(self, width: int) -> None:
         self._batches = [{"x": torch.randn(SAMPLES, width), "y": torch.randn(SAMPLES, 1)} for _ in range(STEPS)]
@@ -45,15 +46,19 @@ class Batches:
             yield batch
 
     def seconds(self) -> float:
-        """Of a step: the median, which a disturbance of the machine does not move; nor does what happens once a run."""
+        """Return the median seconds of a step, insensitive to disturbances and to work done once per run."""
         return median(later - earlier for earlier, later in zip(self.asked, self.asked[1:], strict=False))
+
+
+Step = Callable[[MultiTaskModel, Batches, torch.optim.Optimizer], None]
 
 
 def by_hand_summed(net: MultiTaskModel, batches: Batches, optimizer: torch.optim.Optimizer) -> None:
     for batch in batches:
         optimizer.zero_grad()
         z = net.trunk(batch)
-        sum(task(z, batch) for task in net.tasks.values()).backward()
+        total: Any = sum(task(z, batch) for task in net.tasks.values())
+        total.backward()
         optimizer.step()
 
 
@@ -68,14 +73,14 @@ def by_hand_split(net: MultiTaskModel, batches: Batches, optimizer: torch.optim.
         optimizer.step()
 
 
-def ours(edition: object) -> Callable:
+def ours(edition: Edition) -> Step:
     def run(net: MultiTaskModel, batches: Batches, optimizer: torch.optim.Optimizer) -> None:
         Training(net, batches, [edition], optimizer, TrainConfig(epochs=1), device=CPU).run()
 
     return run
 
 
-def seconds(loop: Callable, net: MultiTaskModel, batches: Batches) -> float:
+def seconds(loop: Step, net: MultiTaskModel, batches: Batches) -> float:
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
     gc.collect()
     loop(net, batches, optimizer)
@@ -87,22 +92,22 @@ SIZES = {"small": (64, 2), "medium": (192, 3), "large": (320, 4)}
 
 
 def measure(width: int, depth: int, name: str, rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Seconds a step of both loops, a round each, in turns."""
+    """Measure the seconds per step of both loops, in turns."""
     batches, nets = Batches(width), (network(width, depth), network(width, depth))
     sides = {"loop": (PAIRS[name][0], nets[0]), "by hand": (PAIRS[name][1], nets[1])}
-    found: dict[str, list[float]] = {side: [] for side in sides}
+    times: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(rounds + 1):
         for side in sides if number % 2 else reversed(sides):
             taken = seconds(*sides[side], batches)
             if number:  # the first round does not count
-                found[side].append(taken)
-    return found
+                times[side].append(taken)
+    return times
 
 
-def ratios(found: dict[str, list[float]]) -> tuple[float, float, float, float]:
-    """Lower quartile, median and upper quartile of the rounds' ratios; and the ratio of both loops' fastest rounds."""
-    low, middle, high = quantiles(one / other for one, other in zip(found["loop"], found["by hand"], strict=True))
-    return low, middle, high, min(found["loop"]) / min(found["by hand"])
+def ratios(times: dict[str, list[float]]) -> tuple[float, float, float, float]:
+    """Return the quartiles of the rounds' ratios, and the ratio of both loops' fastest rounds."""
+    low, middle, high = quantiles(one / other for one, other in zip(times["loop"], times["by hand"], strict=True))
+    return low, middle, high, min(times["loop"]) / min(times["by hand"])
 
 
 def main() -> None:
@@ -112,9 +117,9 @@ def main() -> None:
     results, rows, verdicts = {}, [HEADING], []
     for size, (width, depth) in SIZES.items():
         for name in PAIRS:
-            found = results[f"{size}, {name}"] = measure(width, depth, name)
-            low, middle, high, fastest = ratios(found)
-            by_hand, ours_ = (1000 * median(found[side]) for side in ("by hand", "loop"))
+            times = results[f"{size}, {name}"] = measure(width, depth, name)
+            low, middle, high, fastest = ratios(times)
+            by_hand, ours_ = (1000 * median(times[side]) for side in ("by hand", "loop"))
             cells = [
                 f"{by_hand:.2f} ms",
                 f"{ours_:.2f} ms",

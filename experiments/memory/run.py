@@ -1,4 +1,4 @@
-"""Do the meters and the prediction agree, and what do they cost?
+"""Agreement of the memory meters and the prediction, and their cost.
 
 python -m experiments.memory.run        # from the repository's root; writes experiments/memory/README.md
 """
@@ -13,14 +13,13 @@ from statistics import median
 import torch
 from torch import nn
 
+from experiments.study import MIB, known
 from mtl_accum import predict
-from mtl_accum.measure._process import FreshProcess, MeasurementError
+from mtl_accum.measure import FreshProcess, MeasurementError
 from mtl_accum.memory import ProcessMeter, TensorMeter, TrainingStep
 from mtl_accum.report import markdown_table
-from tests.memory.networks import MODES, NETWORKS, OPTIMIZERS, editions, transformer
-from tests.prediction.profiled import profiled
+from mtl_accum.testing import MODES, NETWORKS, OPTIMIZERS, basic_editions, profiler_peak, transformer
 
-MIB = 2**20
 SIZES: dict[str, dict[str, int]] = {
     "convolutional": {"width": 32, "size": 64, "samples": 24},
     "transformer": {"width": 256, "depth": 4, "length": 128, "samples": 24},
@@ -30,22 +29,22 @@ CLOSE = 0.01  # of the figure
 
 
 class Subject:
-    """One network in one mode with one edition, in a process of its own."""
+    """One network in one mode with one edition, for a process of its own."""
 
     def __init__(self, network: str, mode: str, edition: str) -> None:
         self.network, self.mode, self.edition = network, mode, edition
 
     def tune(self) -> None:
-        """Make this a process whose resident memory is what is in use."""
+        """Tune the allocator: resident memory follows the memory in use."""
         ProcessMeter.tune()
 
     def figures(self) -> dict[str, int]:
-        """Bytes above what rests: by the three ways of measuring, and the prediction's difference to the meter."""
-        found: dict[str, int] = {}
+        """Return the bytes above the base by three meters, and the prediction's difference from the tensor meter."""
+        readings: dict[str, int] = {}
         torch.manual_seed(0)
         sizes = SIZES[self.network]
         model, batch = NETWORKS[self.network](self.mode, **sizes)
-        edition = editions(sizes["samples"])[self.edition]
+        edition = basic_editions(sizes["samples"])[self.edition]
         for name, make in OPTIMIZERS.items():
             step = TrainingStep(model.trunk, model.tasks, batch, make(model.parameters()), edition)
             step()
@@ -56,45 +55,48 @@ class Subject:
             predicted = predict(
                 model.trunk, model.tasks, batch, optimizer=step.optimizer, edition=edition, device="cpu"
             )
-            found[f"prediction off, {name}"] = predicted.peak_bytes - measured.peak_bytes
+            readings[f"prediction off, {name}"] = known(predicted.peak_bytes) - known(measured.peak_bytes)
             if predicted.categories != measured.categories:
-                found[f"categories off, {name}"] = 1
-        found["peak"], found["tensors"] = measured.peak_bytes, measured.peak_bytes - measured.base_bytes
+                readings[f"categories off, {name}"] = 1
+        readings["peak"] = known(measured.peak_bytes)
+        readings["tensors"] = readings["peak"] - known(measured.base_bytes)
         with ProcessMeter() as process:
             step()
         result = process.result()
-        found["process"] = result.peak_bytes - result.base_bytes
-        found["profiler"] = profiled(step)
-        return found
+        readings["process"] = known(result.peak_bytes) - known(result.base_bytes)
+        readings["profiler"] = profiler_peak(step)
+        return readings
 
 
 class Large:
-    """Predicting a transformer of 300 million parameters: batch 64 x 1024, bf16 autocast, AdamW."""
+    """Prediction of a transformer with 300 million parameters: batch 64 x 1024, bf16 autocast, AdamW."""
 
     def predict(self) -> list[tuple[str, str, float, int, int]]:
-        """By edition and device: seconds, peak, and the most resident memory that it took."""
+        """Predict by edition and device; return seconds, predicted peak and the rise of resident memory."""
         model, batch = transformer("autocast", width=1024, depth=20, length=1024, samples=64, classes=1000)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         optimizer = torch.optim.AdamW(model.parameters())
         rows = []
-        for name, edition in editions(64).items():
+        for name, edition in basic_editions(64).items():
             for device in ("cuda", "cpu"):
                 with ProcessMeter() as meter:
                     start = time.perf_counter()
-                    parts = {"optimizer": optimizer, "edition": edition, "device": device}
-                    found = predict(model.trunk, model.tasks, batch, **parts)
+                    predicted = predict(
+                        model.trunk, model.tasks, batch, optimizer=optimizer, edition=edition, device=device
+                    )
                     seconds = time.perf_counter() - start
                 result = meter.result()
-                rows.append((name, device, seconds, found.peak_bytes, result.peak_bytes - result.base_bytes))
+                resident = known(result.peak_bytes) - known(result.base_bytes)
+                rows.append((name, device, seconds, known(predicted.peak_bytes), resident))
         return rows
 
     def count(self) -> int:
-        """Its parameters."""
+        """Return the number of parameters."""
         return self.parameters
 
 
 def meter_cost() -> tuple[float, float, int]:
-    """Microseconds an operator with the meter and without, on tensors that cost next to nothing."""
+    """Return the microseconds per operator without and with the meter on tiny tensors, and the number of operators."""
     torch.set_num_threads(1)
     network = nn.Sequential(*(layer for _ in range(50) for layer in (nn.Linear(4, 4), nn.Tanh())))
     optimizer = torch.optim.AdamW(network.parameters(), foreach=False)
@@ -121,32 +123,32 @@ def meter_cost() -> tuple[float, float, int]:
 
 
 def cells() -> Iterator[tuple[list[str], dict[str, int]]]:
-    """A row of the table a network, mode and edition, and the figures behind it; none where it failed."""
+    """Yield a row of the table per network, mode and edition with its figures; no figures where it failed."""
     for network in NETWORKS:
         for mode in MODES:
-            for edition in editions(8):
+            for edition in basic_editions(8):
                 with FreshProcess(Subject(network, mode, edition)) as process:
                     try:
                         process.call("tune")
-                        found = process.call("figures")
+                        readings = process.call("figures")
                     except MeasurementError as error:
                         yield [network, mode, edition, str(error), *["–"] * 5], {}
                         continue
-                tensors = found["tensors"]
-                off = [size for key, size in found.items() if "off" in key]
-                ways = [f"{(found[way] / tensors - 1) * 100:+.2f} %" for way in ("process", "profiler")]
-                apart = found["process"] - found["profiler"]
-                row = [f"{found['peak'] / MIB:.1f}", f"{tensors / MIB:.1f}", *ways, f"{apart / MIB:+.2f}"]
-                yield [network, mode, edition, *row, str(max(off, key=abs))], found
+                tensors = readings["tensors"]
+                off = [size for key, size in readings.items() if "off" in key]
+                ways = [f"{(readings[way] / tensors - 1) * 100:+.2f} %" for way in ("process", "profiler")]
+                apart = readings["process"] - readings["profiler"]
+                row = [f"{readings['peak'] / MIB:.1f}", f"{tensors / MIB:.1f}", *ways, f"{apart / MIB:+.2f}"]
+                yield [network, mode, edition, *row, str(max(off, key=abs))], readings
 
 
-def differences(rows: list[list[str]], found: list[dict[str, int]]) -> list[list[str]]:
-    """By network and mode: how much memory the profiler saw that the meter did not, and the process beyond that."""
+def differences(rows: list[list[str]], readings: list[dict[str, int]]) -> list[list[str]]:
+    """Return the memory by network and mode that the profiler sees beyond the meter, and the process beyond both."""
     table = [["network", "mode", "kernels: profiler − meter", "heap: process − profiler", "within 1 %"]]
     for network in NETWORKS:
         for mode in MODES:
             group = [
-                figures for row, figures in zip(rows, found, strict=True) if row[:2] == [network, mode] and figures
+                figures for row, figures in zip(rows, readings, strict=True) if row[:2] == [network, mode] and figures
             ]
             kernels = [figures["profiler"] - figures["tensors"] for figures in group]
             heap = [figures["process"] - figures["profiler"] for figures in group]
@@ -157,13 +159,13 @@ def differences(rows: list[list[str]], found: list[dict[str, int]]) -> list[list
 
 
 def main() -> None:
-    """Run all of it and write the report."""
-    rows, found = [], []
+    """Run every measurement and write the report."""
+    rows, readings = [], []
     for row, figures in cells():
         print(*row, flush=True)
         rows.append(row)
-        found.append(figures)
-    exact = [bool(figures) and not any(size for key, size in figures.items() if "off" in key) for figures in found]
+        readings.append(figures)
+    exact = [bool(figures) and not any(size for key, size in figures.items() if "off" in key) for figures in readings]
     with FreshProcess(Large()) as process:
         large, parameters = process.call("predict"), process.call("count")
     bare, metered, operators = meter_cost()
@@ -178,7 +180,7 @@ def main() -> None:
         exact=sum(exact),
         rows=len(exact),
         cells=2 * len(exact),
-        differences="\n".join(markdown_table(differences(rows, found))),
+        differences="\n".join(markdown_table(differences(rows, readings))),
         table="\n".join(markdown_table([heading, *rows])),
         parameters=parameters / 1e6,
         large="\n".join(markdown_table([["edition", "for", "predicted peak", "took", "resident memory"], *shown])),

@@ -1,4 +1,4 @@
-"""What an edition costs over the loop that a person would write by hand, where the network costs next to nothing.
+"""Overhead of an edition over a loop written by hand, on a tiny network.
 
 python -m experiments.overhead.run      # from the repository's root; writes README.md and results.json beside this
 """
@@ -33,7 +33,7 @@ model = MultiTaskModel(trunk, {name: Task(head, nn.MSELoss(), "y") for name, hea
 
 
 def run_trunk(b: dict[str, Tensor]) -> Tensor:
-    return trunk(b["x"])
+    return trunk(b["x"])  # type: ignore[no-any-return]
 
 
 NETWORKS = {"plain functions": (run_trunk, functions), "MultiTaskModel": (model.trunk, model.tasks)}
@@ -42,7 +42,7 @@ NETWORKS = {"plain functions": (run_trunk, functions), "MultiTaskModel": (model.
 def summed_by_hand(run_trunk: Trunk, tasks: Tasks) -> dict[str, Tensor]:
     z = run_trunk(batch)
     losses = {name: task(z, batch) for name, task in tasks.items()}
-    sum(losses.values()).backward()
+    sum(losses.values()).backward()  # type: ignore[union-attr]
     return {name: loss.detach() for name, loss in losses.items()}
 
 
@@ -58,7 +58,7 @@ def per_task_by_hand(run_trunk: Trunk, tasks: Tasks) -> dict[str, Tensor]:
 def split_by_hand(
     run_trunk: Trunk, tasks: Tasks, value: Callable[[Tensor], Tensor] = Tensor.detach
 ) -> dict[str, Tensor]:
-    """The loop; `value` makes what it returns of each loss."""
+    """Run Split's loop by hand; `value` turns each loss into the returned one."""
     z = run_trunk(batch)
     leaf = z.detach().requires_grad_()
     losses = {}
@@ -71,7 +71,7 @@ def split_by_hand(
 
 
 def copied(loss: Tensor) -> Tensor:
-    """No element-wise map stays alive behind it: in the memory that Split needs."""
+    """Detach and copy a loss, as Split does: no element-wise map stays alive behind it."""
     return loss.detach().clone()
 
 
@@ -91,7 +91,7 @@ def seconds(step: Callable[[], object]) -> float:
 
 
 def measure(network: tuple[Trunk, Tasks], edition: Edition, by_hand: Callable[..., object]) -> dict[str, Any]:
-    """Both loops in turns: seconds of a step, the ratio round by round, what a head costs more."""
+    """Time both loops in turns: seconds per step, ratio per round, and the extra cost per head."""
     ours, theirs = partial(edition.forward_backward, *network, batch), partial(by_hand, *network)
     for step in (ours, theirs):
         seconds(step)
@@ -105,7 +105,7 @@ def measure(network: tuple[Trunk, Tasks], edition: Edition, by_hand: Callable[..
 
 
 def figures(step_seconds: float, by_hand_seconds: float, ratio: float, low: float, high: float) -> dict[str, Any]:
-    """What the report has of an edition."""
+    """Return the figures of an edition for the report."""
     return {
         "step_seconds": step_seconds,
         "by_hand_seconds": by_hand_seconds,
@@ -114,8 +114,8 @@ def figures(step_seconds: float, by_hand_seconds: float, ratio: float, low: floa
     }
 
 
-def write(found: dict[str, dict[str, dict[str, Any]]], folder: Path) -> None:
-    """Write page and JSON; figures by kind of network, then by edition."""
+def write(measured: dict[str, dict[str, dict[str, Any]]], folder: Path) -> None:
+    """Write the page and the JSON; figures by kind of network, then by edition."""
     page = Report(
         folder,
         "What does an edition cost over the loop written by hand?",
@@ -128,19 +128,19 @@ def write(found: dict[str, dict[str, dict[str, Any]]], folder: Path) -> None:
         "steps. Ratios are taken round by round."
     )
     head = ["edition", "trunk and tasks", "its step, µs", "by hand, µs", "ratio, median", "ratio, smallest to largest"]
-    rows = [_row(name, kind, of) for kind, editions in found.items() for name, of in editions.items()]
+    rows = [_row(name, kind, of) for kind, editions in measured.items() for name, of in editions.items()]
     page.table([head, *rows])
-    bare, copying = (found["plain functions"][name] for name in ("Split", COPYING))
+    bare, copying = (measured["plain functions"][name] for name in ("Split", COPYING))
     page.text(
         f"The target for `Split` is 1.10 with plain functions as tasks: {bare['ratio']['median']:.3f} against the bare "
         f"loop, {copying['ratio']['median']:.3f} against one that copies its losses as `Split` does (the 0-dim result "
         f"of `mse_loss` keeps its element-wise map alive, here {SAMPLES * WIDTH * 4 // 1024} KiB a task, until it is "
-        f"copied). With `Task` modules it is {found['MultiTaskModel']['Split']['ratio']['median']:.3f}: each is "
+        f"copied). With `Task` modules it is {measured['MultiTaskModel']['Split']['ratio']['median']:.3f}: each is "
         "asked whether its target is in the batch. What an edition adds is a fixed number of microseconds a head, by "
         f"`Split` {1e6 * bare['a_head_seconds']:.1f} beside {1e6 * bare['by_hand_seconds'] / HEADS:.0f} of them; "
         "`PerTask` also saves and restores the random state for every task."
     )
-    page.write({"heads": HEADS, "editions": found}, torch.device("cpu"))
+    page.write({"heads": HEADS, "editions": measured}, torch.device("cpu"))
 
 
 def _row(name: str, kind: str, of: dict[str, Any]) -> list[str]:
@@ -152,11 +152,11 @@ def _row(name: str, kind: str, of: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Time every pair and write the report."""
     torch.set_num_threads(1)
-    found: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in NETWORKS}
+    measured: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in NETWORKS}
     for (kind, network), (name, (edition, by_hand)) in product(NETWORKS.items(), PAIRS.items()):
-        found[kind][name] = measure(network, edition, by_hand)
-        print(*_row(name, kind, found[kind][name]), sep=" | ", flush=True)
-    write(found, Path(__file__).parent)
+        measured[kind][name] = measure(network, edition, by_hand)
+        print(*_row(name, kind, measured[kind][name]), sep=" | ", flush=True)
+    write(measured, Path(__file__).parent)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a fresh process measures about one row."""
+"""Measurement of one row in a fresh process."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ import torch
 
 from experiments.peers.networks import SITUATIONS, Batch
 from experiments.peers.rows import ROWS, Row, reference_of
-from mtl_accum.measure._worker import wall_clock
-from mtl_accum.memory import CudaMeter, PeakMemory, ProcessMeter, TensorMeter, keep_freed_memory
-from mtl_accum.verify._difference import gradient_difference
+from mtl_accum.memory import CudaMeter, PeakMemory, ProcessMeter, TensorMeter, keep_freed_memory, wall_clock
+from mtl_accum.verify import gradient_difference
 
 __all__ = ["TINY", "Batches", "Bench", "differences"]
 
@@ -26,7 +25,7 @@ Around = Callable[[], AbstractContextManager[Any]]
 
 
 class Batches:
-    """What a peer's loop iterates over: a fixed seed before every step, and something around the last one.
+    """Batches for a peer's loop: a fixed seed before every step, and a context around the last one.
 
     A step is what happens between one batch and the asking for the next: so the loop may be anybody's.
     """
@@ -36,11 +35,11 @@ class Batches:
         self.asked = 0
 
     def __len__(self) -> int:
-        """One too many: Lightning, which is in charge of its loop, then asks again when the last step is over."""
+        """Return one too many: Lightning then fetches another batch after the last step, which ends the timing."""
         return len(self._made) + 1
 
     def __iter__(self) -> Iterator[Batch]:
-        """Each batch."""
+        """Yield each batch."""
         for number, batch in enumerate(self._made):
             torch.manual_seed(number)
             with self._around() if number == len(self._made) - 1 else nullcontext():
@@ -54,7 +53,7 @@ class Batches:
 
 
 class Clock:
-    """Seconds of its block, on the device's time."""
+    """Seconds of a block, with the device synchronised."""
 
     def __init__(self, device: torch.device) -> None:
         self._now = wall_clock(device)
@@ -68,12 +67,12 @@ class Clock:
 
 
 class Bench:
-    """One row at one scale on one device: timed or weighed, never both; and where its weights end.
+    """One row at one scale on one device: timed or weighed, never both; and the differences of its final weights.
 
     Args:
-        name: of the row.
-        scale: of the batch.
-        device: as torch names it.
+        name: Name of the row.
+        scale: Factor on the batch.
+        device: Device in torch's notation.
     """
 
     def __init__(self, name: str, scale: float, device: str) -> None:
@@ -88,7 +87,7 @@ class Bench:
         ProcessMeter.tune()
 
     def prepare(self) -> None:
-        """Two steps: imports, workspaces and lazily loaded kernels are there after them."""
+        """Run two steps: imports, workspaces and lazily loaded kernels are present afterwards."""
         quiet()
         self._row: Row = next(row for row in ROWS if row.name == self._name)
         situation = SITUATIONS[self._row.situation]
@@ -97,33 +96,33 @@ class Bench:
         self._run()
 
     def timed_step(self) -> float:
-        """Seconds of the second of two steps."""
+        """Return the seconds of the second of two steps."""
         clock = Clock(torch.device(self._device))
         self._run(lambda: clock)
         return clock.seconds
 
     def memory(self) -> list[PeakMemory]:
-        """The peaks of one step by every meter that this device has, each over a step of its own."""
+        """Return the peaks of a step by every meter of the device, each over a step of its own."""
         device = torch.device(self._device)
-        found = []
+        readings = []
 
         def weigh(meter: Callable[[], Any]) -> None:
             used: list[Any] = []
 
             def around() -> Any:
                 gc.collect()
-                used.append(meter())  # not before: it looks at what is alive
+                used.append(meter())  # not before: it starts from the live tensors
                 return used[0]
 
             self._run(around)
-            found.append(used[0].result())
+            readings.append(used[0].result())
 
         weigh(lambda: TensorMeter(device, parameters=list(self._network.parameters()), inputs=self._batch))
         if device.type == "cuda":
             weigh(lambda: CudaMeter(device))
         elif ProcessMeter.unavailable() is None:
             weigh(ProcessMeter)
-        return found
+        return readings
 
     def differences(self) -> tuple[float, float]:
         """See the function."""
@@ -136,7 +135,7 @@ class Bench:
 
 
 def differences(row: Row, device: str = "cpu") -> tuple[float, float]:
-    """Between a row's weights and its reference's after three steps in float64: without dropout, and with.
+    """Compare a row's weights with its reference's after three steps in float64: without dropout, and with.
 
     By `gradient_difference`, of how far the weights moved: 0 is the same to the last bit, 1 not moved at all.
     """
@@ -157,7 +156,7 @@ def _moves(row: Row, device: str, dropout: float) -> dict[str, torch.Tensor]:
 
 
 def quiet() -> None:
-    """What libraries print and warn about is not what is measured; nothing asks the hub."""
+    """Silence libraries' output and warnings, and keep them offline."""
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)

@@ -1,8 +1,9 @@
-"""Without any library: what most people write, and what they could write."""
+"""Training loops written by hand, without any library."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +16,18 @@ __all__ = ["checkpointed_heads", "cut", "logits", "per_task", "summed", "whole"]
 
 
 def summed(network: MultiTask, batches: Iterable[Batch]) -> None:
-    """All heads, the sum of the losses, one backward."""
+    """Train with all heads, the sum of the losses and one backward."""
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)
     for batch in batches:
         optimizer.zero_grad()
         z = network.trunk(batch["x"])
-        loss = sum(network.losses[name](head(z), batch[name]) for name, head in network.heads.items())
+        loss: Any = sum(network.losses[name](head(z), batch[name]) for name, head in network.heads.items())
         loss.backward()
         optimizer.step()
 
 
 def per_task(network: MultiTask, batches: Iterable[Batch]) -> None:
-    """A forward and a backward for each task, trunk included."""
+    """Train with a forward and a backward for each task, trunk included."""
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)
     for batch in batches:
         optimizer.zero_grad()
@@ -36,7 +37,7 @@ def per_task(network: MultiTask, batches: Iterable[Batch]) -> None:
 
 
 def cut(network: MultiTask, batches: Iterable[Batch]) -> None:
-    """The trunk once; each head on the detached representation; the trunk's backward once."""
+    """Train with the trunk once, then each head on the detached representation; the trunk's backward once."""
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)
     for batch in batches:
         optimizer.zero_grad()
@@ -49,7 +50,7 @@ def cut(network: MultiTask, batches: Iterable[Batch]) -> None:
 
 
 def checkpointed_heads(network: MultiTask, batches: Iterable[Batch]) -> None:
-    """The summed loss, each head running again in the backward."""
+    """Train with the summed loss, each head run again in the backward."""
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)
 
     def loss_of(name: str, z: Tensor, target: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ def checkpointed_heads(network: MultiTask, batches: Iterable[Batch]) -> None:
 
 
 def whole(network: Contrastive, batches: Iterable[Batch]) -> None:
-    """The contrastive loss in one piece."""
+    """Train with the contrastive loss in one piece."""
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)
     for batch in batches:
         optimizer.zero_grad()
@@ -73,7 +74,7 @@ def whole(network: Contrastive, batches: Iterable[Batch]) -> None:
 
 
 def logits(network: Vocabulary, batches: Iterable[Batch]) -> None:
-    """All logits at once."""
+    """Train with all logits at once."""
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)
     for batch in batches:
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""How much code a method is: counted, not judged."""
+"""Number of statements of a method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["lines_of"]
 
 
 def lines_of(train: Callable[..., Any]) -> int:
-    """Statements in a function's body, its imports, the loop and the optimizer too; docstrings do not count.
+    """Count the statements in a function's body, with its imports, loop and optimizer, without docstrings.
 
     A statement is a line however it is wrapped; `for`, `with`, `class` and `def` are one each, and their bodies count.
     """

@@ -21,9 +21,9 @@ class MultiTask(nn.Module):
     """A convolutional trunk and eight dense heads, with dropout in both; the heads need most of the memory.
 
     Attributes:
-        trunk: maps images to feature maps.
-        heads: by task, maps feature maps to an image.
-        losses: by task, of the head's output and the target.
+        trunk: Module from images to feature maps.
+        heads: Modules by task, from feature maps to an image.
+        losses: Functions by task, of the head's output and the target.
     """
 
     def __init__(self, dropout: float) -> None:
@@ -45,7 +45,7 @@ class MultiTask(nn.Module):
 
     @staticmethod
     def batch(scale: float, generator: torch.Generator) -> Batch:
-        """Images and the targets of all tasks."""
+        """Make images and the targets of all tasks."""
         samples, side = max(8, round(8 * scale)), 48 if scale >= 0.5 else 8
         batch = {"x": torch.randn(samples, 3, side, side, generator=generator)}
         for name, out in _CHANNELS.items():
@@ -60,8 +60,8 @@ class Contrastive(nn.Module):
     """One encoder of short sequences for queries and for documents; every other document is a negative.
 
     Attributes:
-        encoder: maps sequences to embeddings.
-        rows: of either side that a method in chunks may have in memory with a graph.
+        encoder: Module from sequences to embeddings.
+        rows: Number of rows of either side that a method in chunks may hold with a graph.
     """
 
     def __init__(self, dropout: float) -> None:
@@ -75,13 +75,13 @@ class Contrastive(nn.Module):
 
     @staticmethod
     def loss(queries: Tensor, documents: Tensor) -> Tensor:
-        """Cross-entropy over 20 times the cosine similarities, as in sentence-transformers."""
+        """Return the cross-entropy over 20 times the cosine similarities, as in sentence-transformers."""
         similarities = 20.0 * F.normalize(queries, dim=-1) @ F.normalize(documents, dim=-1).T
         return F.cross_entropy(similarities, torch.arange(len(queries), device=queries.device))
 
     @staticmethod
     def batch(scale: float, generator: torch.Generator) -> Batch:
-        """Queries and their documents."""
+        """Make queries and their documents."""
         pairs = max(48, round(512 * scale))
         return {name: torch.randn(pairs, 16, 64, generator=generator) for name in ("queries", "documents")}
 
@@ -90,9 +90,9 @@ class Vocabulary(nn.Module):
     """A small trunk over tokens and one linear head over a large vocabulary.
 
     Attributes:
-        trunk: maps tokens to features.
-        head: maps features to a score for every word.
-        chunks: how many a method in chunks cuts the tokens into.
+        trunk: Module from tokens to features.
+        head: Module from features to a score for every word.
+        chunks: Number of chunks of the tokens.
     """
 
     def __init__(self, dropout: float) -> None:
@@ -106,7 +106,7 @@ class Vocabulary(nn.Module):
 
     @staticmethod
     def batch(scale: float, generator: torch.Generator) -> Batch:
-        """Tokens and the words that come next."""
+        """Make tokens and the words that come next."""
         tokens = max(64, round(512 * scale))
         words = torch.randint(0, 8192, (tokens,), generator=generator)
         return {"x": torch.randn(tokens, 64, generator=generator), "word": words}
@@ -117,12 +117,12 @@ Network = MultiTask | Contrastive | Vocabulary
 
 @dataclass(frozen=True)
 class Situation:
-    """What a group of rows trains; the first row of the group is what the others are held against.
+    """The network of a group of rows; the first row of the group is the reference of the others.
 
     Attributes:
-        title: of the group's table.
-        network: its class.
-        about: what it stands for, in a sentence.
+        title: Title of the group's table.
+        network: Class of the network.
+        about: Description in a sentence.
     """
 
     title: str
@@ -130,12 +130,12 @@ class Situation:
     about: str
 
     def make(self, *, device: str, dtype: torch.dtype, dropout: float = 0.1) -> Network:
-        """The network, always with the same weights."""
+        """Build the network, always with the same weights."""
         torch.manual_seed(0)
         return self.network(dropout).to(device, dtype)
 
     def batches(self, number: int, scale: float, *, device: str, dtype: torch.dtype) -> list[Batch]:
-        """So many different batches, always the same ones."""
+        """Make a number of different batches, always the same ones."""
         generator = torch.Generator().manual_seed(1)
         made = [self.network.batch(scale, generator) for _ in range(number)]
         return [
@@ -144,7 +144,7 @@ class Situation:
         ]
 
     def size(self, scale: float) -> str:
-        """Its batch and its parameters, in words."""
+        """Describe the batch and the parameters in words."""
         batch = self.network.batch(scale, torch.Generator().manual_seed(1))
         parameters = sum(parameter.numel() for parameter in self.network(0.0).parameters())
         first = next(iter(batch.values()))

@@ -1,4 +1,4 @@
-"""Through this project."""
+"""Training loops with this project."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["contrastive", "cut_in_a_loop", "multi_task", "split_loss", "vocabula
 
 
 def cut_in_a_loop(network: MultiTask, batches: Iterable[Batch]) -> None:
-    """`cut` in a loop that is there already."""
+    """Train with `cut` in an existing loop."""
     from mtl_accum import cut
 
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)
@@ -27,7 +27,7 @@ def cut_in_a_loop(network: MultiTask, batches: Iterable[Batch]) -> None:
 
 
 def multi_task(network: MultiTask, batches: Iterable[Batch], edition: Edition) -> None:
-    """Any edition."""
+    """Train with an edition."""
     from mtl_accum import MultiTaskModel, Task
 
     tasks = {name: Task(head, network.losses[name], target=name) for name, head in network.heads.items()}
@@ -40,7 +40,7 @@ def multi_task(network: MultiTask, batches: Iterable[Batch], edition: Edition) -
 
 
 def split_loss(network: MultiTask, batches: Iterable[Batch]) -> None:
-    """`Split().loss`, for a loop that runs the backward itself."""
+    """Train with `Split().loss`, for a loop that runs the backward itself."""
     from mtl_accum import MultiTaskModel, Split, Task
 
     tasks = {name: Task(head, network.losses[name], target=name) for name, head in network.heads.items()}
@@ -54,7 +54,7 @@ def split_loss(network: MultiTask, batches: Iterable[Batch]) -> None:
 
 
 def contrastive(network: Contrastive, batches: Iterable[Batch]) -> None:
-    """`Cached`; a chunk holds queries and documents, so it has half of the rows of each."""
+    """Train with `Cached`; a chunk holds queries and documents, so it has half of the rows of each."""
     from mtl_accum import Cached
 
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)
@@ -70,7 +70,7 @@ def contrastive(network: Contrastive, batches: Iterable[Batch]) -> None:
 
 
 def vocabulary(network: Vocabulary, batches: Iterable[Batch], edition: Edition) -> None:
-    """Any edition that cuts the head."""
+    """Train with an edition that cuts the head."""
     from mtl_accum import MultiTaskModel, Task
 
     model = MultiTaskModel(network.trunk, {"word": Task(network.head, F.cross_entropy, "word")}, inputs="x")
@@ -82,7 +82,7 @@ def vocabulary(network: Vocabulary, batches: Iterable[Batch], edition: Edition) 
 
 
 def vocabulary_in_chunks(network: Vocabulary, batches: Iterable[Batch]) -> None:
-    """`chunked`, in a loop that is there already."""
+    """Train with `chunked` in an existing loop."""
     from mtl_accum.models import chunked
 
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)

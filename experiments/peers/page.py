@@ -1,4 +1,4 @@
-"""The study's page: tables and conclusions, all computed from the figures."""
+"""Page of the comparison with peers: tables and conclusions, computed from the figures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from statistics import median, quantiles
 import torch
 
 from experiments.peers.bench import STEPS
-from experiments.peers.found import EXACT, Found, reference_in
 from experiments.peers.networks import SITUATIONS
+from experiments.peers.outcome import EXACT, Outcome, reference_in
 from experiments.peers.picture import draw
 from experiments.peers.rows import HAND, OURS, PEER
 from experiments.study import MIB, Report
@@ -32,9 +32,9 @@ INSTALL = (
 )
 
 
-def write(found: Sequence[Found], arguments: argparse.Namespace) -> None:
-    """README.md, results.json and peers.png."""
-    groups = {name: [item for item in found if item.row.situation == name] for name in arguments.situations}
+def write(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> None:
+    """Write README.md, results.json and peers.png."""
+    groups = {name: [item for item in outcomes if item.row.situation == name] for name in arguments.situations}
     given = {"device": "cpu", "rounds": ROUNDS, "threads": 1}
     chosen = [f"--{key} {getattr(arguments, key)}" for key, usual in given.items() if getattr(arguments, key) != usual]
     command = " ".join([COMMAND, *chosen])
@@ -51,9 +51,9 @@ def write(found: Sequence[Found], arguments: argparse.Namespace) -> None:
         report.section(situation.title, f"{situation.about} {situation.size(arguments.scale)}.")
         report.table([_heading(group), *(_row(item, reference_in(group)) for item in group)])
         report.items(*(f"{item.row.name}: {item.row.remark}." for item in group if item.row.remark))
-    _failures(report, found)
+    _failures(report, outcomes)
     settings = {key: getattr(arguments, key) for key in ("scale", "rounds", "threads")}
-    rows = [item.as_json() for item in found]
+    rows = [item.as_json() for item in outcomes]
     report.write({"settings": settings, "rows": rows}, torch.device(arguments.device))
 
 
@@ -100,14 +100,14 @@ def _how(arguments: argparse.Namespace) -> Iterator[str]:
     )
 
 
-def _heading(group: Sequence[Found]) -> list[str]:
+def _heading(group: Sequence[Outcome]) -> list[str]:
     cuda = ["allocator, peak"] if any("cuda" in item.memory for item in group) else []
     memory = ["live tensors, peak", "memory / first", *cuda, "process, peak (rise)"]
     return ["method", "", *memory, "time / first", "difference", "with dropout", "lines"]
 
 
-def _row(item: Found, reference: Found) -> list[str]:
-    """A row of a table; its failure in place of figures."""
+def _row(item: Outcome, reference: Outcome) -> list[str]:
+    """Return a row of a table; its failure in place of figures."""
     start = [item.row.name, f"{item.row.kind}{'' if item.row.version() is None else f' ({item.row.version()})'}"]
     cuda = "cuda" in reference.memory
     if item.failure is not None:
@@ -128,8 +128,8 @@ def _row(item: Found, reference: Found) -> list[str]:
     ]
 
 
-def _conclusions(group: Sequence[Found]) -> Iterator[str]:
-    """What the figures of a situation say."""
+def _conclusions(group: Sequence[Outcome]) -> Iterator[str]:
+    """Return the conclusions from a situation's figures."""
     reference, title = reference_in(group), SITUATIONS[group[0].row.situation].title
     measured = [item for item in group if item.failure is None]
     if reference.failure is not None:
@@ -148,8 +148,8 @@ def _conclusions(group: Sequence[Found]) -> Iterator[str]:
         yield f"Of the {len(leaner)} that need at least 5 % less memory the fastest is {_said(fastest, reference)}."
     exact = [item for item in measured if item.exact()]
     wrong = [item for item in measured if not item.exact()]
-    said = f"The same gradient in {len(exact)} of {len(measured)} rows that ran"
-    yield said + (f"; not in {', '.join(i.row.name for i in wrong)}." if wrong else ".")
+    sentence = f"The same gradient in {len(exact)} of {len(measured)} rows that ran"
+    yield sentence + (f"; not in {', '.join(i.row.name for i in wrong)}." if wrong else ".")
     other = [item.row.name for item in exact if not item.same_masks()]
     if other:
         yield f"With dropout these train with other masks: {', '.join(other)}."
@@ -173,20 +173,20 @@ def _conclusions(group: Sequence[Found]) -> Iterator[str]:
     yield f"Noise: from its fastest to its slowest round a row's time spans {spans}."
 
 
-def _noise(measured: Sequence[Found]) -> list[float]:
+def _noise(measured: Sequence[Outcome]) -> list[float]:
     return [(max(item.seconds) - min(item.seconds)) / median(item.seconds) for item in measured]
 
 
-def _said(item: Found, reference: Found) -> str:
+def _said(item: Outcome, reference: Outcome) -> str:
     return f"{item.row.name} ({_mib(item.peak())}, {item.time(reference):.2f} of the time, {item.row.lines()} lines)"
 
 
-def _failures(report: Report, found: Sequence[Found]) -> None:
+def _failures(report: Report, outcomes: Sequence[Outcome]) -> None:
     report.section("What did not work")
-    failed = [f"{item.row.name}: {item.failure}." for item in found if item.failure is not None]
+    failed = [f"{item.row.name}: {item.failure}." for item in outcomes if item.failure is not None]
     wrong = [
         f"{item.row.name}: the weights end {item.differences[0]:.1e} away from the first row's."
-        for item in found
+        for item in outcomes
         if item.differences is not None and not item.exact()
     ]
     report.items(*failed, *wrong, *NOT_HERE)

@@ -1,4 +1,4 @@
-"""The rows of the study: who trains what, and what one should know about it."""
+"""Rows of the comparison with peers: a method in a situation, and a remark."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Row:
     """One method in one situation.
 
     Attributes:
-        name: of the row.
-        situation: a key of `SITUATIONS`.
-        kind: by hand, this project, or a peer.
-        train: what a user would write, a function of the network and the batches.
-        options: further arguments of it.
-        package: that it imports, as Python names it; None for torch alone and for this project.
-        distribution: that package's name on PyPI.
-        needs_cuda: why it cannot run without a GPU; None if it can.
-        remark: what one should know.
+        name: Name of the row.
+        situation: Key of `SITUATIONS`.
+        kind: Origin: by hand, this project, or a peer.
+        train: User's code, a function of the network and the batches.
+        options: Further arguments of `train`.
+        package: Name of the package to import; None for torch alone and for this project.
+        distribution: Name of that package on PyPI.
+        needs_cuda: Reason for needing a GPU; None if it runs without one.
+        remark: Remark for the reader.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Row:
     remark: str = ""
 
     def run(self, network: Any, batches: Iterable[Any]) -> None:
-        """Train."""
+        """Train the network."""
         self.train(network, batches, **self.options)
 
     def missing(self, device: str) -> str | None:
-        """Why it cannot run here, in one line; None if it may."""
+        """Return the reason why the row cannot run on a device, in one line; None if it can."""
         if self.needs_cuda and not device.startswith("cuda"):
             return self.needs_cuda
         if self.package is not None and find_spec(self.package) is None:
@@ -56,19 +56,19 @@ class Row:
         return None
 
     def version(self) -> str | None:
-        """Of the package."""
+        """Return the version of the package."""
         try:
             return version(self.distribution) if self.distribution else None
         except PackageNotFoundError:
             return None
 
     def lines(self) -> int:
-        """Of code."""
+        """Return the number of statements."""
         return lines_of(self.train)
 
 
 def reference_of(row: Row) -> Row:
-    """The first row of the same situation."""
+    """Return the first row of the same situation."""
     return next(other for other in ROWS if other.situation == row.situation)
 
 

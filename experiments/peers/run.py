@@ -1,4 +1,4 @@
-"""The same network, weights, data and optimizer through this project and through the libraries beside it.
+"""Comparison with peers: the same network, weights, data and optimizer through this project and other libraries.
 
 python -m pip install -c constraints.txt -e . -r experiments/peers/requirements-peers.txt    # in a venv of its own
 python -m pip install --no-deps LibMTL==1.1.5          # alone: it would bring a torchvision that does not fit
@@ -19,20 +19,20 @@ from typing import Any
 import torch
 
 from experiments.peers.bench import Bench
-from experiments.peers.found import Found
 from experiments.peers.networks import SITUATIONS
+from experiments.peers.outcome import Outcome
 from experiments.peers.page import ROUNDS, write
 from experiments.peers.rows import ROWS, Row
 from experiments.study import parser
-from mtl_accum.measure._process import FreshProcess, MeasurementError
+from mtl_accum.measure import FreshProcess, MeasurementError
 
 __all__ = ["main", "measure"]
 
 
-def measure(rows: Iterable[Row], device: str, scale: float, rounds: int) -> list[Found]:
-    """Rows of one situation: timed in turns on the CPU, one after the other on a GPU; then weighed."""
-    found = [Found(row, failure=row.missing(device)) for row in rows]
-    present = [item for item in found if item.failure is None]
+def measure(rows: Iterable[Row], device: str, scale: float, rounds: int) -> list[Outcome]:
+    """Measure the rows of one situation: timed in turns on the CPU, one after the other on a GPU; then weighed."""
+    outcomes = [Outcome(row, failure=row.missing(device)) for row in rows]
+    present = [item for item in outcomes if item.failure is None]
     groups = [present] * bool(present) if device == "cpu" else [[item] for item in present]
     for group in groups:
         with ExitStack() as stack:
@@ -41,27 +41,27 @@ def measure(rows: Iterable[Row], device: str, scale: float, rounds: int) -> list
             }
             for method in ("to_be_timed", "prepare", *["timed_step"] * rounds):
                 for item in group:
-                    seconds = _ask(benches[item.row.name], method, item)
+                    seconds = _call(benches[item.row.name], method, item)
                     if seconds is not None:
                         item.seconds.append(seconds)
                 print(f"{group[0].row.situation}: {method}, {len(group)} row(s)", flush=True)
     with ThreadPoolExecutor(2 if device == "cpu" else 1) as pool:  # memory does not mind a neighbour on the CPU
         list(pool.map(lambda item: _weigh(item, scale, device), present))
-    return found
+    return outcomes
 
 
-def _weigh(item: Found, scale: float, device: str) -> None:
+def _weigh(item: Outcome, scale: float, device: str) -> None:
     if item.failure is None:
         with FreshProcess(Bench(item.row.name, scale, device)) as process:
             for method in ("to_be_weighed", "prepare"):
-                _ask(process, method, item)
-            item.memory = {record.source: record for record in _ask(process, "memory", item) or ()}
-            item.differences = _ask(process, "differences", item)
+                _call(process, method, item)
+            item.memory = {record.source: record for record in _call(process, "memory", item) or ()}
+            item.differences = _call(process, "differences", item)
         print(json.dumps(item.as_json()), flush=True)
 
 
-def _ask(process: FreshProcess, method: str, item: Found) -> Any:
-    """What it answers; None from the row's first failure on."""
+def _call(process: FreshProcess, method: str, item: Outcome) -> Any:
+    """Call a method in a row's process; return None from the row's first failure on."""
     if item.failure is None:
         try:
             return process.call(method)
@@ -70,14 +70,14 @@ def _ask(process: FreshProcess, method: str, item: Found) -> Any:
     return None
 
 
-def _all(arguments: argparse.Namespace) -> Iterator[Found]:
+def _all(arguments: argparse.Namespace) -> Iterator[Outcome]:
     for situation in arguments.situations:
         rows = [row for row in ROWS if row.situation == situation]
         yield from measure(rows, arguments.device, arguments.scale, arguments.rounds)
 
 
 def main() -> None:
-    """Run all of it and write the report."""
+    """Run every row and write the report."""
     options = parser(__doc__, Path(__file__).parent, "of the batch; 1 on a CPU, 64 on a GPU")
     options.add_argument("--rounds", type=int, default=ROUNDS, help="timed steps of every row")
     options.add_argument("--threads", type=int, default=1, help="of the CPU, in every process")

@@ -1,4 +1,4 @@
-"""Through Hugging Face Accelerate: every task is a micro step of gradient accumulation."""
+"""Training loop with Hugging Face Accelerate: every task is a micro step of gradient accumulation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["micro_step_per_task"]
 
 
 def micro_step_per_task(network: MultiTask, batches: Iterable[Batch]) -> None:
-    """`backward` divides by the number of micro steps, which makes a mean of the sum: hence the factor."""
+    """Train with a micro step per task; `backward` divides by their number, which the factor undoes."""
     from accelerate import Accelerator
 
     count, on_cpu = len(network.heads), not next(network.parameters()).is_cuda

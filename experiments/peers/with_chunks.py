@@ -1,4 +1,4 @@
-"""Through libraries that cut the batch of one loss: GradCache, sentence-transformers, torch itself, Liger."""
+"""Training loops with libraries that cut the batch of a loss: GradCache, sentence-transformers, torch, Liger."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["gradcache_class", "liger", "sentence_transformers", "torch_automatic
 
 
 def gradcache_class(network: Contrastive, batches: Iterable[Batch]) -> None:
-    """The class imports itself by a name that the package on PyPI does not have: two lines give it that name."""
+    """Train with GradCache's class; it imports itself by a name that the package on PyPI lacks, which two lines add."""
     import sys
 
     import gradcache.context_managers
@@ -32,7 +32,7 @@ def gradcache_class(network: Contrastive, batches: Iterable[Batch]) -> None:
 
 
 def sentence_transformers(network: Contrastive, batches: Iterable[Batch]) -> None:
-    """Its cached loss; the encoder goes in as one of its modules, a dict in and a dict out."""
+    """Train with the cached loss of sentence-transformers; the encoder is a module from a dict to a dict."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import losses
 
@@ -55,7 +55,7 @@ def sentence_transformers(network: Contrastive, batches: Iterable[Batch]) -> Non
 
 
 def torch_chunked(network: Vocabulary, batches: Iterable[Batch]) -> None:
-    """Torch's own; without options it is the path in one piece."""
+    """Train with torch's own chunked loss; without options it is the path in one piece."""
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)
     head = network.head
     for batch in batches:
@@ -68,7 +68,7 @@ def torch_chunked(network: Vocabulary, batches: Iterable[Batch]) -> None:
 
 
 def torch_automatic(network: Vocabulary, batches: Iterable[Batch]) -> None:
-    """The same, which chooses the chunks itself."""
+    """Train with torch's own chunked loss, which chooses the chunks itself."""
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)
     head, options = network.head, nn.LinearCrossEntropyOptions()
     for batch in batches:
@@ -79,7 +79,7 @@ def torch_automatic(network: Vocabulary, batches: Iterable[Batch]) -> None:
 
 
 def liger(network: Vocabulary, batches: Iterable[Batch]) -> None:
-    """Triton kernels: only on a GPU."""
+    """Train with Liger's Triton kernels, on a GPU only."""
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)

@@ -1,4 +1,7 @@
-"""Through LibMTL. Its `__init__` wants a torchvision from before 2022, and its Trainer has "cuda:0" written in."""
+"""Training loop with LibMTL's parts.
+
+Its `__init__` needs a torchvision from before 2022, and its Trainer is fixed to "cuda:0": neither is used.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ __all__ = ["equal_weights"]
 
 
 def equal_weights(network: MultiTask, batches: Iterable[Batch], rep_grad: bool) -> None:
-    """Its hard parameter sharing and equal weights, put together as its Trainer does."""
+    """Train with LibMTL's hard parameter sharing and equal weights, put together as in its Trainer."""
     import sys
     from importlib.util import find_spec, module_from_spec
 
-    sys.modules["LibMTL"] = module_from_spec(find_spec("LibMTL"))  # without its `__init__`, which cannot be imported
+    sys.modules["LibMTL"] = module_from_spec(find_spec("LibMTL"))  # type: ignore[arg-type]  # without its `__init__`, which cannot be imported
     from LibMTL.architecture import HPS
     from LibMTL.weighting import EW
 

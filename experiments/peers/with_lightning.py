@@ -1,4 +1,4 @@
-"""Through Lightning: the loop is its own."""
+"""Training loops with Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from experiments.peers.networks import LR, Batch, MultiTask
 
 __all__ = ["per_task", "summed"]
 
-_QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+_QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 def summed(network: MultiTask, batches: Iterable[Batch]) -> None:
-    """Automatic optimization of the summed loss."""
+    """Train by automatic optimization of the summed loss."""
     import lightning as L
 
     class Module(L.LightningModule):
@@ -35,7 +40,7 @@ def summed(network: MultiTask, batches: Iterable[Batch]) -> None:
 
 
 def per_task(network: MultiTask, batches: Iterable[Batch]) -> None:
-    """Manual optimization, a forward and a backward for each task."""
+    """Train by manual optimization, a forward and a backward for each task."""
     import lightning as L
 
     class Module(L.LightningModule):
@@ -45,7 +50,7 @@ def per_task(network: MultiTask, batches: Iterable[Batch]) -> None:
             self.automatic_optimization = False
 
         def training_step(self, batch: Batch, index: int) -> None:
-            optimizer = self.optimizers()
+            optimizer: Any = self.optimizers()
             optimizer.zero_grad()
             for name, head in self.network.heads.items():
                 self.manual_backward(network.losses[name](head(self.network.trunk(batch["x"])), batch[name]))

@@ -1,4 +1,4 @@
-"""Through TorchJD: gradients of several losses, to be aggregated; here by their sum."""
+"""Training loops with TorchJD: gradients of several losses, aggregated by their sum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["documented", "task_by_task"]
 
 
 def documented(network: MultiTask, batches: Iterable[Batch]) -> None:
-    """As its documentation has it: all losses, one `mtl_backward`."""
+    """Train as in TorchJD's documentation: all losses, one `mtl_backward`."""
     from torchjd.aggregation import Sum
     from torchjd.autojac import jac_to_grad, mtl_backward
 
@@ -27,7 +27,7 @@ def documented(network: MultiTask, batches: Iterable[Batch]) -> None:
 
 
 def task_by_task(network: MultiTask, batches: Iterable[Batch]) -> None:
-    """One call a task: a head dies before the next one, and the trunk's rows add up in one."""
+    """Train with one call per task: a head's graph is freed before the next head runs, and the trunk's rows add up."""
     from torchjd.aggregation import Sum
     from torchjd.autojac import jac_to_grad, mtl_backward
 

@@ -1,4 +1,4 @@
-"""The README's picture of one step: a screenshot of the page that a command writes.
+"""Picture of one step for the README: a screenshot of the report's page.
 
 python -m experiments.pictures.run      # from the repository's root; needs chromium and chromedriver
 """
@@ -19,7 +19,7 @@ ONE_STEP = ["+experiment=two_task", "+edition@compare.editions.cached=cached", "
 
 
 def take(page: Path, title: str, picture: Path) -> None:
-    """A screenshot of the section with that title."""
+    """Take a screenshot of the section with a title."""
     options = webdriver.ChromeOptions()
     for argument in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars", "window-size=1100,1400"):
         options.add_argument(f"--{argument}")

@@ -1,4 +1,4 @@
-"""Does a plan keep its word where the clock is noisy, and is it the same plan every time?
+"""Quality and repeatability of plans on a machine with noisy times.
 
 python -m experiments.planner.busy                # both tables; writes busy/README.md and busy/results.json
 python -m experiments.planner.busy --runs 2 --again 2 --folder /tmp/busy      # in short
@@ -24,11 +24,7 @@ from experiments.planner.grid import MODELS, SHARES, schedules
 from experiments.study import Report
 from mtl_accum import Edition, SummedLoss, plan
 from mtl_accum.memory import TrainingStep, keep_freed_memory
-from mtl_accum.planning import format_edition
-from mtl_accum.planning._formula import Tables, estimate
-from mtl_accum.planning._measure_costs import measure_costs
-from mtl_accum.planning._simplicity import simplicity
-from mtl_accum.planning._timings import step_seconds
+from mtl_accum.planning import Tables, estimate, format_edition, measure_costs, simplicity, step_seconds
 from mtl_accum.prediction import DryRun
 from mtl_accum.verify import without_a_trace
 
@@ -40,7 +36,7 @@ SAME_SHARE = 0.5  # of the way from the smallest peak to SummedLoss's, of the pl
 
 @dataclass
 class Run:
-    """One plan beside busy loops, and what the choice costs once they have ended; peaks in bytes."""
+    """One plan made beside busy loops, and the cost of its choice after they end; peaks in bytes."""
 
     network: str
     share: float
@@ -69,7 +65,7 @@ class Subject:
         self.peaks = {edition: estimate(edition, self.tables, self.samples).peak_bytes for edition in editions}
 
     def budget(self, share: float) -> int:
-        """Return a budget so far from the smallest peak that exists to the summed loss's."""
+        """Return a budget at a share of the way from the smallest peak to the summed loss's."""
         low, high = min(self.peaks.values()), self.peaks[SummedLoss()]
         return round(low + share * (high - low))
 
@@ -78,15 +74,15 @@ class Subject:
         return plan(self.model.trunk, self.model.tasks, self.batch, optimizer=self.optimizer, budget=budget)
 
     def busy(self, share: float) -> Run:
-        """Plan beside busy loops, then hold the choice against what is simpler."""
+        """Plan beside busy loops, then compare the choice with simpler schedules."""
         budget = self.budget(share)
         with busy_loops():
-            found = self.plan(budget)
-        edition = found.edition
+            result = self.plan(budget)
+        edition = result.edition
         rivals = [e for e, peak in self.peaks.items() if peak <= budget and self._order(e) < self._order(edition)]
         name, ratio = self._against(edition, rivals)
-        ratios = [schedule.time_ratio for schedule in found.front]
-        took = sum(found.spent.values())
+        ratios = [schedule.time_ratio for schedule in result.front]
+        took = sum(result.spent.values())
         return Run(self.name, share, budget, format_edition(edition), name, ratio, min(ratios), took)
 
     def _order(self, edition: Edition) -> tuple[int, int, int]:
@@ -153,7 +149,7 @@ def main() -> None:
     again = {}
     for subject in subjects if given.again else []:
         plans = [subject.plan(subject.budget(SAME_SHARE)) for _ in range(given.again)]
-        again[subject.name] = Counter(format_edition(found.edition) for found in plans)
+        again[subject.name] = Counter(format_edition(result.edition) for result in plans)
         print(subject.name, dict(again[subject.name]), flush=True)
     write(given.folder, runs, again, noise(before, loads()))
 

@@ -1,4 +1,4 @@
-"""The networks and the budgets of the study, fixed before it runs; the candidates are all that the planner has."""
+"""Networks, budgets and candidates of the planner's studies, fixed before a run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtl_accum import Edition, MultiTaskModel, Task
-from mtl_accum.planning._candidates import candidates, left_out
-from tests.memory.networks import NETWORKS
+from mtl_accum.planning import candidates, left_out
+from mtl_accum.testing import NETWORKS
 
 __all__ = ["MODELS", "SHARES", "schedules"]
 
@@ -28,7 +28,7 @@ def _dense_head(width: int, channels: int) -> nn.Module:
 
 
 def many_heads() -> Parts:
-    """Sequences through a small trunk; 16 linear heads at every position."""
+    """Build a small trunk over sequences, and 16 linear heads at every position."""
     samples, length = 48, 96
     tasks = {f"t{n}": Task(nn.Linear(48, 3), F.mse_loss, f"y{n}") for n in range(16)}
     trunk = nn.Sequential(nn.Linear(12, 96), nn.GELU(), nn.Dropout(0.1), nn.Linear(96, 48), nn.Tanh())
@@ -37,7 +37,7 @@ def many_heads() -> Parts:
 
 
 def batchnorm() -> Parts:
-    """Convolutions with BatchNorm, whose batch cannot be cut in the trunk; five dense heads without."""
+    """Build convolutions with BatchNorm, whose batch cannot be cut in the trunk, and five dense heads without."""
     width = 24
     layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
     for _ in range(3):
@@ -48,7 +48,7 @@ def batchnorm() -> Parts:
 
 
 def huge_head() -> Parts:
-    """A recommender: a small trunk, one head over 20,000 items, two small ones."""
+    """Build a recommender: a small trunk, one head over 20,000 items, two small ones."""
     width, items, samples = 64, 20_000, 96
     tasks = {
         "item": Task(nn.Linear(width, items), nn.CrossEntropyLoss(), "item"),
@@ -66,7 +66,7 @@ def huge_head() -> Parts:
 
 
 def contrastive() -> Parts:
-    """A contrastive loss over the whole batch, which cannot be cut in the heads, and three tasks beside it."""
+    """Build a contrastive loss over the whole batch, which cannot be cut in the heads, and three tasks beside it."""
     width, samples = 48, 48
 
     def info_nce(z: Tensor, other: Tensor) -> Tensor:
@@ -106,6 +106,6 @@ MODELS: dict[str, Callable[[], Parts]] = {
 
 
 def schedules(model: MultiTaskModel, batch: Any) -> list[Edition]:
-    """All candidates for a network on the CPU."""
+    """Return all candidates for a network on the CPU."""
     without = left_out(model.trunk, model.tasks, batch, on_gpu=False)
     return candidates(len(model.tasks), len(next(iter(batch.values()))), without)

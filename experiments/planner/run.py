@@ -1,4 +1,4 @@
-"""Does a plan keep its budget, is its peak right, and is it the fastest? Against every candidate, measured.
+"""Plans against every candidate, measured: budget, predicted peak and speed.
 
 python -m experiments.planner.run        # from the repository's root; about half an hour; writes README.md beside it
 python -m experiments.planner.run transformer ...      # these networks only; prints their tables
@@ -16,12 +16,12 @@ import torch
 
 from experiments.planner.grid import MODELS, SHARES, schedules
 from mtl_accum import Edition, SummedLoss, plan
-from mtl_accum.measure._process import FreshProcess
+from mtl_accum.measure import FreshProcess
 from mtl_accum.memory import TrainingStep, keep_freed_memory
 from mtl_accum.planning import format_edition
 from mtl_accum.report import markdown_table
+from mtl_accum.testing import profiler_peak
 from mtl_accum.verify import without_a_trace
-from tests.prediction.profiled import profiled
 
 MIB = 2**20
 ROUNDS, FINAL_ROUNDS = 4, 21  # steps of every candidate, in turns; of those that may be the fastest
@@ -32,7 +32,7 @@ NEAR, EXACT = 0.05, 0.03  # how much slower than the fastest one, and how far fr
 
 @dataclass
 class Candidate:
-    """What was measured of one schedule: bytes, and seconds of steps in turns with the others."""
+    """Measurements of one schedule: bytes, and seconds of steps in turns with the others."""
 
     edition: Edition
     peak: int = 0
@@ -41,12 +41,12 @@ class Candidate:
 
     @property
     def time(self) -> float:
-        """Of a step, the median."""
+        """Median seconds of a step."""
         return median(self.final or self.seconds)
 
     @property
     def spread(self) -> float:
-        """Between the quartiles, relative to the median."""
+        """Distance between the quartiles, relative to the median."""
         low, _, high = quantiles(self.final, n=4)
         return (high - low) / self.time
 
@@ -70,53 +70,53 @@ class Cell:
     refused: str = ""
 
     def misses(self) -> list[str]:
-        """What this plan did wrong."""
+        """Return the plan's misses, in words."""
         if self.share is None:
             return [] if self.refused else [f"{self.chosen} was chosen where nothing fits"]
         if self.refused:
             return [f"nothing was chosen: {self.refused}"]
-        found = []
+        faults = []
         if self.measured > self.budget:
-            found.append(f"over the budget by {(self.measured - self.budget) / MIB:.2f} MiB")
+            faults.append(f"over the budget by {(self.measured - self.budget) / MIB:.2f} MiB")
         if abs(self.predicted / self.measured - 1) > EXACT:
-            found.append(f"predicted {self.predicted / self.measured - 1:+.1%}")
+            faults.append(f"predicted {self.predicted / self.measured - 1:+.1%}")
         if self.time > (1 + max(NEAR, self.noise)) * self.fastest_time:
-            found.append(f"{self.time / self.fastest_time - 1:.1%} slower than {self.fastest}, noise {self.noise:.1%}")
-        return found
+            faults.append(f"{self.time / self.fastest_time - 1:.1%} slower than {self.fastest}, noise {self.noise:.1%}")
+        return faults
 
 
 class Subject:
-    """One network, every candidate measured, and its plans; in a process of its own."""
+    """One network, its measured candidates and its plans, for a process of its own."""
 
     def __init__(self, model: str) -> None:
         self.name = model
 
     def measure(self) -> tuple[int, float]:
-        """Peak and time of all candidates; returns how many there are, and the seconds that it took."""
+        """Measure peak and time of all candidates; return their number, and the seconds that it took."""
         keep_freed_memory()
         torch.set_num_threads(1)  # the other cores are shared with whoever else is there
         torch.manual_seed(0)
         started = time.perf_counter()
         self.model, self.batch = MODELS[self.name]()
         self.optimizer = torch.optim.AdamW(self.model.parameters())
-        self.found = {repr(edition): Candidate(edition) for edition in schedules(self.model, self.batch)}
+        self.candidates = {repr(edition): Candidate(edition) for edition in schedules(self.model, self.batch)}
         with without_a_trace(self._step(SummedLoss())):
             self._step(SummedLoss())()
-            for candidate in self.found.values():
+            for candidate in self.candidates.values():
                 step = self._step(candidate.edition)
                 with step.tensor_meter() as meter:
                     step()
                 candidate.peak = meter.result().peak_bytes or 0
             for _ in range(ROUNDS):
-                for candidate in self.found.values():
+                for candidate in self.candidates.values():
                     if not candidate.seconds or candidate.seconds[0] < SLOW:
                         candidate.seconds.append(self._timed(candidate.edition))
-        return len(self.found), time.perf_counter() - started
+        return len(self.candidates), time.perf_counter() - started
 
     def plans(self) -> list[Cell]:
-        """A plan for every budget, and one for a budget that nothing fits."""
-        low = min(candidate.peak for candidate in self.found.values())
-        high = self.found[repr(SummedLoss())].peak
+        """Make a plan for every budget, and one for a budget that nothing fits."""
+        low = min(candidate.peak for candidate in self.candidates.values())
+        high = self.candidates[repr(SummedLoss())].peak
         cells = [self._plan(share, round(low + share * (high - low))) for share in SHARES]
         cells.append(self._plan(None, round(0.9 * low)))
         self._final(cells)
@@ -126,19 +126,19 @@ class Subject:
 
     def _plan(self, share: float | None, budget: int) -> Cell:
         cell = Cell(self.name, share, budget)
-        found = plan(self.model.trunk, self.model.tasks, self.batch, optimizer=self.optimizer, budget=budget)
-        cell.took = sum(found.spent.values())
-        if found.chosen is None:
-            cell.refused = "; ".join(found.advice)
+        result = plan(self.model.trunk, self.model.tasks, self.batch, optimizer=self.optimizer, budget=budget)
+        cell.took = sum(result.spent.values())
+        if result.chosen is None:
+            cell.refused = "; ".join(result.advice)
         else:
-            cell.chosen, cell.predicted = repr(found.edition), found.peak.peak_bytes or 0
+            cell.chosen, cell.predicted = repr(result.edition), result.peak.peak_bytes or 0
         return cell
 
     def _final(self, cells: list[Cell]) -> None:
-        """Time again, in turns, what was chosen and what may be faster."""
-        finalists = {cell.chosen: self.found[cell.chosen] for cell in cells if cell.chosen}
+        """Time the chosen schedules and those that may be faster again, in turns."""
+        finalists = {cell.chosen: self.candidates[cell.chosen] for cell in cells if cell.chosen}
         for cell in cells:
-            fitting = sorted((c for c in self.found.values() if c.peak <= cell.budget), key=lambda c: c.time)
+            fitting = sorted((c for c in self.candidates.values() if c.peak <= cell.budget), key=lambda c: c.time)
             finalists |= {repr(candidate.edition): candidate for candidate in fitting[:FINALISTS]}
         with without_a_trace(self._step(SummedLoss())):
             for _ in range(FINAL_ROUNDS):
@@ -146,11 +146,11 @@ class Subject:
                     candidate.final.append(self._timed(candidate.edition))
 
     def _judge(self, cell: Cell) -> None:
-        """Hold a plan against the fastest of the finalists that fit."""
+        """Compare a plan with the fastest of the finalists that fit."""
         if not cell.chosen:
             return
-        chosen = self.found[cell.chosen]
-        rivals = [c for c in self.found.values() if c.final and c.peak <= cell.budget]
+        chosen = self.candidates[cell.chosen]
+        rivals = [c for c in self.candidates.values() if c.final and c.peak <= cell.budget]
         fastest = min(rivals, key=lambda candidate: candidate.time, default=chosen)
         cell.measured, cell.time = chosen.peak, chosen.time
         cell.fastest, cell.fastest_time = format_edition(fastest.edition), fastest.time
@@ -161,7 +161,7 @@ class Subject:
             with step.tensor_meter() as meter:
                 step()
             result = meter.result()
-            cell.kernels = profiled(step) - ((result.peak_bytes or 0) - (result.base_bytes or 0))
+            cell.kernels = profiler_peak(step) - ((result.peak_bytes or 0) - (result.base_bytes or 0))
         cell.chosen = format_edition(chosen.edition)
 
     def _step(self, edition: Edition) -> TrainingStep:
@@ -179,7 +179,7 @@ HEADING += ["noise", "plan took", "misses"]
 
 
 def row(cell: Cell) -> list[str]:
-    """A cell of the grid as a row of the table."""
+    """Return a cell of the grid as a row of the table."""
     share = "infeasible" if cell.share is None else f"{cell.share:.0%}"
     start = [cell.model, share, f"{cell.budget / MIB:.2f}"]
     end = [f"{cell.took:.1f} s", "; ".join(cell.misses())]
@@ -200,7 +200,7 @@ def row(cell: Cell) -> list[str]:
 
 
 def main(names: list[str]) -> None:
-    """Run all of it; write the report if it is all networks."""
+    """Run the networks; write the report if it is all of them."""
     cells: list[Cell] = []
     sizes: list[str] = []
     for name in names or MODELS:

@@ -1,4 +1,4 @@
-"""The study's pictures; they need only what `results.json` holds."""
+"""Training curves of all editions and batch sizes, drawn from `results.json`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from matplotlib.figure import Figure
 
 __all__ = ["batches", "curves"]
 
-Found = Mapping[str, Sequence[Mapping[str, Any]]]
+Trainings = Mapping[str, Sequence[Mapping[str, Any]]]
 _TITLES = {"digit": "loss of digit", "denoise": "loss of denoise"}
 _MARKS = "os^Dv<>PX"
 
 
-def curves(found: Found, path: Path) -> None:
-    """The first seed: all editions over each other, and how far they are from the summed loss."""
+def curves(trainings: Trainings, path: Path) -> None:
+    """Draw the first seed: all editions over each other, and their distance from the summed loss."""
     figure, panels = _figure(3)
-    for number, (name, seeds) in enumerate(found.items()):
+    for number, (name, seeds) in enumerate(trainings.items()):
         epochs = range(1, 1 + len(seeds[0]["losses_apart_by_epoch"]))
         for axes, (task, title) in zip(panels, _TITLES.items(), strict=False):
             width = 7 - 0.75 * number  # the first ones shine through below the last ones
@@ -30,7 +30,7 @@ def curves(found: Found, path: Path) -> None:
         apart = seeds[0]["losses_apart_by_epoch"]
         if any(apart):
             panels[2].plot(epochs, apart, f"-{_MARKS[number]}", color=f"C{number}", markersize=4, label=name)
-    same = [name for name, seeds in found.items() if not any(seeds[0]["losses_apart_by_epoch"])]
+    same = [name for name, seeds in trainings.items() if not any(seeds[0]["losses_apart_by_epoch"])]
     panels[2].set(title="distance from summed", ylabel="largest relative difference of a loss")
     panels[2].plot([], [], " ", label=f"not drawn, 0: {len(same) - 1} others")
     panels[1].legend(frameon=False, fontsize=7, loc="upper right")
@@ -38,10 +38,10 @@ def curves(found: Found, path: Path) -> None:
     _save(figure, panels, path, headroom=panels[2])
 
 
-def batches(found: Found, path: Path) -> None:
-    """The mean over the seeds: losses along the training, and what came out of it."""
+def batches(trainings: Trainings, path: Path) -> None:
+    """Draw the means over the seeds: losses along the training, and the final scores."""
     figure, panels = _figure(3)
-    for number, (name, seeds) in enumerate(found.items()):
+    for number, (name, seeds) in enumerate(trainings.items()):
         for axes, (task, title) in zip(panels, _TITLES.items(), strict=False):
             mean = [fmean(values) for values in zip(*(seed["losses_by_epoch"][task] for seed in seeds), strict=True)]
             style = "--" if "warm" in name else "-"

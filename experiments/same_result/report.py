@@ -1,4 +1,4 @@
-"""The study's tables and sentences, all of them computed."""
+"""Tables and sentences of the study of equal results, computed from the figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROUNDING = 1e-4  # of a loss; a float32 has 6e-8, and an epoch some steps to am
 _SCORES = ("accuracy", "psnr")
 
 
-def fill(page: Report, plan: Plan, found: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def fill(page: Report, plan: Plan, trained: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Write the page.
 
     Returns:
@@ -34,31 +34,31 @@ def fill(page: Report, plan: Plan, found: dict[str, Any]) -> tuple[dict[str, Any
     page.text(
         f"The data and the model of `+experiment=two_task` (trunk and heads narrower and shallower: "
         f"`{' '.join(plan.network)}`), float32, one thread a process, {plan.epochs} epochs, seeds "
-        f"{', '.join(map(str, plan.seeds))}; all trainings took {found['took_seconds'] / 60:.0f} minutes in two "
+        f"{', '.join(map(str, plan.seeds))}; all trainings took {trained['took_seconds'] / 60:.0f} minutes in two "
         "processes beside other work. A seed sets weights, order, noise and dropout: the editions of a seed see the "
         "same. The network has GroupNorm: no edition is refused. Its one dropout layer draws the same masks whether "
         "the batch is cut or not; with two such layers `cached` and `accumulated` would draw others, equally valid."
     )
-    broken = _editions(page, plan, found["editions"])
-    _batches(page, plan, found["batches"])
-    apart = [of for name, of in found["editions"].items() if name != NUDGED]
+    broken = _editions(page, plan, trained["editions"])
+    _batches(page, plan, trained["batches"])
+    apart = [of for name, of in trained["editions"].items() if name != NUDGED]
     results = {
         "seeds": len(plan.seeds),
         "farthest_edition": {key: max(_largest(seeds, key) for seeds in apart) for key in _APART},
-        "nudged": _summary(found["editions"][NUDGED]),
+        "nudged": _summary(trained["editions"][NUDGED]),
         "plan": {**vars(plan), "seeds": list(plan.seeds), "network": list(plan.network)},
-        "took_seconds": found["took_seconds"],
+        "took_seconds": trained["took_seconds"],
         "editions": {
             name: {"overrides": EDITIONS[name][0], "claimed": EDITIONS[name][1], **_summary(of), "seeds": _kept(of)}
-            for name, of in found["editions"].items()
+            for name, of in trained["editions"].items()
         },
-        "batches": {name: {**_summary(of), "seeds": _kept(of)} for name, of in found["batches"].items()},
+        "batches": {name: {**_summary(of), "seeds": _kept(of)} for name, of in trained["batches"].items()},
     }
     return results, broken
 
 
-def _editions(page: Report, plan: Plan, found: dict[str, Seeds]) -> list[str]:
-    page.section("The editions", f"A batch has {plan.batch} samples, {found[REFERENCE][0]['steps']} steps.")
+def _editions(page: Report, plan: Plan, trained: dict[str, Seeds]) -> list[str]:
+    page.section("The editions", f"A batch has {plan.batch} samples, {trained[REFERENCE][0]['steps']} steps.")
     page.text(
         "Identical bits: of the losses at every step and of the final weights, held against `summed` of the same seed "
         "with `torch.equal`. Losses: the largest relative difference of a task's loss at a step, over all seeds. "
@@ -66,17 +66,19 @@ def _editions(page: Report, plan: Plan, found: dict[str, Seeds]) -> list[str]:
         "and PSNR are those of the test data, mean ± standard deviation over the seeds; peak: live tensors in a step."
     )
     head = ["edition", "claimed", "identical bits", "losses apart, first epoch", "over the training", "weights apart"]
-    page.table([[*head, "accuracy", "PSNR, dB", "peak"], *(_edition(name, seeds) for name, seeds in found.items())])
+    page.table([[*head, "accuracy", "PSNR, dB", "peak"], *(_edition(name, seeds) for name, seeds in trained.items())])
     page.picture("curves.png", "losses of all editions over each other, and their distance from the summed loss")
-    same = [name for name, seeds in found.items() if name != REFERENCE and _same(seeds)]
-    others = [name for name in found if name not in (REFERENCE, NUDGED, *same)]
+    same = [name for name, seeds in trained.items() if name != REFERENCE and _same(seeds)]
+    others = [name for name in trained if name not in (REFERENCE, NUDGED, *same)]
     claimed = [name for name, (_, of) in EDITIONS.items() if of]
-    broken = [name for name in claimed if not _same(found[name])]
-    odd = [name for name in others if _largest(found[name], _APART[0]) > _ROUNDING]
-    reference = found[REFERENCE]
-    scale, farthest = _largest(found[NUDGED], "weights_apart"), max(others, key=lambda n: _largest(found[n], _WEIGHTS))
-    first, losses, weights = (max(_largest(found[name], key) for name in others) for key in _APART)
-    moved, moved_psnr = (max(abs(a - b) for n in others for a, b in _pairs(found[n], reference, k)) for k in _SCORES)
+    broken = [name for name in claimed if not _same(trained[name])]
+    odd = [name for name in others if _largest(trained[name], _APART[0]) > _ROUNDING]
+    reference = trained[REFERENCE]
+    scale = _largest(trained[NUDGED], "weights_apart")
+    nudged_losses = _largest(trained[NUDGED], "losses_apart")
+    farthest = max(others, key=lambda n: _largest(trained[n], _WEIGHTS))
+    first, losses, weights = (max(_largest(trained[name], key) for name in others) for key in _APART)
+    moved, moved_psnr = (max(abs(a - b) for n in others for a, b in _pairs(trained[n], reference, k)) for k in _SCORES)
     page.items(
         "**To the last bit** the training with the summed loss, in every seed, every loss and every weight: "
         f"{_names(same)}. Claimed for {_names([name for name in claimed if name != REFERENCE])}.",
@@ -85,7 +87,7 @@ def _editions(page: Report, plan: Plan, found: dict[str, Seeds]) -> list[str]:
         f"losses are at most {first:.1e} apart in the first epoch and {losses:.1e} over the "
         f"training; the weights end at most {weights:.1e} apart (`{farthest}`).",
         "**For scale**: the summed loss itself, with the last bit of one weight changed before the first step, ends "
-        f"{scale:.1e} away in its weights, and up to {_largest(found[NUDGED], 'losses_apart'):.1e} in its losses: the "
+        f"{scale:.1e} away in its weights, and up to {nudged_losses:.1e} in its losses: the "
         f"farthest edition's weights are {weights / scale:.2f} times as far.",
         f"**On the test data** these editions move a seed's accuracy by at most {100 * moved:.2f} points and its PSNR "
         f"by {moved_psnr:.3f} dB; the standard deviation over the seeds is {100 * _spread(reference, 'accuracy'):.2f} "
@@ -96,24 +98,24 @@ def _editions(page: Report, plan: Plan, found: dict[str, Seeds]) -> list[str]:
     return wrong + [f"{name}: more than rounding apart in the first epoch" for name in odd]
 
 
-def _batches(page: Report, plan: Plan, found: dict[str, Seeds]) -> None:
-    base = found[BASE]
+def _batches(page: Report, plan: Plan, trained: dict[str, Seeds]) -> None:
+    base = trained[BASE]
     page.section(
         f"An effective batch {LARGER} times as large",
         f"`edition=split`, a base batch of {plan.base_batch} at the experiment's learning rate; then "
         f"`accumulate={LARGER}` with each `lr_scaling`, where said with `warmup_steps` of {plan.warmup_epochs} epochs. "
         f"The same number of epochs: {base[0]['steps']} steps by the base batch, "
-        f"{found[list(BATCHES)[1]][0]['steps']} by the larger one. Loss: of training, mean of the last epoch. The "
+        f"{trained[list(BATCHES)[1]][0]['steps']} by the larger one. Loss: of training, mean of the last epoch. The "
         "difference is that of the same seed, its mean ± its standard error.",
     )
     head = ["a step", "steps", "loss of digit", "loss of denoise", "accuracy", "difference", "PSNR, dB", "difference"]
-    page.table([head, *(_batch(name, seeds, base) for name, seeds in found.items())])
+    page.table([head, *(_batch(name, seeds, base) for name, seeds in trained.items())])
     page.picture("batches.png", "losses by epoch and test scores of every size of a step and rule")
-    larger = {name: seeds for name, seeds in found.items() if name != BASE}
+    larger = {name: seeds for name, seeds in trained.items() if name != BASE}
     by_accuracy = sorted(larger, key=lambda name: -_mean(larger[name], "accuracy"))
     best, worst = by_accuracy[0], by_accuracy[-1]
     page.items(
-        *(f"`{name}`: {_verdict(found[name], base)}." for name in larger),
+        *(f"`{name}`: {_verdict(trained[name], base)}." for name in larger),
         f"Of the larger batches `{best}` names most digits ({_share(larger[best], 'accuracy')}), `{worst}` fewest "
         f"({_share(larger[worst], 'accuracy')}).",
         _restores(larger, base),
@@ -176,23 +178,23 @@ def _batch(name: str, seeds: Seeds, base: Seeds) -> list[str]:
 
 
 def _summary(seeds: Seeds) -> dict[str, Any]:
-    """Over the seeds."""
+    """Summarise the seeds."""
     both: Iterable[tuple[str, Callable[[Seeds, str], float]]] = (("mean", _mean), ("sd", _spread))
-    found: dict[str, Any] = {f"{key}_{how}": of(seeds, key) for key in _SCORES for how, of in both}
+    summary: dict[str, Any] = {f"{key}_{how}": of(seeds, key) for key in _SCORES for how, of in both}
     if "losses_apart" in seeds[0]:
-        found |= {key: _largest(seeds, key) for key in _APART} | {"identical_seeds": _identical(seeds)}
-    return found
+        summary |= {key: _largest(seeds, key) for key in _APART} | {"identical_seeds": _identical(seeds)}
+    return summary
 
 
 def _kept(seeds: Seeds) -> Seeds:
-    """Whole curves of the first seed only."""
+    """Drop the curves of all seeds but the first."""
     return [seeds[0], *({key: of for key, of in seed.items() if "by_epoch" not in key} for seed in seeds[1:])]
 
 
 def _compared(seeds: Seeds, base: Seeds, key: str) -> tuple[float, float]:
-    """Mean of the differences of the same seed, and its standard error."""
-    found = [mine - theirs for mine, theirs in _pairs(seeds, base, key)]
-    return fmean(found), (stdev(found) if len(found) > 1 else 0.0) / sqrt(len(found))
+    """Return the mean of the differences of the same seed, and its standard error."""
+    gaps = [mine - theirs for mine, theirs in _pairs(seeds, base, key)]
+    return fmean(gaps), (stdev(gaps) if len(gaps) > 1 else 0.0) / sqrt(len(gaps))
 
 
 def _pairs(seeds: Seeds, others: Seeds, key: str) -> list[tuple[float, float]]:
@@ -208,7 +210,7 @@ def _identical(seeds: Seeds) -> int:
 
 
 def _largest(seeds: Seeds, key: str) -> float:
-    return max(seed[key] for seed in seeds)
+    return max(float(seed[key]) for seed in seeds)
 
 
 def _mean(seeds: Seeds, key: str) -> float:

@@ -1,4 +1,4 @@
-"""Does every edition train to the same end, and what does a larger effective batch do?
+"""Trainings with every edition to the same result, and with larger effective batches.
 
 python -m experiments.same_result.run      # from the repository's root; minutes; writes README.md, results.json, PNGs
 """
@@ -21,7 +21,7 @@ HERE, PROCESSES = Path(__file__).parent, 2
 
 
 def measure(plan: Plan, processes: int = PROCESSES) -> dict[str, Any]:
-    """Every training, seed by seed in processes of one thread each.
+    """Run every training, seed by seed in processes of one thread each.
 
     Returns:
         What was found of "editions" and of "batches", by name and seed.
@@ -31,21 +31,21 @@ def measure(plan: Plan, processes: int = PROCESSES) -> dict[str, Any]:
     with ProcessPoolExecutor(processes, context, one_thread) as pool:
         parts = {"batches": batches, "editions": editions}  # the longer ones first
         asked = {part: [pool.submit(job, plan, seed) for seed in plan.seeds] for part, job in parts.items()}
-        found = {part: [future.result() for future in futures] for part, futures in asked.items()}
-    by_name = {part: {name: [of[name] for of in seeds] for name in seeds[0]} for part, seeds in found.items()}
+        trained = {part: [future.result() for future in futures] for part, futures in asked.items()}
+    by_name = {part: {name: [of[name] for of in seeds] for name in seeds[0]} for part, seeds in trained.items()}
     return {**by_name, "took_seconds": time.perf_counter() - started}
 
 
-def write(plan: Plan, found: dict[str, Any], folder: Path) -> list[str]:
-    """Write page, JSON and pictures.
+def write(plan: Plan, trained: dict[str, Any], folder: Path) -> list[str]:
+    """Write the page, the JSON and the pictures.
 
     Returns:
         What should not be: editions that are claimed to give the same bits, and do not.
     """
     page = Report(folder, report.TITLE, report.QUESTION, "python -m experiments.same_result.run")
-    results, broken = report.fill(page, plan, found)
-    pictures.curves(found["editions"], folder / "curves.png")
-    pictures.batches(found["batches"], folder / "batches.png")
+    results, broken = report.fill(page, plan, trained)
+    pictures.curves(trained["editions"], folder / "curves.png")
+    pictures.batches(trained["batches"], folder / "batches.png")
     page.write(results, CPU)
     return broken
 

@@ -1,4 +1,4 @@
-"""One training of the study: as `python -m mtl_accum +experiment=two_task ...` trains, with what is compared kept."""
+"""One training as by `python -m mtl_accum +experiment=two_task ...`, with the figures to compare."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mtl_accum import predict
 from mtl_accum.training.evaluation import evaluate
 from mtl_accum.training.loop import Training, scale_learning_rate
-from mtl_accum.verify._difference import gradient_difference
+from mtl_accum.verify import gradient_difference
 
 __all__ = ["CPU", "SMALLER", "Outcome", "apart", "differences", "train", "usual_epochs", "weights_apart"]
 
@@ -30,15 +30,15 @@ SMALLER = ["model.trunk.width=16", "model.trunk.depth=3", *(f"model.tasks.{task}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training ends with.
+    """Results of a training.
 
     Attributes:
-        losses: of every task at every step.
-        weights: parameters and buffers, by name.
-        accuracy: share of the test digits that are named right.
-        psnr: of the restored test images, dB.
-        peak_bytes: of a step, predicted (on the CPU it equals the meter); None if not asked for.
-        seconds: of the training.
+        losses: Losses of every task at every step.
+        weights: Parameters and buffers, by name.
+        accuracy: Share of the test digits that are classified correctly.
+        psnr: PSNR of the restored test images, in dB.
+        peak_bytes: Predicted peak of a step (on the CPU it equals the meter); None without `weigh`.
+        seconds: Seconds of the training.
     """
 
     losses: dict[str, list[float]]
@@ -49,7 +49,7 @@ class Outcome:
     seconds: float
 
     def same_bits(self, other: Outcome) -> tuple[bool, bool]:
-        """Whether all losses, and all weights, are equal to the last bit."""
+        """Return whether all losses, and all weights, are equal to the last bit."""
         weights = self.weights.items()
         return self.losses == other.losses, all(torch.equal(value, other.weights[name]) for name, value in weights)
 
@@ -58,10 +58,10 @@ def train(overrides: Sequence[str], seed: int, *, nudge: bool = False, weigh: bo
     """Train `two_task` to its end.
 
     Args:
-        overrides: of the configuration, as on the command line.
-        seed: of weights, order, noise and dropout.
-        nudge: change the last bit of one weight before the first step.
-        weigh: predict the peak of a step, which is the same for every seed.
+        overrides: Overrides of the configuration, as on the command line.
+        seed: Seed of weights, order, noise and dropout.
+        nudge: Whether to change the last bit of one weight before the first step.
+        weigh: Whether to predict the peak of a step, which is the same for every seed.
     """
     with initialize_config_dir(str(_CONF), version_base="1.3"):
         config = compose("config", ["+experiment=two_task", f"seed={seed}", *overrides])
@@ -86,30 +86,30 @@ def train(overrides: Sequence[str], seed: int, *, nudge: bool = False, weigh: bo
     losses = Training(model, data.train(), [edition], optimizer, loop, device=CPU).run()
     seconds = time.perf_counter() - started
     measures = {name: instantiate(config.measures[name]) for name in ("accuracy", "psnr_restored")}
-    found = evaluate(model, measures, data.test(), device=CPU)
+    scores = evaluate(model, measures, data.test(), device=CPU)
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    return Outcome(losses, weights, found["accuracy"], found["psnr_restored"], peak, seconds)
+    return Outcome(losses, weights, scores["accuracy"], scores["psnr_restored"], peak, seconds)
 
 
 def usual_epochs() -> int:
-    """Of the experiment itself."""
+    """Return the number of epochs of the experiment."""
     with initialize_config_dir(str(_CONF), version_base="1.3"):
         return int(compose("config", ["+experiment=two_task"]).epochs)
 
 
 def apart(one: Outcome, reference: Outcome, *, steps: int | None = None) -> float:
-    """The largest relative difference of a task's loss at a step, over the first steps or all."""
+    """Return the largest relative difference of a task's loss at a step, over the first steps or all."""
     return max(max(of) for of in differences(one, reference)[:steps])
 
 
 def differences(one: Outcome, reference: Outcome) -> list[tuple[float, ...]]:
-    """The relative difference of every task's loss, step by step."""
+    """Return the relative difference of every task's loss, step by step."""
     columns = (zip(one.losses[task], losses, strict=True) for task, losses in reference.losses.items())
     return list(zip(*([_relative(*pair) for pair in column] for column in columns), strict=True))
 
 
 def weights_apart(one: Outcome, reference: Outcome) -> float:
-    """The difference of the final weights, by the measure that gradients are compared with."""
+    """Return the difference of the final weights, by the measure for gradients."""
     return gradient_difference(one.weights, reference.weights)
 
 

@@ -1,4 +1,4 @@
-"""What the study trains: one training after the other for a seed, and what is kept of it."""
+"""Trainings of one seed: every edition, and every batch size."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ BATCHES: dict[str, tuple[str, bool] | None] = {  # the rule of the learning rate
 
 @dataclass(frozen=True)
 class Plan:
-    """The size of the study.
+    """Size of the study.
 
     Attributes:
-        seeds: of every training.
-        epochs: of every training.
-        batch: samples of a batch, where editions are compared.
-        base_batch: samples of a batch, where batches are compared.
-        warmup_epochs: of those that are warmed up.
-        network: overrides that make it smaller.
+        seeds: Seeds of every training.
+        epochs: Number of epochs of every training.
+        batch: Number of samples in a batch, where editions are compared.
+        base_batch: Number of samples in a batch, where batches are compared.
+        warmup_epochs: Number of warm-up epochs, where there is a warm-up.
+        network: Overrides that make the network smaller.
     """
 
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
@@ -62,13 +62,13 @@ class Plan:
 
 
 def one_thread() -> None:
-    """For a process of the study: the same operations in the same order."""
+    """Set one thread in a process of the study: the same operations in the same order."""
     torch.set_num_threads(1)
 
 
 def editions(plan: Plan, seed: int) -> dict[str, dict[str, Any]]:
-    """Every edition trained with that seed, held against the summed loss."""
-    found: dict[str, dict[str, Any]] = {}
+    """Train with every edition from a seed, and compare with the summed loss."""
+    outcomes: dict[str, dict[str, Any]] = {}
     common = [f"epochs={plan.epochs}", f"data.batch_size={plan.batch}", *plan.network]
     reference = None
     for name, (overrides, _) in EDITIONS.items():
@@ -76,7 +76,7 @@ def editions(plan: Plan, seed: int) -> dict[str, dict[str, Any]]:
         reference = reference or outcome
         same_losses, same_weights = outcome.same_bits(reference)
         steps = [max(of) for of in differences(outcome, reference)]
-        found[name] = {
+        outcomes[name] = {
             **_scores(outcome, plan.epochs),
             "same_losses": same_losses,
             "same_weights": same_weights,
@@ -85,22 +85,22 @@ def editions(plan: Plan, seed: int) -> dict[str, dict[str, Any]]:
             "losses_apart_by_epoch": [max(part) for part in _epochs(steps, plan.epochs)],
             "weights_apart": weights_apart(outcome, reference),
         }
-    return found
+    return outcomes
 
 
 def batches(plan: Plan, seed: int) -> dict[str, dict[str, Any]]:
-    """Every size of a step and rule of the learning rate, trained with that seed."""
+    """Train with every batch size and learning rate rule from a seed."""
     common = ["edition=split", f"epochs={plan.epochs}", f"data.batch_size={plan.base_batch}", *plan.network]
-    found, steps = {}, 0
+    outcomes, steps = {}, 0
     for name, way in BATCHES.items():
         overrides = list[str]()
         if way is not None:
             rule, warm = way
             overrides += [f"accumulate={LARGER}", f"lr_scaling={rule}", f"base_batch_size={plan.base_batch}"]
             overrides += [f"warmup_steps={plan.warmup_epochs * steps}"] if warm else []
-        found[name] = _scores(train([*common, *overrides], seed, weigh=False), plan.epochs)
-        steps = int(found[name]["steps"]) // plan.epochs
-    return found
+        outcomes[name] = _scores(train([*common, *overrides], seed, weigh=False), plan.epochs)
+        steps = int(outcomes[name]["steps"]) // plan.epochs
+    return outcomes
 
 
 def _scores(outcome: Outcome, epochs: int) -> dict[str, Any]:

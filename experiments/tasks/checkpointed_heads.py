@@ -1,4 +1,4 @@
-"""What everybody can do today: each head under torch's activation checkpointing."""
+"""The summed loss with each head under torch's activation checkpointing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CheckpointedHeads:
     """
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-        """As an edition; every task must have a target in the batch."""
+        """See `Edition.forward_backward`; every task must have a target in the batch."""
         with phase("trunk", "forward"):
             z = trunk(batch)
         with phase("all heads", "forward"):

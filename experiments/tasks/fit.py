@@ -1,4 +1,4 @@
-"""A straight line through points."""
+"""Straight line of least squares through points."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Line:
     """y = intercept + slope * x.
 
     Attributes:
-        slope: of the line.
-        intercept: where it begins.
-        r2: the share of the variance of y that it explains; None where y does not vary.
+        slope: Slope of the line.
+        intercept: Value at x = 0.
+        r2: Share of the variance of y that the line explains; None where y does not vary.
     """
 
     slope: float
@@ -25,10 +25,10 @@ class Line:
 
 
 def fit(xs: Sequence[float], ys: Sequence[float]) -> Line | None:
-    """The line of least squares; None through fewer than two different x.
+    """Return the line of least squares; None through fewer than two different x.
 
     Raises:
-        ValueError: not as many ys as xs.
+        ValueError: The numbers of xs and ys differ.
     """
     if len(xs) != len(ys):
         raise ValueError(f"ys must be as many as xs, found {len(ys)} and {len(xs)}")

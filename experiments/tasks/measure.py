@@ -1,4 +1,4 @@
-"""Every way on networks of one family with more and more tasks: peaks, phases, times."""
+"""Measurement of peaks, phases and times on networks with more and more tasks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import torch
 
 from experiments.forked import forked
 from experiments.tasks.networks import Family, parts, ways
-from mtl_accum.measure._process import MeasurementError
-from mtl_accum.measure._worker import MeasurementWorker
+from mtl_accum.measure import MeasurementError, MeasurementWorker
 from mtl_accum.memory import PeakMemory, device_in_use
 
 __all__ = ["Cell", "measure"]
@@ -22,26 +21,26 @@ __all__ = ["Cell", "measure"]
 
 @dataclasses.dataclass
 class Cell:
-    """What was measured of one way at one number of tasks, in bytes and seconds; None where it was not.
+    """Measurements of one way at one number of tasks, in bytes and seconds; None where there are none.
 
     Attributes:
-        family: of networks.
-        way: its name.
-        tasks: how many.
-        resting: parameters, their gradients, buffers, optimizer state and inputs: what no schedule can avoid.
-        peak: of live tensors.
-        activations: of that; as the meter has it.
-        temporaries: of that.
-        gradients: of that.
-        phase: where it was reached.
-        operator: that reached it.
-        process: how far the resident memory rose above what it was before the step; on the CPU.
-        allocated: the peak of CUDA's allocator.
-        driver: the process's memory as NVML sees it.
-        seconds: of every timed step.
-        ratio: to the summed loss's time, the median of the rounds in turns.
-        difference: of the gradient, to the summed loss's.
-        failure: why figures are missing.
+        family: Family of networks.
+        way: Name of the way.
+        tasks: Number of tasks.
+        resting: Parameters, gradients, buffers, optimizer state and inputs: the bytes that no schedule can avoid.
+        peak: Peak of live tensors.
+        activations: Activations at the peak, by the meter.
+        temporaries: Temporaries at the peak.
+        gradients: Gradients at the peak.
+        phase: Phase of the peak.
+        operator: Operator of the peak.
+        process: Rise of the resident memory in the step; on the CPU.
+        allocated: Peak of CUDA's allocator.
+        driver: Memory of the process by NVML.
+        seconds: Seconds of every timed step.
+        ratio: Time relative to the summed loss's, the median of the rounds in turns.
+        difference: Difference of the gradient from the summed loss's.
+        failure: Reason for missing figures.
     """
 
     family: str
@@ -64,21 +63,21 @@ class Cell:
 
     @property
     def above(self) -> int | None:
-        """The peak above the resting bytes."""
+        """Peak above the resting bytes."""
         return None if self.peak is None or self.resting is None else self.peak - self.resting
 
 
 @dataclasses.dataclass
 class Series:
-    """One way on a family's networks, one after the other, in a process of its own.
+    """One way on a family's networks, one after the other, for a process of its own.
 
     Attributes:
-        family: of networks.
-        edition: what computes the gradient.
-        counts: of tasks, in the order in which `following` makes their networks.
-        samples: of a batch.
-        device: to run on.
-        before: used bytes of a CUDA device before this process.
+        family: Family of networks.
+        edition: Edition that computes the gradient.
+        counts: Numbers of tasks, in the order in which `following` makes their networks.
+        samples: Number of samples in a batch.
+        device: Device to run on.
+        before: Bytes in use on a CUDA device before this process.
     """
 
     family: Family
@@ -91,26 +90,26 @@ class Series:
     bench: MeasurementWorker | None = None
 
     def to_be_timed(self) -> None:
-        """Make this process one that is timed."""
+        """Tune this process for timing."""
         self._make(1).to_be_timed()
 
     def to_be_weighed(self) -> None:
-        """Make this process one that is weighed."""
+        """Tune this process for memory."""
         self._make(1).to_be_weighed()
 
     def following(self) -> None:
-        """Make the next network, and two steps."""
+        """Make the next network, and run two steps."""
         self.bench = None  # the one before is gone when the next one comes
         self.made += 1
         self.bench = self._make(self.counts[self.made - 1])
         self.bench.prepare()
 
     def timed_step(self) -> float:
-        """Seconds of one step."""
+        """Return the seconds of one step."""
         return self._there().timed_step()
 
     def memory(self) -> tuple[int, list[PeakMemory]]:
-        """The bytes that rest, and the peaks by every meter."""
+        """Return the resting bytes, and the peaks by every meter."""
         bench = self._there()
         step = bench._step
         gradients = sum(p.numel() * p.element_size() for p in step.parameters if p.requires_grad)
@@ -119,7 +118,7 @@ class Series:
         return (meter.result().base_bytes or 0) + gradients, bench.memory()
 
     def difference(self) -> float:
-        """Of the gradient, to the summed loss's."""
+        """Return the difference of the gradient from the summed loss's."""
         return self._there().difference().value
 
     def _there(self) -> MeasurementWorker:
@@ -141,9 +140,9 @@ def measure(
     *,
     starts: int = 1,
 ) -> list[Cell]:
-    """Every way at every number of tasks, processes of its own that are timed and one that is weighed.
+    """Measure every way at every number of tasks, in timed processes of its own and one that is weighed.
 
-    On the CPU the timed processes take turns with their steps; on a GPU they run one after the other, so that none
+    On the CPU the timed processes take turns with their steps; on a GPU they run one after the other, so none
     takes memory that another one needs.
 
     Args:
@@ -160,17 +159,17 @@ def measure(
     groups = [[way] for way in chosen] if device.type == "cuda" else [list(chosen)]
     for group in groups * starts:
         series = {way: Series(family, chosen[way], counts, samples, device) for way in group}
-        for row, ask in _in_turns(series, "to_be_timed", cells):
+        for row, call in _in_turns(series, "to_be_timed", cells):
             for _ in range(rounds(counts[row])):
                 for way in group:
-                    seconds = ask(way, "timed_step")
+                    seconds = call(way, "timed_step")
                     if seconds is not None:
                         cells[way][row].seconds.append(seconds)
     for way, edition in chosen.items():
         one = {way: Series(family, edition, counts, samples, device, device_in_use(device))}
-        for row, ask in _in_turns(one, "to_be_weighed", cells):
-            _note(cells[way][row], ask(way, "memory"))
-            cells[way][row].difference = ask(way, "difference")
+        for row, call in _in_turns(one, "to_be_weighed", cells):
+            _note(cells[way][row], call(way, "memory"))
+            cells[way][row].difference = call(way, "difference")
         print(f"{family.name} {way}: {cells[way][-1].failure or 'done'}", flush=True)
     for way in chosen:
         for cell, summed in zip(cells[way], next(iter(cells.values())), strict=True):
@@ -182,14 +181,14 @@ def measure(
 def _in_turns(
     series: Mapping[str, Series], kind: str, cells: Mapping[str, list[Cell]]
 ) -> Iterator[tuple[int, Callable[[str, str], Any]]]:
-    """For every number of tasks its place, and a way to ask the processes, which answers None where one failed."""
+    """Yield the row of every number of tasks, and a function that calls a process and returns None if it failed."""
     with ExitStack() as stack:
         processes = {way: stack.enter_context(forked(one)) for way, one in series.items()}
         for process in processes.values():
             process.call(kind)
         for row in range(len(next(iter(cells.values())))):
 
-            def ask(way: str, method: str, row: int = row) -> Any:
+            def call(way: str, method: str, row: int = row) -> Any:
                 cell = cells[way][row]
                 if cell.failure is not None:
                     return None
@@ -200,15 +199,15 @@ def _in_turns(
                     return None
 
             for way in series:
-                ask(way, "following")
-            yield row, ask
+                call(way, "following")
+            yield row, call
 
 
-def _note(cell: Cell, found: tuple[int, list[PeakMemory]] | None) -> None:
+def _note(cell: Cell, reading: tuple[int, list[PeakMemory]] | None) -> None:
     """Write the meters' records into a cell."""
-    if found is None:
+    if reading is None:
         return
-    cell.resting, records = found
+    cell.resting, records = reading
     for record in records:
         if record.source == "tensors":
             cell.peak, cell.phase, cell.operator = record.peak_bytes, record.peak_phase, record.peak_operator

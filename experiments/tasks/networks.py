@@ -1,4 +1,4 @@
-"""The two families of networks, with as many tasks as one likes, and what is held against each other on them."""
+"""Two families of networks with any number of tasks, and the ways to compare on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from experiments.tasks.torch_jd import TorchJD
 from mtl_accum import AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum.memory import Parts
 from mtl_accum.models import many_tasks
-from tests.memory.networks import many_heads
+from mtl_accum.testing import many_heads
 
 __all__ = ["FAMILIES", "Family", "dense", "parts", "ways"]
 
@@ -26,11 +26,11 @@ class Family:
     """Networks that differ in the number of their tasks.
 
     Attributes:
-        name: short.
-        what: they are, in words.
-        make: model and batch on the CPU from (tasks, samples).
-        samples: of a batch at scale 1.
-        counts: of tasks, ascending.
+        name: Short name.
+        what: Description in words.
+        make: Function from (tasks, samples) to model and batch on the CPU.
+        samples: Number of samples in a batch at scale 1.
+        counts: Numbers of tasks, ascending.
     """
 
     name: str
@@ -41,14 +41,14 @@ class Family:
 
 
 def dense(tasks: int, samples: int, width: int = 8, size: int = 32) -> tuple[Any, Any]:
-    """The many_tasks model on square images: per-pixel regression and convolutional classifiers in turns."""
+    """Build the many_tasks model on square images: per-pixel regression and convolutional classifiers in turns."""
     model = many_tasks(tasks, width, 4, 2)
     images = torch.randn(2, samples, 1, size, size)
     return model, {"image": images[0], "clean": images[1], "digit": torch.randint(0, 10, (samples,))}
 
 
 def tiny(tasks: int, samples: int) -> tuple[Any, Any]:
-    """A multi-layer perceptron with linear heads of three outputs."""
+    """Build a multi-layer perceptron with linear heads of three outputs."""
     return many_heads(heads=tasks, width=64, samples=samples)
 
 
@@ -72,7 +72,7 @@ FAMILIES = {
 
 
 def ways(family: str, samples: int, device: torch.device) -> Mapping[str, Any]:
-    """The editions that make sense on a family, and what others have, by name; the first one is the summed loss."""
+    """Return the editions that suit a family and its peers, by name; the first is the summed loss."""
     chosen: dict[str, Any] = {"summed": SummedLoss(), "per_task": PerTask(), "split": Split()}
     chosen |= {"split loss": AsLoss(Split()), "checkpointed heads": CheckpointedHeads()}
     peers = {"torchjd": TorchJD(), "torchjd by 1": TorchJD(chunk=1)}
@@ -86,11 +86,11 @@ def ways(family: str, samples: int, device: torch.device) -> Mapping[str, Any]:
 
 
 def parts(make: Callable[[int, int], tuple[Any, Any]], tasks: int, samples: int, device: torch.device) -> Parts:
-    """Trunk, tasks, batch and AdamW on a device, the same ones every time."""
+    """Build trunk, tasks, batch and AdamW on a device, the same ones every time."""
     torch.manual_seed(0)
     model, batch = make(tasks, samples)
     model.to(device)
-    there = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
+    on_device = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
     # fused on a GPU: the default there makes temporaries of every parameter at once
     optimizer = torch.optim.AdamW(model.parameters(), fused=device.type == "cuda")
-    return model.trunk, model.tasks, there, optimizer
+    return model.trunk, model.tasks, on_device, optimizer

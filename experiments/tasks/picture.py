@@ -1,4 +1,4 @@
-"""Lines against the number of tasks, each named where it ends."""
+"""Line chart against the number of tasks, each line labelled at its end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["draw", "spread"]
 
-_LOOKS: dict[str, tuple[str, Any, str]] = {  # Okabe and Ito's colours, dashes and markers
+_STYLES: dict[str, tuple[str, Any, str]] = {  # Okabe and Ito's colours, dashes and markers
     "summed": ("#D55E00", "-", "o"),
     "torchjd": ("#CC79A7", "--", "X"),
     "per_task": ("#E69F00", "-.", "D"),
@@ -36,11 +36,11 @@ def draw(
     """Write a PNG of 1600 pixels' width, legible at half of it; both axes double from tick to tick.
 
     Args:
-        lines: by way, the points (tasks, value).
-        path: of the PNG.
-        title: above the figure.
-        axis: what the values are, with their unit.
-        shown: a value as its line's end has it, with the unit.
+        lines: Points (tasks, value) by way.
+        path: Path of the PNG.
+        title: Title of the figure.
+        axis: Label of the values, with their unit.
+        shown: Function that formats a value at its line's end.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -52,9 +52,9 @@ def draw(
     last = max(tasks for line in lines.values() for tasks, _ in line)
     ends = {}
     for way, line in lines.items():
-        colour, dash, marker = _LOOKS[way]
-        look: Any = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 7, "linewidth": 2}
-        axes.plot(*zip(*line, strict=True), markeredgecolor="white", markeredgewidth=0.7, **look)
+        colour, dash, marker = _STYLES[way]
+        style: Any = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 7, "linewidth": 2}
+        axes.plot(*zip(*line, strict=True), markeredgecolor="white", markeredgewidth=0.7, **style)
         ends[way] = line[-1]
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
@@ -77,15 +77,21 @@ def draw(
     for way, height in heights.items():
         tasks, value = ends[way]
         text = f"{_NAMES.get(way, way)}, {shown(value)}"
-        look = {"color": _LOOKS[way][0], "fontsize": 12, "fontweight": "bold", "va": "center", "annotation_clip": False}
-        arrow = {"arrowstyle": "-", "color": _LOOKS[way][0], "linewidth": 0.8, "shrinkA": 0, "shrinkB": 5}
+        style = {
+            "color": _STYLES[way][0],
+            "fontsize": 12,
+            "fontweight": "bold",
+            "va": "center",
+            "annotation_clip": False,
+        }
+        arrow = {"arrowstyle": "-", "color": _STYLES[way][0], "linewidth": 0.8, "shrinkA": 0, "shrinkB": 5}
         arrow["relpos"] = (0, 0.5)  # from where the text begins
-        axes.annotate(text, (tasks, value), (last * 1.35, 2.0**height), arrowprops=arrow, **look)
+        axes.annotate(text, (tasks, value), (last * 1.35, 2.0**height), arrowprops=arrow, **style)
     figure.savefig(path, dpi=200, format="png")
 
 
 def spread(heights: Mapping[str, float], gap: float) -> dict[str, float]:
-    """The heights of labels, in the same order from bottom to top, no two closer than the gap.
+    """Return heights for labels, in the same order from bottom to top, no two closer than the gap.
 
     Labels that would overlap move apart evenly around their middle.
     """

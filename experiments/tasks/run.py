@@ -1,4 +1,4 @@
-"""How do memory and time grow with the number of tasks? Every edition and TorchJD, measured.
+"""Growth of memory and time with the number of tasks: every edition and TorchJD, measured.
 
 python -m experiments.tasks.run            # from the repository's root; writes README.md, results.json, PNGs beside it
 python -m experiments.tasks.run --device cuda --scale 32      # the same at full size on a GPU
@@ -33,12 +33,12 @@ MILLISECONDS = 1000.0
 
 
 def rounds(tasks: int) -> int:
-    """Of timed steps: fewer where a step takes long."""
+    """Return the number of timed steps: fewer where a step takes long."""
     return 5 if tasks < MANY else 3
 
 
 def line_of(cells: Sequence[Cell], figure: str) -> Line | None:
-    """A figure of one way against the number of tasks, from two tasks on."""
+    """Fit a figure of one way against the number of tasks, from two tasks on."""
     values = [(cell.tasks, getattr(cell, figure)) for cell in cells if cell.tasks > 1]
     if figure == "seconds":
         values = [(tasks, median(seconds) if seconds else None) for tasks, seconds in values]
@@ -47,19 +47,19 @@ def line_of(cells: Sequence[Cell], figure: str) -> Line | None:
 
 
 def by_way(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """The cells of a family, by way."""
+    """Group the cells of a family by way."""
     return {way: [cell for cell in cells if cell.way == way] for way in dict.fromkeys(cell.way for cell in cells)}
 
 
 def table_of(cells: Sequence[Cell], shown: Any) -> list[list[str]]:
-    """A row a way, a column a number of tasks."""
+    """Return a table with a row per way and a column per number of tasks."""
     ways = by_way(cells)
     heading = ["tasks", *(str(cell.tasks) for cell in next(iter(ways.values())))]
     return [heading, *([way, *(shown(cell) for cell in row)] for way, row in ways.items())]
 
 
 def slopes(cells: Sequence[Cell]) -> list[list[str]]:
-    """A row a way: bytes and seconds a task, and how far its gradients are off."""
+    """Return a table with a row per way: bytes and seconds per task, and the gradient's difference."""
     rows = [["way", "peak, bytes a task", "R²", "above the resting bytes, bytes a task", "R²"]]
     rows[0] += ["process, bytes a task", "R²", "step, ms a task", "R²", "gradient difference, at most"]
     for way, row in by_way(cells).items():
@@ -76,20 +76,20 @@ def slopes(cells: Sequence[Cell]) -> list[list[str]]:
 
 
 def family_report(report: Report, name: str, cells: Sequence[Cell], samples: int) -> dict[str, Any]:
-    """A section of the report; the fitted lines."""
+    """Write a section of the report; return the fitted lines."""
     family = FAMILIES[name]
     report.section(f"{name.capitalize()} heads", f"{family.what[0].upper()}{family.what[1:]}; batch of {samples}.")
     report.text("**Peak of live tensors, MiB:**")
     report.table(table_of(cells, lambda cell: _mib(cell.peak)))
     report.text("**The same above the resting bytes, MiB:**")
     report.table(table_of(cells, lambda cell: _mib(cell.above)))
-    for figure, heading in {
+    for figure, title in {
         "process": "Rise of the process's resident memory in the step, MiB",
         "allocated": "Peak of CUDA's allocator, MiB",
         "driver": "The process's memory as NVML sees it, MiB",
     }.items():
         if any(getattr(cell, figure) is not None for cell in cells):
-            report.text(f"**{heading}:**")
+            report.text(f"**{title}:**")
             report.table(table_of(cells, lambda cell, figure=figure: _mib(getattr(cell, figure))))
     report.text("**Time of a step, ms, and its ratio to the summed loss's:**")
     report.table(table_of(cells, _time))
@@ -108,15 +108,15 @@ def family_report(report: Report, name: str, cells: Sequence[Cell], samples: int
     figures = ("peak", "above", "process", "seconds")
     lines = {way: {figure: line_of(row, figure) for figure in figures} for way, row in by_way(cells).items()}
     return {
-        way: {figure: None if line is None else asdict(line) for figure, line in found.items()}
-        for way, found in lines.items()
+        way: {figure: None if line is None else asdict(line) for figure, line in by_figure.items()}
+        for way, by_figure in lines.items()
     }
 
 
-def pictures(found: Sequence[Cell], folder: Path) -> None:
-    """Memory and time of both families."""
-    for family in dict.fromkeys(cell.family for cell in found):
-        ways = by_way([cell for cell in found if cell.family == family and cell.way not in NOT_DRAWN])
+def pictures(measured: Sequence[Cell], folder: Path) -> None:
+    """Draw memory and time of both families."""
+    for family in dict.fromkeys(cell.family for cell in measured):
+        ways = by_way([cell for cell in measured if cell.family == family and cell.way not in NOT_DRAWN])
         peaks = {way: [(c.tasks, c.peak / MIB) for c in row if c.peak] for way, row in ways.items()}
         times = {
             way: [(c.tasks, MILLISECONDS * median(c.seconds)) for c in row if c.seconds] for way, row in ways.items()
@@ -138,41 +138,41 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     scale = asked.scale or (FULL_SIZE if device.type == "cuda" else 1.0)
     asked.folder.mkdir(parents=True, exist_ok=True)  # now, not after all the work
     before = loads()
-    found: dict[str, list[Cell]] = {}
+    measured: dict[str, list[Cell]] = {}
     for name, family in FAMILIES.items():
         counts = [count for count in family.counts if asked.tasks is None or count <= asked.tasks]
-        found[name] = measure(family, counts, _samples(name, scale), rounds, device, starts=STARTS)
-    write(found, scale, device, asked.folder, (before, loads()))
+        measured[name] = measure(family, counts, _samples(name, scale), rounds, device, starts=STARTS)
+    write(measured, scale, device, asked.folder, (before, loads()))
 
 
 def write(
-    found: Mapping[str, Sequence[Cell]],
+    measured: Mapping[str, Sequence[Cell]],
     scale: float,
     device: torch.device,
     folder: Path,
     load: tuple[float | None, float | None],
 ) -> None:
-    """The report and its pictures.
+    """Write the report and its pictures.
 
     Args:
-        found: the cells of every family.
-        scale: times the samples.
-        device: that was measured on.
-        folder: for the files.
-        load: of the machine, before and after.
+        measured: Cells by family.
+        scale: Factor on the samples.
+        device: Device of the measurements.
+        folder: Folder of the files.
+        load: Load of the machine, before and after.
     """
-    every = [cell for cells in found.values() for cell in cells]
+    every = [cell for cells in measured.values() for cell in cells]
     pictures(every, folder)
     report = Report(folder, "Memory and time against the number of tasks", QUESTION, COMMAND)
     report.picture("dense_memory.png", "Peak memory against the number of tasks, all editions and TorchJD")
     report.section("Conclusion")
-    dense = by_way(found["dense"])
+    dense = by_way(measured["dense"])
     verdicts = [target_of_split(dense["split"]), target_of_summed(dense["summed"], line_of(dense["summed"], "above"))]
     verdicts += targets_of_loss(dense["split loss"], dense["checkpointed heads"])
-    report.items(*verdicts, *why(found), noise(*load))
+    report.items(*verdicts, *why(measured), noise(*load))
     report.text(HOW)
-    lines = {name: family_report(report, name, cells, _samples(name, scale)) for name, cells in found.items()}
-    for name in found:
+    lines = {name: family_report(report, name, cells, _samples(name, scale)) for name, cells in measured.items()}
+    for name in measured:
         report.picture(f"{name}_time.png", f"Time of a step against the number of tasks, {name} heads")
     report.picture("tiny_memory.png", "Peak memory against the number of tiny heads")
     results = {"scale": scale, "load": load, "cells": [asdict(cell) for cell in every], "lines": lines}

@@ -22,13 +22,13 @@ class TorchJD:
     rows are added. The library is made for aggregators that need the rows; a sum does not.
 
     Args:
-        chunk: tasks that share a vmapped trunk backward; None is all, the library's default.
+        chunk: Number of tasks that share a vmapped trunk backward; None is all, the library's default.
     """
 
     chunk: int | None = None
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-        """As an edition; the trunk must be a module, its representation a tensor."""
+        """See `Edition.forward_backward`; the trunk must be a module, its representation a tensor."""
         try:
             from torchjd.aggregation import Sum
             from torchjd.autojac import jac_to_grad, mtl_backward

@@ -1,4 +1,4 @@
-"""What the figures say, in sentences that are computed from them."""
+"""Conclusions in sentences, computed from the figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEW = 64  # bytes a task that no graph hides in: the losses that are returned
 
 
 def target_of_split(cells: Sequence[Cell]) -> str:
-    """Whether its peak above the resting bytes stays where it was with two tasks."""
+    """Return whether Split's peak above the resting bytes stays at its value with two tasks."""
     known = {cell.tasks: cell.above for cell in cells if cell.tasks > 1 and cell.above is not None}
     if len(known) < 2:
         return "Split's growth: not measured."
@@ -33,7 +33,7 @@ def target_of_split(cells: Sequence[Cell]) -> str:
 
 
 def target_of_summed(cells: Sequence[Cell], line: Line | None) -> str:
-    """Whether the summed loss grows in a straight line."""
+    """Return whether the summed loss grows in a straight line."""
     if line is None:
         return "The summed loss's growth: not measured."
     straight = line.slope > 0 and line.r2 is not None and line.r2 >= STRAIGHT
@@ -45,11 +45,11 @@ def target_of_summed(cells: Sequence[Cell], line: Line | None) -> str:
 
 
 def targets_of_loss(cells: Sequence[Cell], checkpointed: Sequence[Cell]) -> list[str]:
-    """Whether `Split().loss` stays where it was, and is as fast as the summed loss.
+    """Return whether `Split().loss` stays at its value with two tasks, and is as fast as the summed loss.
 
     Args:
-        cells: Of `Split().loss`.
-        checkpointed: Of the heads under `torch.utils.checkpoint`, on the same networks.
+        cells: Cells of `Split().loss`.
+        checkpointed: Cells of the heads under `torch.utils.checkpoint`, on the same networks.
     """
     known = {cell.tasks: cell.above for cell in cells if FIRST <= cell.tasks <= LAST and cell.above is not None}
     first, last = min(known, default=0), max(known, default=0)
@@ -82,10 +82,10 @@ def targets_of_loss(cells: Sequence[Cell], checkpointed: Sequence[Cell]) -> list
     return sentences
 
 
-def why(found: Mapping[str, Sequence[Cell]]) -> list[str]:
-    """For each family how the ways compare with the most tasks."""
+def why(by_family: Mapping[str, Sequence[Cell]]) -> list[str]:
+    """Return sentences per family on how the ways compare with the most tasks."""
     sentences = []
-    for family, cells in found.items():
+    for family, cells in by_family.items():
         most = max(cell.tasks for cell in cells)
         last = {cell.way: cell for cell in cells if cell.tasks == most}
         summed = last["summed"]
@@ -105,7 +105,7 @@ def why(found: Mapping[str, Sequence[Cell]]) -> list[str]:
 
 
 def _torchjd(summed: Cell, peer: Cell | None, one_by_one: Cell | None) -> list[str]:
-    """Where TorchJD needs more than the summed loss, and how much of that is its vmapped backward."""
+    """Return a sentence on TorchJD's memory above the summed loss, and its vmapped backward's share."""
     if peer is None or not peer.peak or not summed.peak or peer.peak <= summed.peak:
         return []
     text = (
@@ -124,7 +124,7 @@ def _torchjd(summed: Cell, peer: Cell | None, one_by_one: Cell | None) -> list[s
 
 
 def _batched(plain: Cell, batched: Cell | None) -> list[str]:
-    """What several heads in one graph gain."""
+    """Return a sentence on the gain of several heads in one graph."""
     if batched is None or not (batched.ratio and plain.ratio and batched.above and plain.above):
         return []
     return [

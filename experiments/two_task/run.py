@@ -1,4 +1,4 @@
-"""The README's first command, and how much its figures vary.
+"""Figures of the README's first command, and their variation.
 
 python -m experiments.two_task.run      # from the repository's root; minutes; writes README.md and results.json beside
 """
@@ -25,19 +25,19 @@ FIRST = "+experiment=two_task"
 
 
 def reports(rounds: int, overrides: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """`report.json` of the README's first command, and of so many more measurements of its editions."""
+    """Run the README's first command and repeated measurements; return their reports."""
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1 + rounds):
             job = ["job=compare"] if number else []
             command = [sys.executable, "-m", "mtl_accum", FIRST, *job, *overrides, f"hydra.run.dir=run{number}"]
             environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
             subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
-        found = [Path(folder) / f"run{number}" / "report.json" for number in range(1 + rounds)]
-        return [json.loads(path.read_text()) for path in found]
+        paths = [Path(folder) / f"run{number}" / "report.json" for number in range(1 + rounds)]
+        return [json.loads(path.read_text()) for path in paths]
 
 
 def measured(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of every edition, by name."""
+    """Return the figures of every edition, by name."""
     rows = {row["edition"]: _figures(row) for row in report["editions"]}
     first = next(iter(rows.values()))
     for row in rows.values():
@@ -55,20 +55,20 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write(found: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Write page and JSON."""
+def write(contents: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write the page and the JSON."""
     page = Report(
         folder,
         "The first command",
         "What does it print, and how much do its figures vary when it is asked again?",
         "python -m experiments.two_task.run",
     )
-    report, table = found[0], editions_table(found[0])
+    report, table = contents[0], editions_table(contents[0])
     page.text(f"`python -m mtl_accum {FIRST}`, seed {report['seed']}: one step of {report['samples']} samples.")
     page.table([table.columns, *table.rows], "editions")
     page.text(table.conclusion)
     page.items(*table.notes)
-    every = [measured(one) for one in found]
+    every = [measured(one) for one in contents]
     ratios = {
         key: {name: [one[name][f"{key}_ratio"] for one in every] for name in every[0]} for key in ("time", "memory")
     }
@@ -78,7 +78,7 @@ def write(found: Sequence[Mapping[str, Any]], folder: Path) -> None:
     }
     page.section(
         "Asked again",
-        f"The same editions measured {len(found)} times, each time in fresh processes on a machine that others used "
+        f"The same editions measured {len(contents)} times, each time in fresh processes on a machine that others used "
         "too; smallest to largest ratio to the summed loss.",
     )
     spans = {
@@ -88,7 +88,7 @@ def write(found: Sequence[Mapping[str, Any]], folder: Path) -> None:
     page.table([["edition", "memory / summed", "time / summed"], *([name, *span] for name, span in spans.items())])
     page.section("On the test data", f"After {report['training']['epochs']} epochs with `{_edition(report)}`:")
     page.table([["measure", "value"], *([name, f"{value:.4f}"] for name, value in report["metrics"].items())])
-    results = {"editions": every[0], "repeated": repeated, "rounds": len(found), "metrics": report["metrics"]}
+    results = {"editions": every[0], "repeated": repeated, "rounds": len(contents), "metrics": report["metrics"]}
     page.write({**results, "samples": report["samples"], "seed": report["seed"]}, torch.device("cpu"))
 
 

@@ -1,17 +1,17 @@
-"""Saving state and putting it back, bit for bit: random numbers, buffers, weights, optimizer state."""
+"""Saving and restoring state, bit for bit: random numbers, buffers, weights, gradients, optimizer state."""
 
-from mtl_accum._state._buffers import BufferLog, Saved, is_constant
-from mtl_accum._state._rng import HostState, RandomNumbers, RandomState, same_random_numbers
-from mtl_accum._state._weights import KeptTensor, Weights
+from mtl_accum._state._buffers import BufferSnapshot, SavedBuffer
+from mtl_accum._state._preserved import preserved
+from mtl_accum._state._rng import RngState, same_random_numbers
+from mtl_accum._state._weights import RollbackError, WeightSnapshot, WriteDetector
 
 __all__ = [
-    "BufferLog",
-    "HostState",
-    "KeptTensor",
-    "RandomNumbers",
-    "RandomState",
-    "Saved",
-    "Weights",
-    "is_constant",
+    "BufferSnapshot",
+    "RngState",
+    "RollbackError",
+    "SavedBuffer",
+    "WeightSnapshot",
+    "WriteDetector",
+    "preserved",
     "same_random_numbers",
 ]

@@ -1,21 +1,29 @@
-"""The values of buffers before a pass, for its replays and for the way back after an exception."""
+"""Snapshots of module buffers: which tensors modules hold, and their values."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["BufferLog", "Saved", "is_constant"]
-
+__all__ = ["BufferSnapshot", "SavedBuffer"]
 
 _STATISTICS = 65536  # elements; more than a layer has channels
 
 
-class Saved:
-    """One buffer: where it lives, the tensor that was there (or None), and its value then."""
+class SavedBuffer:
+    """One buffer of a module, and its value at a moment.
+
+    Args:
+        owner: Module that holds the buffer.
+        name: Name of the buffer in the module.
+        tensor: Tensor that the module holds under this name, or None.
+
+    Attributes:
+        value: Copy of the tensor.
+    """
 
     def __init__(self, owner: nn.Module, name: str, tensor: Tensor | None) -> None:
         self.owner, self.name, self.tensor = owner, name, tensor
@@ -24,11 +32,11 @@ class Saved:
 
     @property
     def slot(self) -> tuple[int, str]:
-        """What tells this buffer from all others."""
+        """Identity of the buffer: the id of its module, and its name."""
         return id(self.owner), self.name
 
     def may_have_changed(self) -> bool:
-        """Whether somebody may have written to the buffer or put another tensor in its place.
+        """Return whether the buffer may have been written to, or replaced by another tensor.
 
         Small floating-point buffers always may: batch normalisation's kernels write running statistics without
         autograd's version counter, and comparing values would wait for the device.
@@ -41,48 +49,80 @@ class Saved:
         return statistics or self.tensor._version != self._version
 
     def restore(self) -> None:
-        """Put the tensor and its value back."""
+        """Put the tensor back into the module, with its value."""
         self.owner._buffers[self.name] = self.tensor
         if self.tensor is not None and self.value is not None:
             with torch.no_grad():
                 self.tensor.copy_(self.value)
 
 
-class BufferLog:
-    """The original values of those buffers that may have changed since the log was begun."""
+class BufferSnapshot:
+    """Buffers of modules, each as it was when it was added.
 
-    def __init__(self) -> None:
-        self._saved: dict[tuple[int, str], Saved] = {}
+    Args:
+        modules: Modules whose buffers to save at once; submodules are not searched.
+    """
 
-    def before(self, modules: Collection[nn.Module]) -> list[Saved]:
-        """Save what a pass through these modules might change; hand the answer to `after`."""
-        if not modules:
-            return []
-        fresh = [
-            Saved(module, name, tensor)
-            for module in modules
-            for name, tensor in module._buffers.items()
-            if (id(module), name) not in self._saved and not is_constant(tensor)
-        ]
-        self._saved.update((saved.slot, saved) for saved in fresh)
-        return fresh
+    def __init__(self, modules: Iterable[nn.Module] = ()) -> None:
+        self._saved: dict[tuple[int, str], SavedBuffer] = {}
+        self.add(modules)
 
-    def after(self, fresh: list[Saved]) -> None:
-        """Forget what the pass cannot have changed: a causal mask has a copy only while a pass runs."""
-        for saved in fresh:
-            if not saved.may_have_changed():
-                del self._saved[saved.slot]
-
-    def changed(self) -> list[Saved]:
-        """The buffers that may have changed, with their original values."""
+    @property
+    def saved(self) -> list[SavedBuffer]:
+        """All buffers of the snapshot."""
         return list(self._saved.values())
 
+    def add(self, modules: Iterable[nn.Module]) -> list[SavedBuffer]:
+        """Save the buffers that are not saved yet.
+
+        Returns:
+            These buffers, for `discard_unchanged`.
+        """
+        new = [
+            SavedBuffer(module, name, tensor)
+            for module, name, tensor in _slots(modules)
+            if (id(module), name) not in self._saved
+        ]
+        self._saved.update((buffer.slot, buffer) for buffer in new)
+        return new
+
+    def discard_unchanged(self, buffers: Iterable[SavedBuffer]) -> None:
+        """Drop those buffers that cannot have changed: a causal mask has a copy only while a pass runs."""
+        for buffer in buffers:
+            if not buffer.may_have_changed():
+                del self._saved[buffer.slot]
+
+    def renew(self, modules: Collection[nn.Module]) -> None:
+        """Save the buffers of now in place of all others.
+
+        The copies of the last time are filled again where modules hold the same tensors, so this is cheap enough for
+        every step.
+        """
+        slots = list(_slots(modules))
+        saved = self._saved.values()
+        if len(slots) != len(saved) or not all(
+            buffer.tensor is tensor and buffer.owner is module and buffer.name == name
+            for buffer, (module, name, tensor) in zip(saved, slots, strict=True)
+        ):
+            self._saved = {}
+            self.add(modules)
+            return
+        copies = [buffer.value for buffer in saved if buffer.value is not None]
+        if copies:
+            with torch.no_grad():
+                torch._foreach_copy_(copies, [tensor for *_, tensor in slots if tensor is not None])
+
     def restore(self) -> None:
-        """Give every buffer its original value."""
-        for saved in self._saved.values():
-            saved.restore()
+        """Put every buffer back."""
+        for buffer in self._saved.values():
+            buffer.restore()
 
 
-def is_constant(tensor: Tensor | None) -> bool:
-    """Whether nobody can write to a buffer, or it has no value yet that could be saved (a lazy module's)."""
-    return tensor is not None and (is_lazy(tensor) or tensor.is_inference())
+def _slots(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str, Tensor | None]]:
+    """Return the buffers that can change: no tensor of inference mode, and none without a value yet (lazy modules)."""
+    return [
+        (module, name, tensor)
+        for module in modules
+        for name, tensor in module._buffers.items()
+        if tensor is None or not (is_lazy(tensor) or tensor.is_inference())
+    ]

@@ -1,143 +1,126 @@
-"""The states of the global generators that a network may draw from: torch's, Python's and numpy's."""
+"""Random number generator state: torch (CPU, CUDA), Python, numpy and a data loader's own generator."""
 
 from __future__ import annotations
 
-import ctypes
-import random
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["HostState", "RandomNumbers", "RandomState", "same_random_numbers"]
+from mtl_accum._state._host_rng import numpy_state, python_state, set_numpy_state, set_python_state
+
+__all__ = ["RngState", "same_random_numbers"]
 
 
-class RandomState:
-    """The states of torch's default generators, when this was made.
+class RngState:
+    """States of all global generators, and of the generator of a data loader.
+
+    To capture and to restore takes microseconds where nothing was drawn in between.
 
     Args:
-        states: Others than those of now.
-
-    Attributes:
-        states: Of the CPU's, then of every CUDA device's.
+        states: States of torch's default generators: the CPU's, then every CUDA device's.
+        python: State of Python's generator.
+        numpy: State of numpy's generator; None without numpy.
+        generator: Generator of a loader; None if it has none of its own.
+        own: State of that generator.
     """
 
-    def __init__(self, states: Sequence[Tensor] | None = None) -> None:
-        cuda = torch.cuda.get_rng_state_all() if states is None and torch.cuda.is_initialized() else []
-        self.states = [torch.get_rng_state(), *cuda] if states is None else list(states)
+    def __init__(
+        self,
+        states: Sequence[Tensor],
+        python: Any,
+        numpy: Any,
+        generator: torch.Generator | None = None,
+        own: Tensor | None = None,
+    ) -> None:
+        self._torch, self._python, self._numpy = states, python, numpy
+        self._generator, self._own = generator, own
 
-    def restore(self) -> None:
-        """Put every generator that there is now back to its state."""
-        cpu, *cuda = self.states
+    @classmethod
+    def capture(cls, loader: object = None) -> RngState:
+        """Return the present states.
+
+        Args:
+            loader: Data loader whose attribute `generator` may be a generator of its own.
+        """
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        generator = None if loader is None else _generator_of(loader)
+        own = None if generator is None else generator.get_state()
+        return cls([torch.get_rng_state(), *cuda], python_state(), numpy_state(), generator, own)
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any], loader: object = None) -> RngState:
+        """Return the states that `state_dict` has described.
+
+        Args:
+            state: Result of `state_dict`.
+            loader: Data loader whose generator is to be restored.
+        """
+        process = state["process"]
+        return cls(process["torch"], process["python"], process["numpy"], _generator_of(loader), state["own"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values by name, for a checkpoint."""
+        process = {"torch": self._torch, "python": self._python, "numpy": self._numpy}
+        return {"process": process, "own": self._own}
+
+    def restore(self, present: RngState | None = None) -> None:
+        """Set every generator to its state.
+
+        Args:
+            present: Present states, if they have just been captured: then these are not read again.
+        """
+        cpu, *cuda = self._torch
         torch.set_rng_state(cpu)
         if cuda:
             torch.cuda.set_rng_state_all(cuda[: torch.cuda.device_count()])
+        if present is None or present._python is not self._python:
+            set_python_state(self._python)
+        if self._numpy is not None and (present is None or present._numpy is not self._numpy):
+            set_numpy_state(self._numpy)
+        if self._generator is not None and self._own is not None:
+            self._generator.set_state(self._own)
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether every generator is in the same state."""
+        if not isinstance(other, RngState):
+            return NotImplemented
+        return (
+            _equal(self._python, other._python)
+            and _equal(self._numpy, other._numpy)
+            and _equal([*self._torch, self._own], [*other._torch, other._own])
+        )
 
-class HostState:
-    """The states of Python's and numpy's global generators, when this was made.
-
-    Args:
-        python: Another state than that of now.
-        numpy: Another state than that of now; None without numpy.
-    """
-
-    def __init__(self, python: Any = None, numpy: Any = None) -> None:
-        if python is None:
-            python, numpy = _python_state(), _numpy_state()
-        self.python, self.numpy = python, numpy
-
-    def restore(self) -> None:
-        """Put both generators back to this state."""
-        random.setstate(self.python)
-        if self.numpy is not None:
-            import_module("numpy").random.set_state(self.numpy)
-
-    def same_as(self, other: HostState) -> bool:
-        """Return whether nothing was drawn between the two."""
-        if (self.python is not other.python and self.python != other.python) or (
-            (self.numpy is None) != (other.numpy is None)
-        ):
-            return False
-        if self.numpy is other.numpy:
-            return True
-        pairs = zip(self.numpy or (), other.numpy or (), strict=True)
-        return all(bool((mine == theirs).all() if hasattr(mine, "all") else mine == theirs) for mine, theirs in pairs)
-
-
-_MT19937 = 625 * 4  # bytes of both generators' states: 624 words and the position in them
-_LAST: dict[str, Any] = {}  # the bytes of the state that was read last, and that state
-_LAST_OF_PYTHON: dict[str, Any] = {}
-
-
-def _python_state() -> Any:
-    """Return the state of Python's global generator, read again only where its bytes have changed; see below."""
-    generator = getattr(random.getstate, "__self__", None)
-    if type(generator) is not random.Random or sys.implementation.name != "cpython":
-        return random.getstate()
-    seen = ctypes.string_at(id(generator) + object.__basicsize__, _MT19937)  # behind the object's header
-    if _LAST_OF_PYTHON.get("seen") != seen or _LAST_OF_PYTHON["state"][2] is not None:
-        _LAST_OF_PYTHON.update(seen=seen, state=random.getstate())
-    return _LAST_OF_PYTHON["state"]
-
-
-def _numpy_state() -> Any:
-    """Return the state of numpy's global generator; None if nobody has imported numpy.
-
-    To read it costs as much as a small layer, so it is read again only where its bytes have changed. They do not tell
-    of a second normal number that waits to be drawn, so a state that holds one is always read.
-    """
-    numbers = getattr(sys.modules.get("numpy"), "random", None)  # absent while numpy is being imported
-    if numbers is None:
-        return None
-    generator: Any = getattr(numbers, "get_bit_generator", lambda: None)()
-    if type(generator).__name__ != "MT19937":
-        return numbers.get_state()
-    seen = generator, ctypes.string_at(generator.ctypes.state_address, _MT19937)
-    if _LAST.get("seen") != seen or _LAST["state"][3]:
-        _LAST.update(seen=seen, state=numbers.get_state())
-    return _LAST["state"]
-
-
-class RandomNumbers:
-    """The states of torch's, Python's and numpy's generators, when this was made.
-
-    Args:
-        state: Another one than that of now.
-
-    Attributes:
-        state: Tensors and plain values by the generators' names.
-    """
-
-    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        self.state = state or _now()
-
-    def same(self, other: RandomNumbers) -> bool:
-        """Return whether all generators are in the same states as in another record."""
-        pairs = zip(self.state["torch"], other.state["torch"], strict=True)
-        mine, theirs = (HostState(each.state["python"], each.state["numpy"]) for each in (self, other))
-        return all(torch.equal(one, two) for one, two in pairs) and mine.same_as(theirs)
-
-    def restore(self) -> None:
-        """Put every generator back to this state."""
-        RandomState(self.state["torch"]).restore()
-        HostState(self.state["python"], self.state["numpy"]).restore()
-
-
-def _now() -> dict[str, Any]:
-    host = HostState()
-    return {"torch": RandomState().states, "python": host.python, "numpy": host.numpy}
+    __hash__ = None  # type: ignore[assignment]
 
 
 @contextmanager
 def same_random_numbers() -> Iterator[None]:
-    """Put every generator back at the end: a network's own code may draw."""
-    before = RandomNumbers()
+    """Restore every global generator at the end of the block."""
+    before = RngState.capture()
     try:
         yield
     finally:
         before.restore()
+
+
+def _generator_of(loader: object) -> torch.Generator | None:
+    generator = getattr(loader, "generator", None)  # of torch's DataLoader
+    return generator if isinstance(generator, torch.Generator) else None
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Compare states: nested containers of numbers, tensors and arrays of numpy."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    return bool((one == other).all()) if hasattr(one, "all") else bool(one == other)

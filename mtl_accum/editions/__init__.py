@@ -1,4 +1,4 @@
-"""Editions: ways to compute the gradient of the summed loss, one file each."""
+"""Editions, also called backward schedules: ways to compute the gradient of the summed loss, one file each."""
 
 from mtl_accum.editions._accumulated import Accumulated
 from mtl_accum.editions._as_loss import AsLoss
@@ -8,6 +8,7 @@ from mtl_accum.editions._cut import cut
 from mtl_accum.editions._engine import (
     Batched,
     Edition,
+    EditionLike,
     Gradients,
     PerSample,
     ReplayError,
@@ -43,6 +44,7 @@ __all__ = [
     "Cached",
     "Checkpointed",
     "Edition",
+    "EditionLike",
     "Gradients",
     "InBackward",
     "Offloaded",

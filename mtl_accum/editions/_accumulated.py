@@ -1,4 +1,4 @@
-"""Classic gradient accumulation, around any edition, with the right weights."""
+"""Gradient accumulation over micro-batches of one batch, around any edition, with each task's own weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from mtl_accum._validate import boolean, positive_int
 from mtl_accum.editions._engine import (
     Edition,
+    EditionLike,
     Form,
     Range,
     Schedule,
@@ -17,8 +18,6 @@ from mtl_accum.editions._engine import (
     Tasks,
     Trunk,
     equal_ranges,
-    inner_passes,
-    inner_ranges,
     refuse_hidden_modules,
     require_edition,
 )
@@ -53,17 +52,20 @@ class Accumulated(Schedule):
     the micro-batches'.
 
     Args:
-        edition: what a micro-batch goes through.
-        micro_batches: pieces of one size; the last one may be shorter, and there are never more than samples.
-        allow_batch_statistics: let modules use statistics of the micro-batches; each one updates them.
+        edition: Edition that each micro-batch goes through.
+        micro_batches: Number of pieces of one size; the last one may be shorter, and there are at most as many as
+            samples.
+        allow_batch_statistics: Whether modules may use statistics of the micro-batches; each one updates them.
 
     Raises:
-        TypeError: edition is none.
-        ValueError: micro_batches is less than 1; a module uses batch statistics; a task couples samples; a
+        TypeError: `edition` has no `forward_backward`.
+        ValueError: `micro_batches` is less than 1; a module uses batch statistics; a task couples samples; a
             tensor cannot be cut; or the trunk is a compiled function behind which no module can be found.
     """
 
-    edition: Edition
+    config_group = "accumulated"
+
+    edition: EditionLike
     micro_batches: int
     allow_batch_statistics: bool = False
 
@@ -72,26 +74,33 @@ class Accumulated(Schedule):
         boolean("allow_batch_statistics", self.allow_batch_statistics)
         require_edition(self.edition)
 
+    @property
+    def inner(self) -> Edition:
+        """The edition inside."""
+        return require_edition(self.edition)
+
     def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Schedule.run`."""
         refuse_hidden_modules(self, {"trunk": trunk})
-        with Step(trunk, tasks, batch, cuts=self.micro_batches, inner=self.edition, form=form) as step:
+        with Step(trunk, tasks, batch, cuts=self.micro_batches, inner=self.inner, form=form) as step:
             step.refuse_in_pieces(self, allow_batch_statistics=self.allow_batch_statistics, trunk=True)
             if form.defers:
                 step.run_trunk_again_in_backward(self)
             for piece in step.pieces:
-                step.run_edition(self.edition, piece)
+                step.run_edition(self.inner, piece)
         return step.losses()
 
-    def _counted(self, samples: int) -> list[Range]:
-        pieces = equal_ranges(samples, self.micro_batches)
+    def cuts(self, samples: int) -> list[Range]:
+        """Return the micro-batches, and what the edition inside cuts each one into."""
+        micro_batches = equal_ranges(samples, self.micro_batches)
         inner = [
             (start + first, start + last)
-            for start, stop in pieces
-            for first, last in inner_ranges(self.edition, stop - start)
+            for start, stop in micro_batches
+            for first, last in self.inner.cuts(stop - start)
         ]
-        return pieces + inner
+        return micro_batches + inner
 
-    def _passes(self, samples: int) -> tuple[Any, ...]:
-        pieces = equal_ranges(samples, self.micro_batches)
-        return tuple((1, *inner_passes(self.edition, stop - start)) for start, stop in pieces)
+    def passes(self, samples: int) -> tuple[Any, ...]:
+        """Return for each micro-batch 1 and the passes of the edition inside."""
+        micro_batches = equal_ranges(samples, self.micro_batches)
+        return tuple((1, *self.inner.passes(stop - start)) for start, stop in micro_batches)

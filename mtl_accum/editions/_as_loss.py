@@ -1,4 +1,4 @@
-"""The loss of an edition and its backward, as an edition: to measure, check and plan what a trainer will run."""
+"""The loss of an edition and its backward, as an edition: to measure, check and plan what a trainer runs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from torch import Tensor
 from mtl_accum._validate import boolean
 from mtl_accum.editions._engine import (
     Attached,
+    Edition,
     Form,
-    Range,
     Schedule,
     Tasks,
     Trunk,
-    inner_passes,
-    inner_ranges,
     phase,
     require_edition,
     run_inner,
@@ -38,20 +36,22 @@ class AsLoss(Schedule):
         total, losses = edition.loss(trunk, tasks, batch)
         total.backward()
 
-    so that `compare`, `predict`, `plan` and `check` have figures for those whose trainer runs the backward.
+    `compare`, `predict`, `plan` and `check` use it for training loops whose trainer runs the backward.
 
-    On several processes the gradients are this one's own, as in every `forward_backward`.
+    On several processes each one has its own gradients, as with every `forward_backward`.
 
-    Memory: the edition's, and a copy of the heads' gradients. Passes: the edition's; those that run the trunk in
+    Memory: the edition's, and a copy of the heads' gradients. Passes: the edition's; editions that run the trunk in
     pieces run it again in the backward.
 
     Args:
-        edition: What computes the loss.
-        each: Take `sum(edition.losses(...).values())` in its place: a dL/dz for each task.
+        edition: Edition that computes the loss.
+        each: Whether to backpropagate `sum(edition.losses(...).values())` instead: a dL/dz for each task.
 
     Raises:
-        TypeError: edition is none, or has no loss.
+        TypeError: `edition` has no `loss`.
     """
+
+    config_group = "as_loss"
 
     edition: Schedule
     each: bool = False
@@ -61,6 +61,11 @@ class AsLoss(Schedule):
         boolean("each", self.each)
         if not isinstance(self.edition, Schedule) or self.edition.no_loss is not None:
             raise TypeError(f"edition must have a loss, found {self.edition!r}; e.g. Split()")
+
+    @property
+    def inner(self) -> Edition:
+        """The edition inside."""
+        return self.edition
 
     def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Schedule.run`."""
@@ -78,9 +83,3 @@ class AsLoss(Schedule):
         with phase("trunk", "backward"), without_autocast():
             (total if scale is None else total * scale).backward()
         return losses
-
-    def _counted(self, samples: int) -> list[Range]:
-        return inner_ranges(self.edition, samples)
-
-    def _passes(self, samples: int) -> tuple[Any, ...]:
-        return inner_passes(self.edition, samples)

@@ -1,4 +1,4 @@
-"""The trunk in chunks, without a graph and then once more with one: memory below a single trunk pass."""
+"""Gradient caching: the trunk in chunks without a graph, then again with one; memory below a single trunk pass."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Cached(Schedule):
         z = torch.cat([trunk(chunk) for chunk in chunks])
         sum(task(z, batch) for task in tasks.values()).backward()
 
-    so that a loss over all samples (a contrastive one) stays what it is.
+    A loss over all samples (a contrastive one) stays the same.
 
     Memory: O(max(one trunk chunk, largest head) + representation + dL/dz). Passes: the trunk 2 forward and 1
     backward, heads one each.
@@ -62,16 +62,18 @@ class Cached(Schedule):
     Limited Setup (GradCache).
 
     Args:
-        chunk_size: samples of a trunk chunk; the last one may be shorter.
-        head_chunks: pieces of the batch that each head runs over, one after the other; for a large head.
-        allow_batch_statistics: let modules use statistics of the chunks; each chunk updates them once.
+        chunk_size: Number of samples of a trunk chunk; the last one may be shorter.
+        head_chunks: Number of pieces of the batch that each head runs over, one after the other; for a large head.
+        allow_batch_statistics: Whether modules may use statistics of the chunks; each chunk updates them once.
 
     Raises:
-        ValueError: an argument is out of range; the trunk uses batch statistics, or is a compiled function
+        ValueError: An argument is out of range; the trunk uses batch statistics, or is a compiled function
             behind which no module can be found; a tensor cannot be cut; or what `Split` refuses in head chunks.
-        RuntimeError: a loss was made in the trunk, whose first pass has no graph.
-        ReplayError: the trunk's second pass is not its first one again (compared in its first three steps).
+        RuntimeError: A loss was computed in the trunk, whose first pass has no graph.
+        ReplayError: The trunk's second pass differs from its first one (compared in its first three steps).
     """
+
+    config_group = "cached"
 
     chunk_size: int
     head_chunks: int = 1
@@ -101,22 +103,22 @@ class Cached(Schedule):
         return step.losses()
 
     def _run(self, step: Step, chunks: list[Piece]) -> None:
-        """The trunk's second passes are this edition's own: the first ones need no graph at all."""
+        """Run the trunk's second passes within the step; the first ones need no graph at all."""
         watch, replays = step.replays(self, len(chunks))
         assembly = Assembly(_end(chunks))
-        with torch.no_grad(), watch.first_passes():
+        with torch.no_grad():
             for chunk, replay in zip(chunks, replays, strict=True):
                 assembly.add(chunk, step.run_again(replay, chunk))
         z = Leaves(assembly.whole(), require_grad=True)
         without_graph = step.run_each(z, z.tree, step.present)
-        for chunk, replay in reversed(list(zip(chunks, replays, strict=True))):  # as autograd would go back
+        for chunk, replay in reversed(list(zip(chunks, replays, strict=True))):  # in the order of autograd
             representation = step.run_again(replay, chunk)
             step.require_no_graph(self, without_graph if watch.comparing else [], z.tree)
-            step.send_back(z, representation, chunk.samples)
-            del representation  # the next chunk must not find this one's graph alive
+            step.trunk_backward(z, representation, chunk.samples)
+            del representation  # free this chunk's graph before the next one's forward
 
     def _run_deferred(self, step: Step, chunks: list[Piece]) -> None:
-        """The trunk's second passes are the caller's backward."""
+        """Leave the trunk's second passes to the caller's backward."""
         step.run_trunk_again_in_backward(self)
         since = Beginning()
         assembly = Assembly(_end(chunks))
@@ -125,13 +127,15 @@ class Cached(Schedule):
         representation = assembly.whole()
         z = Leaves(representation)
         step.run_each(z, representation, step.present, since=since)
-        step.send_back(z, representation)
+        step.trunk_backward(z, representation)
 
-    def _counted(self, samples: int) -> list[Range]:
+    def cuts(self, samples: int) -> list[Range]:
+        """Return the head chunks."""
         return equal_ranges(samples, self.head_chunks)
 
-    def _passes(self, samples: int) -> tuple[Any, ...]:
-        return len(ranges(samples, self.chunk_size)), len(self._counted(samples))
+    def passes(self, samples: int) -> tuple[Any, ...]:
+        """Return the numbers of trunk chunks and of head chunks."""
+        return len(ranges(samples, self.chunk_size)), len(self.cuts(samples))
 
 
 def _end(chunks: list[Piece]) -> int:

@@ -1,4 +1,4 @@
-"""The cut between the trunk and the heads."""
+"""The cut between the trunk and the heads, for a training loop of one's own."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ T = TypeVar("T")
 
 @contextmanager
 def cut(representation: T) -> Iterator[T]:
-    """Hand out the representation as detached leaves; on leaving, send the sum of their gradients through the trunk.
+    """Detach the representation into leaves; on leaving, backpropagate the sum of their gradients through the trunk.
 
     Equals one backward of the summed losses::
 
         with cut(encoder(x)) as z:        # z: the representation as detached leaves
             for task in tasks:
                 task_loss(z).backward()   # this head's graph dies here
-        # leaving the block sends the summed dL/dz through the encoder, once
+        # leaving the block backpropagates the summed dL/dz through the encoder, once
 
     Memory: the trunk's graph, one head's, and dL/dz, which is as large as the representation (twice as large
     where that is 16 bit: its gradient adds up in float32, and `z.grad` stays None). Passes: one each.
@@ -38,11 +38,11 @@ def cut(representation: T) -> Iterator[T]:
     that no gradient reached is left with a warning.
 
     Args:
-        representation: any pytree of tensors, with the graph of the trunk behind it.
+        representation: Any pytree of tensors, with the graph of the trunk behind it.
 
     Raises:
-        TypeError: the representation holds a container that is not registered, by its path.
-        RuntimeError: an optimizer of the trunk steps inside the block; or a head differentiates with respect to the
+        TypeError: The representation holds a container that is not registered, by its path.
+        RuntimeError: An optimizer of the trunk steps inside the block; or a head differentiates with respect to the
             network's input.
     """
     leaves = Leaves(representation)
@@ -52,7 +52,7 @@ def cut(representation: T) -> Iterator[T]:
     except RuntimeError as error:
         explain_derivative(error, "cut")
         raise
-    if not leaves.send_back(representation) and leaves.expected:
+    if not leaves.backward(representation) and leaves.can_have_gradients:
         warnings.warn(
             "cut: no gradient reached the representation, so the trunk gets none from this block; expected a "
             "`loss.backward()` inside of it (a batch without a task is fine)",

@@ -1,4 +1,4 @@
-"""A loss whose graph is already gone, and which is an ordinary loss for every training loop."""
+"""A head's loss with its gradient attached and its graph freed, for every training loop."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mtl_accum.editions._engine import (
     Behind,
     Gradients,
     Scale,
+    backpropagate,
     eager,
     expected_scale,
     expecting,
@@ -22,7 +23,6 @@ from mtl_accum.editions._engine import (
     require_loss,
     unflatten,
 )
-from mtl_accum.editions._engine.graph._own_graph import take
 
 __all__ = ["fold"]
 
@@ -31,21 +31,21 @@ __all__ = ["fold"]
 def fold(function: Callable[..., Tensor], *inputs: Any, scale: Scale | None = None) -> Tensor:
     """Compute a loss and its gradient at once, and free its graph before the loss is returned.
 
-    What comes back is an ordinary 0-dim loss: its gradient is attached to the inputs and to every parameter that the
-    function used, so that `.backward()` on it, or on a sum that it is part of, does what it would have done::
+    The result is an ordinary 0-dim loss. Its gradient is attached to the inputs and to every parameter that the
+    function used: `.backward()` on it, or on a sum that contains it, gives the gradients of a plain call::
 
-        z = encoder(x)                                                    # in autograd's own graph, as ever
+        z = encoder(x)                                                    # in autograd's own graph, as usual
         losses = [fold(head_and_loss, z, y) for head_and_loss, y in ...]  # one head's graph at a time
         sum(losses).backward()                                            # by any trainer
 
-    Like `torch.utils.checkpoint`, it trades what a part of the network keeps until the backward; unlike it, nothing
-    is computed twice. In place of the head's activations it keeps the gradients of its inputs and of its parameters:
+    Like `torch.utils.checkpoint`, it changes what a part of the network keeps until the backward; unlike it, nothing
+    is computed twice. Instead of the head's activations it keeps the gradients of its inputs and of its parameters:
     use it where these are smaller, as in dense heads.
 
     Equals `function(*inputs)`, to the last bit for losses that are added up. What it changes:
 
-    - The head's backward runs in the forward. Time moves there, and hooks on tensors and modules inside of the function
-      run there, with gradients that nothing has multiplied yet. Hooks on parameters run in the backward, as ever.
+    - The head's backward runs in the forward. Hooks on tensors and modules inside of the function run in the forward
+      too, with gradients that are not scaled yet. Hooks on parameters run in the backward, as usual.
     - `retain_graph=True` and a second backward work; `create_graph=True` is refused.
     - A 16-bit floating point (fp16) head needs the scale of its scaler in the forward: `scale=scaler.get_scale`.
     - Each call holds gradients of the parameters that it used until the backward: for chunks of one head see `chunked`.
@@ -55,18 +55,18 @@ def fold(function: Callable[..., Tensor], *inputs: Any, scale: Scale | None = No
     until the backward. Passes: one each.
 
     Args:
-        function: Maps the inputs to a 0-dim loss. Parameters and raw tensors in its closure are right too.
-        inputs: Any pytrees. Tensors that require a gradient are cut off from their graph for the call.
-        scale: What losses will be multiplied by before their backward: a number, a 0-dim tensor, or a callable that
-            returns one. It stays in the kept gradients until the backward divides it out. By default that of an
-            edition or a `fold` around the call.
+        function: Function from the inputs to a 0-dim loss. Parameters and tensors in its closure get gradients too.
+        inputs: Any pytrees. Tensors that require a gradient are detached from their graph for the call.
+        scale: Factor of the loss in its backward: a number, a 0-dim tensor, or a callable that returns one. The kept
+            gradients contain it until the backward divides it out. By default that of an edition or a `fold` around
+            the call.
 
     Returns:
         The loss, 0-dim.
 
     Raises:
-        TypeError: The function returns no tensor, or scale is no number.
-        ValueError: The loss is not 0-dim, or scale is not greater than 0.
+        TypeError: The function returns no tensor, or `scale` is no number.
+        ValueError: The loss is not 0-dim, or `scale` is not greater than 0.
         RuntimeError: The function is in fp16 without `scale`; it reads a tensor whose graph, outside of the inputs,
             belongs to theirs or is gone already; or the backward runs with `create_graph=True`.
     """
@@ -86,11 +86,11 @@ def fold(function: Callable[..., Tensor], *inputs: Any, scale: Scale | None = No
         if not loss.requires_grad:
             return loss
         with phase(_name(function), "backward"):
-            take(gradients, loss, {leaf: (leaf, None) for leaf in roots}, behind, who)
+            backpropagate(gradients, loss, {leaf: (leaf, None) for leaf in roots}, behind, who)
     except RuntimeError as error:
         explain(error, who)
         raise
-    gradients.land(roots)
+    gradients.move_to(roots)
     return gradients.attach(loss)
 
 

@@ -1,4 +1,4 @@
-"""The optimizer steps inside of the backward pass: no two parameters' gradients need to be there at once."""
+"""Optimizer steps inside of the backward pass, so the gradients of all parameters never exist together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mtl_accum.editions._as_loss import AsLoss
 from mtl_accum.editions._checkpointed import Checkpointed
-from mtl_accum.editions._engine import Edition, Tasks, Trunk, modules_of
+from mtl_accum.editions._engine import Edition, EditionLike, Tasks, Trunk, modules_of, require_edition
 from mtl_accum.editions._offloaded import Offloaded
 from mtl_accum.editions._split import Split
 from mtl_accum.editions._summed import SummedLoss
@@ -21,32 +21,33 @@ __all__ = ["InBackward"]
 
 @final
 @dataclass(frozen=True)
-class InBackward:
+class InBackward(Edition):
     """InBackward: each parameter's optimizer step as soon as its gradient is complete, which is freed at once.
 
-    The gradients of all parameters, as many bytes as the parameters, are never there together (Lv et al., 2024, Full
-    Parameter Fine-tuning for Large Language Models with Limited Resources). The step is the optimizer's own, one
-    parameter after the other, so it is the same where the optimizer treats each parameter by itself, as all of torch's
-    but LBFGS do. What needs the whole gradient first is impossible: clipping by the global norm, loss scaling, skipping
-    NaN, undoing a step; so is accumulation.
+    The gradients of all parameters, as many bytes as the parameters, never exist together (Lv et al., 2024, Full
+    Parameter Fine-tuning for Large Language Models with Limited Resources). Each parameter is updated by
+    `optimizer.step()` with that parameter alone. The result is the same where the optimizer updates each parameter
+    independently, as all of torch's do but LBFGS. What needs the whole gradient first is impossible: clipping by the
+    global norm, loss scaling, skipping NaN, undoing a step, and accumulation.
 
     Args:
-        edition: in which one backward completes a parameter: `SummedLoss`, or `Split` without head chunks; also inside
-            of `Checkpointed` or `Offloaded`; or any `AsLoss`, which keeps the heads' gradients until that backward.
-        optimizer: of the network's parameters.
+        edition: Edition in which one backward completes a parameter: `SummedLoss`, or `Split` without head chunks; also
+            inside of `Checkpointed` or `Offloaded`; or any `AsLoss`, which keeps the heads' gradients until that
+            backward.
+        optimizer: Optimizer of the network's parameters.
 
     Raises:
-        ValueError: another edition, whose parameters get their gradient in several backwards; an optimizer that looks
-            at all parameters together; or, in `Split`, a parameter that two parts share.
+        ValueError: The edition adds gradients up over several backwards; the optimizer needs all parameters together;
+            or, in `Split`, two parts share a parameter.
     """
 
-    edition: Edition
+    edition: EditionLike
     optimizer: torch.optim.Optimizer = field(repr=False)
     _checked: set[tuple[int, ...]] = field(default_factory=set, repr=False, compare=False)
-    consumes_gradients: ClassVar[bool] = True
+    leaves_gradients: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        innermost = _innermost(self.edition)
+        innermost = _innermost(self.inner)
         name = type(innermost).__name__
         if not isinstance(innermost, SummedLoss | Split | AsLoss):
             raise ValueError(
@@ -59,40 +60,49 @@ class InBackward:
             )
         if isinstance(self.optimizer, torch.optim.LBFGS):
             raise ValueError(
-                "step_in_backward: a step in the backward is of one parameter; LBFGS looks at all of them together"
+                "step_in_backward: updates one parameter at a time, but LBFGS needs the full gradient; use another "
+                "optimizer or step_in_backward=false"
             )
 
+    @property
+    def inner(self) -> Edition:
+        """The edition inside."""
+        return require_edition(self.edition)
+
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-        """See `Edition.forward_backward`; afterwards the parameters have changed, and no gradient is left."""
-        if isinstance(_innermost(self.edition), Split):
+        """See `Edition.forward_backward`; afterwards the parameters are updated, and no gradient is left."""
+        if isinstance(_innermost(self.inner), Split):
             self._refuse_shared(trunk, tasks)
         groups = self.optimizer.param_groups
-        places = {parameter: index for index, group in enumerate(groups) for parameter in group["params"]}
+        group_of = {parameter: index for index, group in enumerate(groups) for parameter in group["params"]}
         done: set[Tensor] = set()
 
         def step(parameter: Tensor) -> None:
             if parameter in done:
-                raise RuntimeError("a parameter's gradient came in two backwards: its first step was a wrong one")
+                raise RuntimeError(
+                    "step_in_backward: a second gradient arrived for a parameter that was already updated in this "
+                    "step; its first update used an incomplete gradient. Use SummedLoss()"
+                )
             done.add(parameter)
-            everything = [group["params"] for group in groups]
+            all_parameters = [group["params"] for group in groups]
             try:
                 for index, group in enumerate(groups):
-                    group["params"] = [parameter] if index == places[parameter] else []
+                    group["params"] = [parameter] if index == group_of[parameter] else []
                 self.optimizer.step()
             finally:
-                for group, parameters in zip(groups, everything, strict=True):
+                for group, parameters in zip(groups, all_parameters, strict=True):
                     group["params"] = parameters
             parameter.grad = None
 
-        hooks = [p.register_post_accumulate_grad_hook(step) for p in places if p.requires_grad]
+        hooks = [p.register_post_accumulate_grad_hook(step) for p in group_of if p.requires_grad]
         try:
-            return self.edition.forward_backward(trunk, tasks, batch)
+            return self.inner.forward_backward(trunk, tasks, batch)
         finally:
             for hook in hooks:
                 hook.remove()
 
     def _refuse_shared(self, trunk: Trunk, tasks: Tasks) -> None:
-        """A shared parameter gets a gradient from every part, in a backward each."""
+        """Raise ValueError for a parameter that parts share: it gets a gradient in the backward of each of them."""
         key = (id(trunk), *map(id, tasks.values()))
         if key in self._checked:
             return
@@ -102,19 +112,19 @@ class InBackward:
         }
         owner: dict[int, str] = {}
         for part, parameters in parts.items():
-            for place, parameter in parameters.items():
+            for name, parameter in parameters.items():
                 first = owner.setdefault(id(parameter), part)
                 if first != part:
                     raise ValueError(
-                        f"a step in the backward needs every parameter in one part; {place} is shared by {first} and "
+                        f"a step in the backward needs every parameter in one part; {name} is shared by {first} and "
                         f"{part}: use SummedLoss()"
                     )
         self._checked.add(key)
 
 
-def _innermost(edition: Any) -> Any:
+def _innermost(edition: Edition) -> Edition:
     while isinstance(edition, Checkpointed | Offloaded):
-        edition = edition.edition
+        edition = edition.inner
     return edition
 
 

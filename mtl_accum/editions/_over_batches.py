@@ -10,19 +10,21 @@ from torch import Tensor
 
 from mtl_accum.editions._engine import (
     Edition,
+    EditionLike,
     Form,
     Piece,
+    Range,
     Schedule,
     Step,
     Tasks,
     Trunk,
-    counted,
+    have_counts,
     refuse_weights,
     require_edition,
     require_parts,
     run_inner,
+    samples_of,
 )
-from mtl_accum.editions._engine.batch._cutting import samples_of
 
 __all__ = ["OverBatches"]
 
@@ -30,7 +32,7 @@ __all__ = ["OverBatches"]
 @final
 @dataclass(frozen=True)
 class OverBatches(Schedule):
-    """OverBatches: several batches, one after the other, with the gradient of the one large batch that they make up.
+    """OverBatches: several batches, one after the other, with the gradient of the large batch that they form together.
 
     Equals, for batches that could be put together::
 
@@ -44,34 +46,39 @@ class OverBatches(Schedule):
         losses = window.forward_backward(trunk, tasks, [next(loader) for _ in range(8)])
         optimizer.step()
 
-    Memory: the edition's, for one batch; the batches themselves may wait on the host (see `prepare`). Passes: as the
+    Memory: the edition's, for one batch; the other batches can be on the host (see `prepare`). Passes: as the
     edition, for each batch.
 
     Steps:
-        1. All counts, of every batch and of what the edition cuts it into, are read in one transfer; a single batch
-           goes straight into the edition.
-        2. Each batch runs through the edition with its tasks weighted; one without terms for a task leaves it out.
+        1. All counts, of every batch and of its slices in the edition, are read in one transfer; a single batch goes
+           straight into the edition.
+        2. Each batch runs through the edition with its tasks weighted; a batch without terms for a task leaves it out.
 
-    BatchNorm: layers with batch statistics see one batch at a time. Couples samples: a contrastive loss sees one batch
-    at a time too, as it would in a loop over the batches. With 16-bit parameters `.grad` itself adds up in 16 bit.
+    BatchNorm: batch statistics are those of one batch at a time. A contrastive loss is over one batch at a time too, as
+    in a loop over the batches. With 16-bit parameters `.grad` itself adds up in 16 bit.
 
     Args:
-        edition: What each batch goes through.
-        prepare: Applied to each batch in its turn, e.g. a transfer to the device; counts see the batch before it.
+        edition: Edition that each batch goes through.
+        prepare: Function applied to each batch in its turn, e.g. a transfer to the device; counts are read before it.
 
     Raises:
-        TypeError: edition is none, or the batch is no list or tuple of batches.
+        TypeError: `edition` has no `forward_backward`, or the batch is no list or tuple of batches.
         ValueError: There is no batch; a task's weight is not exact over several; or a count, or the number of samples
-            for a task without one, cannot be told.
+            for a task without one, is unknown.
     """
 
     no_loss = "its batches come one after the other; let the trainer accumulate, with the loss of one batch at a time"
 
-    edition: Edition
+    edition: EditionLike
     prepare: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         require_edition(self.edition)
+
+    @property
+    def inner(self) -> Edition:
+        """The edition inside."""
+        return require_edition(self.edition)
 
     def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Sequence[Any]) -> dict[str, Tensor]:
         """See `Schedule.run`; the batch is a list of batches, the losses are over all of them."""
@@ -82,18 +89,20 @@ class OverBatches(Schedule):
             raise ValueError("batch must hold at least one batch for OverBatches, found none")
         prepare = self.prepare or (lambda one: one)
         if len(batch) == 1:
-            return run_inner(form, self.edition, trunk, tasks, prepare(batch[0]))
+            return run_inner(form, self.inner, trunk, tasks, prepare(batch[0]))
         refuse_weights(self, tasks)
-        with Step(
-            trunk, tasks, batch, window=_one_after_the_other(batch, tasks), inner=self.edition, form=form
-        ) as step:
+        with Step(trunk, tasks, batch, window=_consecutive(batch, tasks), inner=self.inner, form=form) as step:
             for samples, one in step.pieces:
-                step.run_edition(self.edition, Piece(samples, prepare(one)))
+                step.run_edition(self.inner, Piece(samples, prepare(one)))
         return step.losses()
 
+    def cuts(self, samples: int) -> list[Range]:
+        """Return nothing: the batch is a list of batches, which is not cut."""
+        return []
 
-def _one_after_the_other(batches: Sequence[Any], tasks: Tasks) -> list[Piece]:
-    """Give every batch its range in the batch that they make up together."""
+
+def _consecutive(batches: Sequence[Any], tasks: Tasks) -> list[Piece]:
+    """Return every batch with its slice of the batch that they form together."""
     pieces: list[Piece] = []
     end = 0
     for batch in batches:
@@ -103,10 +112,10 @@ def _one_after_the_other(batches: Sequence[Any], tasks: Tasks) -> list[Piece]:
 
 
 def _samples(batch: Any, tasks: Tasks) -> int:
-    """Return the samples of a batch; any number where they cannot be told and every task has its own count."""
+    """Return the number of samples; 1 where it is unknown and every task has a count, as slices are only keys then."""
     try:
         return samples_of(batch, "batch")
     except (TypeError, ValueError):
-        if all(getattr(counted(task), "count", None) is not None for task in tasks.values()):
+        if have_counts(tasks.values()):
             return 1
         raise

@@ -1,8 +1,7 @@
-"""Edition 2: one task, one graph, at a time."""
+"""Edition 2: one task and its graph at a time."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -30,7 +29,7 @@ class PerTask(Schedule):
 
     Steps:
         1. The first task's pass is live: it draws random numbers and changes buffers.
-        2. Every later pass replays the trunk from the state that the first one found; heads run live.
+        2. Every later pass replays the trunk from the state before the first one; heads run live.
         3. The random stream and the buffers end where `SummedLoss` leaves them.
 
     With 16-bit parameters `.grad` itself adds up in 16 bit, once a task; with float32 parameters under autocast
@@ -38,22 +37,22 @@ class PerTask(Schedule):
     the callables, `backward_scale` for the scaler. BatchNorm: statistics change once.
 
     Raises:
-        ValueError: the trunk is a compiled function behind which no module can be found.
-        ReplayError: a later pass of the trunk is not its first one again (compared in its first three steps).
+        ValueError: The trunk is a compiled function behind which no module can be found.
+        ReplayError: A later pass of the trunk differs from its first one (compared in its first three steps).
     """
 
+    config_group = "per_task"
     no_loss = "each task's pass through the trunk would be kept until the backward; use Split(), which runs it once"
 
     def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Schedule.run`."""
         refuse_hidden_modules(self, {"trunk": trunk})
         with Step(trunk, tasks, batch, form=form) as step:
-            watch, (replay,) = step.replays(self, 1)
-            for number, name in enumerate(step.present):
-                with watch.first_passes() if number == 0 else nullcontext():
-                    z = step.run_again(replay)
+            _, (replay,) = step.replays(self, 1)
+            for name in step.present:
+                z = step.run_again(replay)
                 loss = step.run_heads([name], z, step.pieces[0])
                 with replay.backward():
                     step.backward(loss, into_trunk=True)
-                del z, loss  # the next trunk pass must not find this task's tensors alive
+                del z, loss  # free this task's tensors before the next trunk pass
         return step.losses()

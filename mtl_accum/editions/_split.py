@@ -1,4 +1,4 @@
-"""The trunk once, the heads one by one: Edition 2's memory at Edition 1's cost."""
+"""The trunk once, the heads one by one: the memory of Edition 2 at the cost of Edition 1."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Split(Schedule):
     Memory: O(trunk + largest head + dL/dz). Passes: one each, as `SummedLoss`.
 
     Steps:
-        1. Trunk forward, once; its representation is cut off as leaves.
+        1. Trunk forward, once; its representation is detached as leaves.
         2. Each head forward and backward; its graph dies, dL/dz adds up in the leaves.
         3. Trunk backward, once, from the summed dL/dz.
 
@@ -37,22 +37,24 @@ class Split(Schedule):
 
     DDP: refused; plain modules, and `.grad` averaged over the processes after the call, exact where they have equal
     counts of every task. FSDP2: trunk and heads as roots of their own, where every process has every task in equal
-    counts. AMP: autocast in the callables; dL/dz adds up in float32 where the representation is 16 bit. BatchNorm: as
-    ever in the trunk, in heads where head_chunks is 1.
+    counts. AMP: autocast in the callables; dL/dz adds up in float32 where the representation is 16 bit. BatchNorm:
+    unchanged in the trunk, and in heads where head_chunks is 1.
 
     Reference: the chain rule at the representation, as in Sener and Koltun (2018), Multi-Task Learning as
     Multi-Objective Optimization, who use dL/dz of each task for its weights.
 
     Args:
-        heads_per_graph: heads that share one graph and one backward; more of them for many tiny heads.
-        head_chunks: pieces of the batch that each head runs over, one after the other; for a large head.
-        order: of the tasks; "reverse" adds dL/dz up as autograd does for the summed loss.
-        allow_batch_statistics: let heads use statistics of the chunks.
+        heads_per_graph: Number of heads that share one graph and one backward; more than 1 for many tiny heads.
+        head_chunks: Number of pieces of the batch that each head runs over, one after the other; for a large head.
+        order: Order of the tasks; "reverse" adds dL/dz up as autograd does for the summed loss.
+        allow_batch_statistics: Whether heads may use statistics of the chunks.
 
     Raises:
-        ValueError: an argument is out of range; or, in head chunks, a head uses batch statistics, a task
+        ValueError: An argument is out of range; or, in head chunks, a head uses batch statistics, a task
             couples samples, or a tensor cannot be cut.
     """
+
+    config_group = "split"
 
     heads_per_graph: int = 1
     head_chunks: int = 1
@@ -75,11 +77,13 @@ class Split(Schedule):
                 representation = step.run_trunk()
                 z = Leaves(representation)
                 step.run_each(z, representation, names, self.heads_per_graph)
-                step.send_back(z, representation)
+                step.trunk_backward(z, representation)
         return step.losses()
 
-    def _counted(self, samples: int) -> list[Range]:
+    def cuts(self, samples: int) -> list[Range]:
+        """Return the head chunks."""
         return equal_ranges(samples, self.head_chunks)
 
-    def _passes(self, samples: int) -> tuple[Any, ...]:
-        return (len(self._counted(samples)),) if self.head_chunks > 1 else ()
+    def passes(self, samples: int) -> tuple[Any, ...]:
+        """Return the number of head chunks, if there are several."""
+        return (len(self.cuts(samples)),) if self.head_chunks > 1 else ()

@@ -1,4 +1,4 @@
-"""Edition 1: what everybody writes, and what every other edition is held against."""
+"""Edition 1: the usual training step, and the reference of every other edition."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ class SummedLoss(Schedule):
         sum(task(z, batch) for task in tasks.values()).backward()
 
     Memory: O(trunk + all heads): every head's graph is alive at the `+`. Passes: one each.
-    Random numbers are drawn and buffers change as in that loop. DDP: parts wrapped in it are refused, as everywhere;
+    Random numbers are drawn and buffers change as in that loop. DDP: wrapped parts are refused, as by every edition;
     average `.grad` over the processes after the call.
     """
 
+    config_group = "summed"
+
     def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         """See `Schedule.run`."""
-        if form.defers and form.in_pieces:  # the trunk runs again for each piece: the heads end at its representation
+        if (
+            form.defers and form.in_pieces
+        ):  # the trunk runs again for each piece, so the heads' graphs end at its representation
             return Split(heads_per_graph=max(1, len(tasks))).run(form, trunk, tasks, batch)
         with Step(trunk, tasks, batch, form=form) as step:
             if step.present:

@@ -1,21 +1,45 @@
-"""The jobs of the command line, one file each; importing the package loads none, as `report` runs without torch."""
+"""Jobs of the command line, one file each.
+
+Importing the package loads none of them, because the `report` job runs without torch.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mtl_accum.jobs._check import check
+    from mtl_accum.jobs._comparison import Comparison
     from mtl_accum.jobs._evaluate import evaluate_saved
+    from mtl_accum.jobs._evaluation import Evaluation
+    from mtl_accum.jobs._experiment import Experiment
+    from mtl_accum.jobs._fit import Recording
     from mtl_accum.jobs._plan import Auto, plan
     from mtl_accum.jobs._predict import predict
     from mtl_accum.jobs._report import rebuild
     from mtl_accum.jobs._run import Run
     from mtl_accum.jobs._train import train
 
-__all__ = ["Auto", "Run", "check", "evaluate_saved", "plan", "predict", "rebuild", "train"]
+__all__ = [
+    "Auto",
+    "Comparison",
+    "Evaluation",
+    "Experiment",
+    "Recording",
+    "Run",
+    "check",
+    "evaluate_saved",
+    "plan",
+    "predict",
+    "rebuild",
+    "train",
+]
 
 _HOMES = {
     "Auto": "_plan",
+    "Comparison": "_comparison",
+    "Evaluation": "_evaluation",
+    "Experiment": "_experiment",
+    "Recording": "_fit",
     "Run": "_run",
     "check": "_check",
     "evaluate_saved": "_evaluate",
@@ -27,7 +51,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a job on its first use."""
+    """Import a job, or what it is built of, at its first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,92 +1,125 @@
-"""What every job of an experiment has: its parts, where it writes, and what its report says of how it came to be."""
+"""An experiment: its network, data, optimizer, device and seed, and how a job prepares them."""
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-import mtl_accum
+from mtl_accum._knobs import check_knob
 from mtl_accum._optimizers import Optimizers, steppable
+from mtl_accum.data import Data
 from mtl_accum.editions import samples_of
-from mtl_accum.jobs._run import Run
-from mtl_accum.report import timestamp
+from mtl_accum.models import MultiTaskModel
+from mtl_accum.training.loop import resolve, to_device
 
-__all__ = ["MakeOptimizer", "Run", "header", "make_optimizer", "samples_in", "snapshot_folder"]
+__all__ = ["Experiment", "MakeOptimizer", "Prepared", "samples_in"]
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizers]
 
 
-def header(run: Run, seed: int) -> dict[str, Any]:
-    """Date, command, seed, versions, commit and configuration."""
-    return {
-        "created": timestamp(),
-        "command": run.command,
-        "seed": seed,
-        "versions": _versions(),
-        "git_commit": _git_commit(),
-        "config": run.config,
-    }
+@dataclass(frozen=True)
+class Experiment:
+    """The parts of an experiment that every job needs.
 
-
-def make_optimizer(optimizer: MakeOptimizer, model: nn.Module) -> torch.optim.Optimizer:
-    """Make the optimizer of a model's parameters, one of several where `optimizer` returns a list.
+    Args:
+        model: Trunk and tasks, with their initial weights.
+        data: Training and test batches.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: Seed of dropout and noise; the initial weights are drawn before.
+        optimizer: Function that makes the optimizer of the parameters, or a list of optimizers; None for a job
+            without an optimizer.
 
     Raises:
-        ValueError: The optimizer refuses its settings, or is none that a training can step with.
+        ValueError: A part is missing or of the wrong kind.
     """
-    if not callable(optimizer):
-        raise ValueError(f"optimizer must make an optimizer of parameters, found {optimizer!r:.200}; see _partial_")
-    try:
-        made = optimizer(model.parameters())
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"optimizer: {error}") from error
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError) as error:
-        raise ValueError(f"optimizer: {type(error).__name__}: {error}") from error
-    try:
-        one = steppable(made)
-    except TypeError:
-        one = None
-    if one is None:
-        raise ValueError(f"optimizer must make an optimizer of torch or a list of them, found {made!r:.200}")
-    return one
+
+    model: MultiTaskModel
+    data: Data
+    device: str
+    seed: int
+    optimizer: MakeOptimizer | None = None
+
+    def __post_init__(self) -> None:
+        _require_parts(self.model, self.data)
+        check_knob("device", self.device)
+        check_knob("seed", self.seed)
+
+    def prepare(self, device: torch.device | None = None) -> Prepared:
+        """Seed torch, move the model to the device and make the optimizer.
+
+        Args:
+            device: Device in place of the configured one.
+
+        Raises:
+            ValueError: The device is absent, or the optimizer is not usable.
+        """
+        device = resolve(self.device) if device is None else device
+        torch.manual_seed(self.seed)
+        self.model.to(device)
+        return Prepared(self.model, self.data, self.build_optimizer(), device)
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """Build the optimizer of the model's parameters; a list of optimizers becomes one.
+
+        Raises:
+            ValueError: The optimizer refuses its settings, or training cannot step it.
+        """
+        if not callable(self.optimizer):
+            raise ValueError(
+                f"optimizer must make an optimizer of parameters, found {self.optimizer!r:.200}; see _partial_"
+            )
+        try:
+            made = self.optimizer(self.model.parameters())
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"optimizer: {error}") from error
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError) as error:
+            raise ValueError(f"optimizer: {type(error).__name__}: {error}") from error
+        try:
+            one = steppable(made)
+        except TypeError:
+            one = None
+        if one is None:
+            raise ValueError(f"optimizer must make an optimizer of torch or a list of them, found {made!r:.200}")
+        return one
 
 
-def snapshot_folder(run: Run) -> Path:
-    """The folder for snapshots, made."""
-    folder = run.folder / "snapshots"
-    folder.mkdir(exist_ok=True)
-    return folder
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment on its device.
+
+    Attributes:
+        model: Trunk and tasks, on the device.
+        data: Training and test batches.
+        optimizer: Optimizer of the model's parameters.
+        device: Device of the model.
+    """
+
+    model: MultiTaskModel
+    data: Data
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+
+    def first_batch(self) -> Any:
+        """Load the first training batch, and move it to the device."""
+        return to_device(next(iter(self.data.train())), self.device)
 
 
 def samples_in(batch: Any) -> int | None:
-    """How many samples a batch has, for the report; None where its tensors do not agree on that."""
+    """Return the number of samples of a batch for a report; None where its tensors disagree."""
     try:
         return samples_of(batch, "batch")
     except (TypeError, ValueError):
         return None
 
 
-def _versions() -> dict[str, str]:
-    versions = {
-        "mtl_accum": mtl_accum.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    if torch.version.cuda:
-        versions["cuda"] = torch.version.cuda
-    return {**versions, "platform": sys.platform}
-
-
-def _git_commit() -> str | None:
-    try:
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return asked.stdout.strip()
+def _require_parts(model: object, data: object) -> None:
+    if model is None or data is None:
+        raise ValueError("no model and data configured; add an experiment, e.g. +experiment=two_task")
+    if not isinstance(model, nn.Module) or not hasattr(model, "trunk") or not hasattr(model, "tasks"):
+        raise ValueError(f"model must be a MultiTaskModel, found {model!r:.200}")
+    if not all(callable(getattr(data, method, None)) for method in ("train", "test")):
+        raise ValueError(f"data must have train() and test(), found {data!r:.200}")

@@ -1,4 +1,4 @@
-"""The job that plans an experiment for a memory budget, and `edition=auto`, which does so at the start of training."""
+"""The `plan` job: choose an edition for a memory budget; and `edition=auto`, which does so when training starts."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import torch
 from mtl_accum import planning, report
 from mtl_accum._knobs import check_knob
 from mtl_accum._state import same_random_numbers
-from mtl_accum.data import Data
-from mtl_accum.jobs._experiment import MakeOptimizer, Run, header, make_optimizer
-from mtl_accum.jobs._require import require_knobs, require_parts
+from mtl_accum.jobs._experiment import Experiment, Prepared
+from mtl_accum.jobs._header import header
+from mtl_accum.jobs._require import require_kind
+from mtl_accum.jobs._run import Run
 from mtl_accum.memory import keep_freed_memory
-from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import Form, in_bytes
 from mtl_accum.training.callbacks import ProgressDisplay
-from mtl_accum.training.loop import alone_on, resolve, to_device
+from mtl_accum.training.loop import alone_on
 
 __all__ = ["Auto", "plan", "plan_and_write"]
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Stands for the fastest exact edition that fits, until the model and its data are there to choose it for.
+    """Placeholder for the fastest exact edition that fits a budget, chosen once the model and its data are built.
 
     Args:
-        budget: "6GiB", "6GB", "80%", "auto" or bytes.
+        budget: "6GiB", "6GB", "80%", "auto" or a number of bytes.
 
     Raises:
-        ValueError: budget is no such thing.
+        ValueError: The budget is none of these.
     """
 
     budget: int | str
@@ -40,93 +40,72 @@ class Auto:
         check_knob("budget", self.budget)
 
 
-def plan(
-    *,
-    model: MultiTaskModel | None,
-    data: Data | None,
-    optimizer: MakeOptimizer,
-    budget: int | str,
-    device: str,
-    form: Form,
-    seed: int,
-    run: Run,
-) -> None:
-    """Choose the fastest exact edition that fits into a memory budget, print why, and write it down.
+def plan(*, experiment: Experiment, budget: int | str, form: Form, run: Run) -> None:
+    """Choose the fastest exact edition that fits a memory budget, print the reasons, and write them down.
 
     Args:
-        model: trunk and tasks.
-        data: whose first training batch says how large a batch is.
-        optimizer: makes the optimizer from the parameters.
-        budget: "6GiB", "6GB", "80%", "auto" or bytes.
-        device: "auto", "cpu", "cuda" or "cuda:N"; for a GPU that is not here the times are operation counts.
-        form: how the training loop takes the edition: "forward_backward", or "loss" where a trainer runs the backward.
-        seed: of dropout and noise where the pieces run.
-        run: the folder for `plan.json` and `plan.md`.
+        experiment: Model, first training batch, optimizer, device and seed. For a GPU that is absent, the times are
+            numbers of operations.
+        budget: Budget as of `Auto`.
+        form: Use of the edition in the training loop: "forward_backward", or "loss" for a trainer that runs the
+            backward itself.
+        run: Folder for `plan.json` and `plan.md`.
 
     Raises:
-        ValueError: a part of the experiment is missing, or budget, device or form are no such thing.
-        BudgetError: nothing fits.
+        ValueError: The budget, the device or the form is none.
+        BudgetError: Nothing fits.
     """
-    model, data = require_parts(model, data)
-    require_knobs({"budget": budget, "device": device, "job.form": form})
-    absent = str(device).partition(":")[0] == "cuda" and not torch.cuda.is_available()
-    where = torch.device("cpu") if absent else resolve(device)
+    require_kind("job.experiment", experiment, Experiment)
+    check_knob("budget", budget)
+    check_knob("job.form", form)
+    absent = experiment.device.startswith("cuda") and not torch.cuda.is_available()
     keep_freed_memory()
-    torch.manual_seed(seed)
-    model.to(where)
-    stepper = make_optimizer(optimizer, model)
+    prepared = experiment.prepare(torch.device("cpu") if absent else None)
     with ProgressDisplay() as progress:
-        found = plan_and_write(
-            *(model, data, stepper, budget),
-            where=where,
+        result = plan_and_write(
+            *(prepared, budget),
             device="cuda" if absent else None,
-            head=header(run, seed),
+            head=header(run, experiment.seed),
             run=run,
             on_progress=progress.note,
             form=form,
         )
-    report.show_plan(found.as_dict(), run.folder)
-    _ = found.edition  # raises where nothing fits
+    report.show_plan(result.as_dict(), run.folder)
+    _ = result.edition  # raises where nothing fits
 
 
 def plan_and_write(
-    model: MultiTaskModel,
-    data: Data,
-    optimizer: torch.optim.Optimizer,
+    prepared: Prepared,
     budget: int | str,
     *,
-    where: torch.device,
     device: str | None,
     head: dict[str, Any],
     run: Run,
     on_progress: Callable[[str], None],
     form: Form = "forward_backward",
 ) -> planning.Plan:
-    """Plan for the first training batch, and write the plan into the run's folder; random numbers stay where they are.
+    """Plan for the first training batch, and write the plan into the run's folder; random numbers stay as they are.
 
     Args:
-        model: on its device.
-        data: whose first training batch counts.
-        optimizer: of the model's parameters.
-        budget: see `Auto`.
-        where: the model's device.
-        device: to plan for; None is the model's.
-        head: how the run was started, for the file.
-        run: the folder.
-        on_progress: told in a few words what happens next.
-        form: how the training loop takes the edition.
+        prepared: Experiment to plan for.
+        budget: Budget as of `Auto`.
+        device: Device to plan for; None is the experiment's.
+        head: Header of the plan's file.
+        run: Folder of the file.
+        on_progress: Function that is called with a few words about the next step.
+        form: Use of the edition in the training loop.
     """
-    in_bytes(budget, torch.device(device or where))  # what is none is refused before anything waits for the device
+    in_bytes(budget, torch.device(device or prepared.device))  # refuses a wrong budget before the wait for the device
     with same_random_numbers():
-        batch = to_device(next(iter(data.train())), where)
-        with alone_on(where):
-            found = planning.plan(
-                *(model.trunk, model.tasks, batch),
-                optimizer=optimizer,
+        batch = prepared.first_batch()
+        with alone_on(prepared.device):
+            result = planning.plan(
+                *(prepared.model.trunk, prepared.model.tasks, batch),
+                optimizer=prepared.optimizer,
                 budget=budget,
                 device=device,
                 form=form,
                 on_progress=on_progress,
             )
-    report.write_plan({**head, "plan": found.as_dict()}, run.folder)
-    return found
+    report.write_plan({**head, "plan": result.as_dict()}, run.folder)
+    return result

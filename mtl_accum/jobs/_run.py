@@ -1,4 +1,4 @@
-"""Where a job writes, and how it was started; knows no torch, since `job=report` needs none."""
+"""Folder, command and configuration of a job; imports no torch, because the `report` job runs without it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ __all__ = ["Run"]
 
 @dataclass(frozen=True)
 class Run:
-    """Where a job writes, and what a report says about how it was started."""
+    """One start of a job.
+
+    Attributes:
+        folder: Folder that the job writes into.
+        command: Command line that started the job, for its report.
+        config: Resolved configuration, as plain values.
+    """
 
     folder: Path
     command: str

@@ -1,7 +1,7 @@
 """Editions measured side by side, each in a fresh process."""
 
-from mtl_accum.measure._compare import Measurement, compare, meaning
-from mtl_accum.measure._process import FreshProcess, MeasurementError
+from mtl_accum.measure._compare import Measurement, compare
+from mtl_accum.measure._process import FreshProcess, MeasurementError, start_processes_with
 from mtl_accum.measure._worker import MeasurementWorker
 
 __all__ = [
@@ -10,5 +10,5 @@ __all__ = [
     "MeasurementError",
     "MeasurementWorker",
     "compare",
-    "meaning",
+    "start_processes_with",
 ]

@@ -12,13 +12,13 @@ import torch
 
 from mtl_accum._optimizers import Optimizers, steppable
 from mtl_accum._validate import positive_int
-from mtl_accum.editions import Edition, PerTask, Split, SummedLoss, Tasks, Trunk, require_editions, require_parts
+from mtl_accum.editions import EditionLike, PerTask, Split, SummedLoss, Tasks, Trunk, require_editions, require_parts
 from mtl_accum.measure._process import FreshProcess, MeasurementError
 from mtl_accum.measure._worker import GradientDifference, MeasurementWorker
 from mtl_accum.memory import Build, Parts, PeakMemory, device_in_use
 from mtl_accum.report import file_name
 
-__all__ = ["Measurement", "compare", "meaning"]
+__all__ = ["Measurement", "compare"]
 
 
 @dataclass
@@ -54,7 +54,7 @@ def compare(
     batch: Any,
     *,
     optimizer: Optimizers = None,
-    editions: Mapping[str, Edition] | None = None,
+    editions: Mapping[str, EditionLike] | None = None,
     steps: int = 5,
     build: Build | None = None,
     snapshots: Path | str | None = None,
@@ -90,14 +90,12 @@ def compare(
     positive_int("steps", steps)
     if build is None:
         require_parts(trunk, tasks)
-    if editions is not None:
-        require_editions(editions)
+    chosen = require_editions(editions or {"summed": SummedLoss(), "per_task": PerTask(), "split": Split()})
     folder = None if snapshots is None else Path(snapshots)
     if folder is not None and not folder.is_dir():
         raise ValueError(f"snapshots must be a folder that exists, found {str(snapshots)!r}")
-    chosen = editions or {"summed": SummedLoss(), "per_task": PerTask(), "split": Split()}
     parts: Parts | Build = build or (trunk, tasks, batch, steppable(optimizer))
-    rows = {name: Measurement(name, meaning(edition)) for name, edition in chosen.items()}
+    rows = {name: Measurement(name, edition.summary) for name, edition in chosen.items()}
     files: dict[str, str] = {}  # of the snapshots
     for name in chosen:
         files[name] = file_name(name, files.values())
@@ -155,11 +153,6 @@ def _note(row: Measurement, difference: GradientDifference | None) -> None:
     if difference is not None:
         row.gradient_difference, row.gradient_rounding = difference.value, difference.is_rounding
         row.absent = difference.absent
-
-
-def meaning(edition: Edition) -> str:
-    """What an edition does, in one sentence: the first of its docstring."""
-    return (type(edition).__doc__ or type(edition).__name__).strip().partition("\n")[0]
 
 
 def _device(*trees: Any) -> torch.device:

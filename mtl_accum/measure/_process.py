@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -16,7 +17,23 @@ import torch
 
 from mtl_accum.measure._parcel import Parcel
 
-__all__ = ["FreshProcess", "MeasurementError"]
+__all__ = ["FreshProcess", "MeasurementError", "start_processes_with"]
+
+_contexts: list[BaseContext] = []  # of `start_processes_with`, the innermost last
+
+
+@contextmanager
+def start_processes_with(context: BaseContext) -> Iterator[None]:
+    """Start every `FreshProcess` from a multiprocessing context that has been chosen once, in place of spawning it.
+
+    Args:
+        context: Context that starts the processes of the block.
+    """
+    _contexts.append(context)
+    try:
+        yield
+    finally:
+        _contexts.pop()
 
 
 class MeasurementError(RuntimeError):
@@ -24,13 +41,13 @@ class MeasurementError(RuntimeError):
 
 
 class FreshProcess:
-    """Sends an object to a new process (spawn) and calls its methods there.
+    """Sends an object to a new process and calls its methods there.
 
     Nothing of this process's memory is inherited: no allocator pool, no warm caches, no loaded kernels.
 
     Args:
         subject: any object that pickles; its classes must be importable.
-        context: of multiprocessing, that starts the process; None spawns it.
+        context: of multiprocessing, that starts the process; None takes that of `start_processes_with`, or spawns it.
 
     Raises:
         TypeError: the subject does not pickle; names the fix.
@@ -47,7 +64,8 @@ class FreshProcess:
                 f"cannot be sent to a fresh process ({error}); pass modules, or functions defined at the top of a "
                 "file, or build=: an importable function that returns (trunk, tasks, batch, optimizer)"
             ) from error
-        context = context or multiprocessing.get_context("spawn")
+        if context is None:
+            context = _contexts[-1] if _contexts else multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, parcel, _Settings()), daemon=True)
         with _known_start_method():

@@ -107,9 +107,9 @@ class MeasurementWorker:
         torch.manual_seed(0)
         if not any(gradient is not None for gradient in judge.reference.gradients.values()):
             raise RuntimeError("found no parameter with a gradient; pass modules, or the optimizer of its parameters")
-        edition: Any = self._edition
-        if getattr(edition, "consumes_gradients", False):  # they are those of the edition inside
-            edition = edition.edition
+        edition = self._edition
+        if not edition.leaves_gradients and edition.inner is not None:  # they are those of the edition inside
+            edition = edition.inner
         agreement = judge.agreement(edition)
         if math.isinf(agreement.gradients):
             raise RuntimeError(f"the gradient of {agreement.parameter} is missing or not finite")

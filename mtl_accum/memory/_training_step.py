@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from mtl_accum._optimizers import Optimizers, joined
-from mtl_accum.editions import Edition, Tasks, Trunk, modules_of, phase
+from mtl_accum.editions import EditionLike, Tasks, Trunk, modules_of, phase
 from mtl_accum.editions._engine import is_compiled
 from mtl_accum.memory._tensors import TensorMeter
 
@@ -42,7 +42,7 @@ class TrainingStep:
         tasks: Tasks,
         batch: Any,
         optimizer: Optimizers,
-        edition: Edition,
+        edition: EditionLike,
     ) -> None:
         self.trunk, self.tasks, self.batch = trunk, tasks, batch
         self.optimizer, self.edition = joined(optimizer), edition

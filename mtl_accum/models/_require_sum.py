@@ -1,4 +1,4 @@
-"""Refuse a function of chunks that is no sum over the rows: a mean would come out too large, without a word."""
+"""Check that a function of chunks is a sum over the rows: the mean of every chunk would add up to too large a loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch.distributed
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from mtl_accum._state import BufferLog, same_random_numbers
+from mtl_accum._state import preserved
 from mtl_accum.editions import modules_of
 from mtl_accum.editions._engine import is_distributed, named_modules_of, uses_batch_statistics
 
@@ -22,20 +22,20 @@ __all__ = ["require_sum"]
 _ROWS, _PIECES = 64, 8
 _ROUNDING = 0.05  # relative: more than 16 bit rounds, and less than a mean is off
 
-# By the code of a function, which a lambda in a loop keeps: the ids of what its closure held when it was looked at.
+# By the code of a function, which a lambda in a loop keeps: the ids of the values in its closure when it was checked.
 _SEEN: WeakKeyDictionary[Any, tuple[int, ...]] = WeakKeyDictionary()
 
 
 def require_sum(who: str, function: Callable[..., Tensor], inputs: Sequence[Tensor], dim: int, *, most: int) -> None:
-    """Raise ValueError for a function that is no sum over the rows; once for each function.
+    """Raise ValueError for a function that is no sum over the rows; each function is checked once.
 
-    It runs on some rows at once and on pieces of these, without gradients. Buffers and random numbers are put back.
+    It runs on some rows at once and on pieces of these, without gradients. Buffers and random numbers are restored.
 
     Args:
-        who: For messages.
-        function: Maps slices of the inputs to a 0-dim loss.
-        inputs: The whole tensors.
-        dim: The dimension that they are cut along.
+        who: Name of the caller for messages.
+        function: Function from slices of the inputs to a 0-dim loss.
+        inputs: Whole tensors.
+        dim: Dimension along which they are cut.
         most: Number of rows that may be in memory at once.
     """
     code, closure = getattr(function, "__code__", function), _closure(function)
@@ -53,8 +53,8 @@ def require_sum(who: str, function: Callable[..., Tensor], inputs: Sequence[Tens
             f"{' + '.join(f'{part:.4g}' for part in parts)} for pieces of them; use reduction='sum' and divide what "
             "chunked returns by the count. A loss that couples rows, or adds a constant, cannot be chunked"
         )
-    told = whole != 0 and math.isfinite(whole)
-    if told or is_distributed():  # several ranks must call a sharded head equally often
+    decided = whole != 0 and math.isfinite(whole)
+    if decided or is_distributed():  # several ranks must call a sharded head equally often
         with suppress(TypeError):
             _SEEN[code] = closure
 
@@ -62,24 +62,21 @@ def require_sum(who: str, function: Callable[..., Tensor], inputs: Sequence[Tens
 def _adds_up(whole: float, parts: Sequence[float], *, random: bool) -> bool:
     """Return whether the value for some rows may be the sum of the values for pieces of them.
 
-    With random numbers the two differ; a mean is a factor of `len(parts)` less.
+    With random numbers the two differ; a mean is smaller than the sum by a factor of `len(parts)`.
     """
     total, size = sum(parts), sum(map(abs, parts))
     if not math.isfinite(whole) or not whole:
-        return True  # what is wrong is something else, or no row has a term
+        return True  # another fault, or no row has a term
     if not random or not math.isfinite(total):  # a mean over nothing is NaN
         return abs(whole - total) <= _ROUNDING * size
     return abs(total) < size / 2 or abs(whole) > abs(total) / math.sqrt(len(parts))
 
 
 def _values(function: Callable[..., Tensor], calls: Sequence[Sequence[Tensor]]) -> list[float]:
-    log = BufferLog()
-    log.before(modules_of(function))
     try:
-        with torch.no_grad(), same_random_numbers(), torch.compiler.set_stance("force_eager"):  # a few rows, once
+        with preserved(modules_of(function)), torch.no_grad(), torch.compiler.set_stance("force_eager"):  # few rows
             values = torch.stack([torch.as_tensor(function(*rows)).double().sum() for rows in calls])
     finally:
-        log.restore()
         torch.clear_autocast_cache()  # weights that were cast without a graph
     return [float(value) for value in values.tolist()]
 
@@ -96,7 +93,7 @@ def _pieces(rows: Sequence[Tensor], dim: int) -> list[tuple[Tensor, ...]]:
 
 
 def _closure(function: Any) -> tuple[int, ...]:
-    """Return the ids of what a function refers to, without tensors, which are new in every step."""
+    """Return the ids of the values that a function refers to, without tensors, which are new in every step."""
     cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
     held = (*cells, *(getattr(function, "__defaults__", None) or ()), getattr(function, "__self__", None))
     return tuple(id(value) for value in held if not isinstance(value, Tensor))

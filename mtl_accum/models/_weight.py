@@ -1,4 +1,4 @@
-"""Weights of a task's loss: numbers, parameters and modules, and which of them are exact in pieces of a batch."""
+"""Weights of task losses: numbers, parameters and modules, and which of them are exact in pieces of a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from mtl_accum._state import RandomNumbers, same_random_numbers
+from mtl_accum._state import RngState, same_random_numbers
 from mtl_accum._validate import number
 
 __all__ = ["UncertaintyWeight", "Weight", "obstacle_in_pieces", "require_weight", "weighted"]
@@ -92,9 +92,9 @@ def weighted(weight: Any, loss: Tensor) -> Tensor:
 
 
 def obstacle_in_pieces(weight: Any, reduction: str) -> str:
-    """Say why a weighted loss over pieces of a batch is another loss; "" where it is not.
+    """Return why a weighted loss over pieces of a batch is another loss, or "" if it is the same.
 
-    The shares of a mean add up to 1, so that `a * loss + b` is exact in pieces; a sum leaves no room for b. A module
+    The shares of a mean add up to 1, so `a * loss + b` is exact in pieces; a sum would add b once a piece. A module
     that draws random numbers, or changes its buffers, is another function in every piece.
     """
     if not isinstance(weight, nn.Module):
@@ -112,7 +112,7 @@ def obstacle_in_pieces(weight: Any, reduction: str) -> str:
 
 _OTHER = "is not affine in the loss: not a * loss + b"
 _RANDOM = "draws random numbers, which are others in every piece"
-_KINDS: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()  # looked at once, not once a step
+_KINDS: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()  # evaluated once, not once a step
 # Powers of two, which every floating-point format holds as they are. Small and large ones: a weight may clamp. The
 # first once more: a weight that changes with every call shows.
 _LOSSES = (0.0, 1.0, 0.25, 4.0, 64.0, 2.0**10, 2.0**20, 2.0**-10, -1.0, -(2.0**10), 0.0)
@@ -121,14 +121,14 @@ _ROUNDING = 1e-6  # relative; a module may compute in float32
 
 
 def _plain_state(weight: nn.Module) -> list[Any]:
-    """Return what a module's code may branch on: the modes of its modules, and their other flags and whole numbers."""
+    """Return the values on which a module's code may branch: modes, other flags, whole numbers and strings."""
     return [
         (name, value) for part in weight.modules() for name, value in vars(part).items() if isinstance(value, int | str)
     ]
 
 
 def _kind(weight: nn.Module) -> str:
-    """Tell by values what a module is as a function of the loss: "linear", "affine", or in words what else."""
+    """Classify a module as a function of the loss: "linear", "affine", or a description of the obstacle."""
     try:
         with _disable_current_modes(), torch.no_grad():
             kinds = [_kind_of(_on_cpu(weight, shift)) for shift in (0.0, _SHIFT)]
@@ -139,21 +139,21 @@ def _kind(weight: nn.Module) -> str:
 
 
 def _kind_of(function: nn.Module) -> str:
-    """Tell what a module on the CPU is as a function of the loss; its buffers may change."""
+    """Classify a module on the CPU as a function of the loss; its buffers may change."""
     buffers = {name: buffer.clone() for name, buffer in function.named_buffers()}
     with same_random_numbers():
-        before = RandomNumbers()
+        before = RngState.capture()
         values = [float(function(torch.tensor(loss, dtype=torch.float64, device="cpu"))) for loss in _LOSSES]
-        if not before.same(RandomNumbers()):
+        if before != RngState.capture():
             return _RANDOM
     for name, buffer in function.named_buffers():
         if name not in buffers or not torch.equal(buffer, buffers[name]):
-            return f"changes its buffer '{name}' with every call, so that it is another one in every piece"
+            return f"changes its buffer '{name}' with every call, so it is another one in every piece"
     return _kind_of_values(values)
 
 
 def _kind_of_values(values: list[float]) -> str:
-    """Tell what a function is by its values at `_LOSSES`."""
+    """Classify a function by its values at `_LOSSES`."""
     offset, slope = values[0], values[1] - values[0]
     rounding = _ROUNDING * (abs(values[0]) + abs(values[1]))  # of the slope, and so once for each unit of the loss
     for loss, value in zip(_LOSSES, values, strict=True):

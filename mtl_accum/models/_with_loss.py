@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Self
 import torch
 from torch import Tensor, nn
 
-from mtl_accum.editions import SummedLoss, Tasks, Trunk, require_edition
+from mtl_accum.editions import Edition, Schedule, SummedLoss, Tasks, Trunk, require_edition
 from mtl_accum.editions._engine import Piece, Scale, eager, read_counts
 from mtl_accum.editions._engine import leaves as tree_leaves
 from mtl_accum.models._multi_task import run_head
@@ -197,16 +197,17 @@ def _batch(batch: Any, fields: dict[str, Any]) -> Any:
 
 
 def _require_loss(edition: object) -> None:
-    require_edition(edition)
-    inner: Any = edition
+    inner: Edition | None = require_edition(edition)
+    if not isinstance(edition, Edition) and callable(getattr(edition, "loss", None)):
+        return  # a user's class
     while inner is not None:
-        no_loss = getattr(inner, "no_loss", None)
-        if no_loss is not None or not callable(getattr(inner, "loss", None)):
+        no_loss = inner.no_loss if isinstance(inner, Schedule) else None
+        if no_loss is not None or not isinstance(inner, Schedule):
             raise TypeError(
                 f"edition must have loss(trunk, tasks, batch), found {edition!r}; use Split() or another one that has"
                 + f" ({type(inner).__name__}: {no_loss})" * (no_loss is not None)
             )
-        inner = getattr(inner, "edition", None)
+        inner = inner.inner
 
 
 _AROUND = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule"}

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from mtl_accum.editions import Edition, SummedLoss, Tasks, samples_of
+from mtl_accum.editions import EditionLike, SummedLoss, Tasks, samples_of
 from mtl_accum.editions._engine import Piece, read_counts, take
 from mtl_accum.memory import Parts, PeakMemory, TensorMeter, TrainingStep
 from mtl_accum.planning._timings import completes
@@ -58,7 +58,7 @@ class DeviceRun:
         """Restore the network, its optimizer and the random state."""
         self._contexts.__exit__(kind, error, trace)
 
-    def step(self, edition: Edition, *, samples: int | None = None) -> TensorMeter | None:
+    def step(self, edition: EditionLike, *, samples: int | None = None) -> TensorMeter | None:
         """Run one step under a meter.
 
         Args:
@@ -74,12 +74,12 @@ class DeviceRun:
             completed = completes(step)
         return meter if completed else None
 
-    def record(self, edition: Edition) -> PeakMemory | None:
+    def record(self, edition: EditionLike) -> PeakMemory | None:
         """Measure one step on the whole batch; None if memory ran out."""
         meter = self.step(edition)
         return None if meter is None else dataclasses.replace(meter.result(), edition=repr(edition))
 
-    def _with(self, edition: Edition, batch: Any) -> TrainingStep:
+    def _with(self, edition: EditionLike, batch: Any) -> TrainingStep:
         trunk, tasks, _, optimizer = self._step.parts
         return TrainingStep(trunk, tasks, batch, optimizer, edition)
 

@@ -237,12 +237,13 @@ def _is_whole(edition: Any) -> bool:
     return isinstance(edition, SummedLoss) or (isinstance(edition, Split) and edition.head_chunks == 1)
 
 
-def _is_cut_twice(edition: Any) -> bool:
+def _is_cut_twice(edition: Edition) -> bool:
     """Return whether a schedule cuts its micro-batches again."""
-    while hasattr(edition, "edition"):
-        if isinstance(edition, Accumulated) and not _is_whole(edition.edition):
+    inner: Edition | None = edition
+    while inner is not None:
+        if isinstance(inner, Accumulated) and not _is_whole(inner.inner):
             return True
-        edition = edition.edition
+        inner = inner.inner
     return False
 
 

@@ -79,7 +79,7 @@ def phases(edition: object, tables: Tables, samples: int, first: bool) -> Iterat
     """List the phases of one `forward_backward`, in their order.
 
     Args:
-        edition: Edition of this package.
+        edition: Edition with a formula; one of your own needs `phases.register`.
         tables: Costs of the network.
         samples: Number of samples of the batch.
         first: Whether the call creates the gradients; else it adds to them.
@@ -87,7 +87,7 @@ def phases(edition: object, tables: Tables, samples: int, first: bool) -> Iterat
     Raises:
         TypeError: There is no formula for the edition.
     """
-    raise TypeError(f"no formula for {edition!r}")
+    raise TypeError(f"no formula for {edition!r}; give it one with mtl_accum.planning.phases.register")
 
 
 @phases.register

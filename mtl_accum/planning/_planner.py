@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from mtl_accum._optimizers import Optimizers, steppable
-from mtl_accum.editions import SummedLoss, Tasks, Trunk, require_parts
+from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk, require_edition, require_parts
 from mtl_accum.memory import Build, Parts, TrainingStep
 from mtl_accum.planning._advice import advice, fixed_memory, largest_batches
 from mtl_accum.planning._budget import in_bytes
@@ -33,6 +33,7 @@ def plan(
     budget: int | str = "auto",
     device: str | torch.device | None = None,
     form: Form = "forward_backward",
+    also: Sequence[Edition] = (),
     build: Build | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Plan:
@@ -67,6 +68,7 @@ def plan(
         device: "cuda" or "cpu"; None for the device of the network.
         form: How the training loop calls a schedule: "forward_backward" calls it as such; "loss" is for a trainer that
             calls `total.backward()` itself, after `total, losses = plan.edition.loss(trunk, tasks, batch)`.
+        also: Further schedules to choose among: editions of your own, each with a formula (see `planning.phases`).
         build: Function that returns (trunk, tasks, batch, optimizer) in place of the arguments; it is called where
             tensors have no data.
         on_progress: Function that is called with the name of every stage when it begins.
@@ -76,11 +78,14 @@ def plan(
 
     Raises:
         ValueError: `budget`, `device` or `form` is invalid; or an optimizer needs a closure (LBFGS).
-        TypeError: A callable keeps its modules in a closure, or a module is lazy; the message names the fix.
+        TypeError: An edition in `also` has no formula, a callable keeps its modules in a closure, or a module is lazy;
+            the message names the fix.
         PredictionError: The step does not run on tensors without data.
         MemoryError: Not even a few samples fit into memory, or none has a target.
     """
     require_form(form)
+    for number, edition in enumerate(also):
+        require_edition(edition, f"also[{number}]")
     if build is None:
         require_parts(trunk, tasks)
     parts: Parts | Build = build or (trunk, tasks, batch, steppable(optimizer))
@@ -89,7 +94,7 @@ def plan(
     real = given if given is not None and given.device.type == target.type else None
     limit = in_bytes(budget, target, held=0 if real is None else _held_bytes(real))
     progress = Progress(on_progress)
-    search = Search(parts, target, limit.size, real, progress, form=form)
+    search = Search(parts, target, limit.size, real, progress, form=form, also=also)
     search.check(limit.size if real is None else _room(limit.size, target, real))
     search.time()
     choice = search.choose()

@@ -47,7 +47,7 @@ class _Cost(NamedTuple):
 _NO_COST = _Cost(0, 0, 0.0)
 
 
-class Profile:
+class Profile(Edition):
     """An edition that runs every part of a network by itself, and a listener that times its phases.
 
     Steps:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 import torch
@@ -51,6 +51,7 @@ class Search:
         real: Step of the network if it is on the device, else None.
         progress: Progress of the plan.
         form: How the training loop calls a schedule.
+        also: Further candidates.
 
     Attributes:
         candidates: All candidates, fastest first.
@@ -74,8 +75,10 @@ class Search:
         progress: Progress,
         *,
         form: Form = "forward_backward",
+        also: Sequence[Edition] = (),
     ) -> None:
         self._form: Form = form
+        self._also = also
         self._parts, self._cuda, self._budget = parts, device.type == "cuda", budget
         self._real, self._progress = real, progress
         self.trials: list[Trial] = []
@@ -130,7 +133,8 @@ class Search:
     def _rank(self) -> None:
         """List and rank the candidates, by the latest costs and without the kinds that are left out."""
         heads = len(self.tables.at(self.samples).heads)
-        editions = [in_form(edition, self._form) for edition in candidates(heads, self.samples, self.left_out)]
+        schedules = [*candidates(heads, self.samples, self.left_out), *self._also]
+        editions = [in_form(edition, self._form) for edition in schedules]
         exact = [edition for edition in editions if kind(edition, self.samples) not in self._inexact]
         self.candidates = rank(exact, self.tables, self.samples)
 
@@ -161,6 +165,7 @@ class Search:
         needs = {size: estimate(SummedLoss(), self.tables, size).peak_bytes for size in sizes}
         self.checks = ExactnessChecks(self._real, self.samples, room, needs)
         basic = basic_kinds(self.samples) | ({"Split": Split()} if self._form == "loss" else {})
+        basic |= {format_edition(edition): edition for edition in self._also}
         kinds = {name: in_form(edition, self._form) for name, edition in basic.items() if name not in self.left_out}
         reasons = self._check(kinds.values(), hurry=True)
         self.left_out |= {name: reasons[edition] for name, edition in kinds.items() if edition in reasons}

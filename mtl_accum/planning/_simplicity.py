@@ -56,18 +56,17 @@ def _(edition: Any, samples: int) -> int:
     return pieces(edition.edition, samples)
 
 
-def passes(edition: Any, tasks: int) -> int:
+def passes(edition: Edition, tasks: int) -> int:
     """Return the number of passes through the trunk; a transfer of its saved tensors to the host counts as one."""
     if isinstance(edition, PerTask):
         return max(2, tasks)  # for one task it is a roundabout Split
-    inner = passes(edition.edition, tasks) if hasattr(edition, "edition") else 1
-    again = isinstance(edition, AsLoss) and _has_micro_batches(edition.edition)  # in the caller's backward
+    inner = 1 if edition.inner is None else passes(edition.inner, tasks)
+    again = isinstance(edition, AsLoss) and _has_micro_batches(edition.inner)  # in the caller's backward
     return inner + (again or isinstance(edition, Cached | Checkpointed | Offloaded))
 
 
-def _has_micro_batches(edition: Any) -> bool:
-    inner = getattr(edition, "edition", None)
-    return isinstance(edition, Accumulated) or (inner is not None and _has_micro_batches(inner))
+def _has_micro_batches(edition: Edition) -> bool:
+    return isinstance(edition, Accumulated) or (edition.inner is not None and _has_micro_batches(edition.inner))
 
 
 def in_small(edition: Any, samples: int, few: int) -> Edition:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from mtl_accum._optimizers import joined, steppable
 from mtl_accum._state import same_random_numbers
-from mtl_accum.editions import TO_HOST, Edition, SummedLoss, Tasks, modules_of
+from mtl_accum.editions import TO_HOST, EditionLike, SummedLoss, Tasks, modules_of
 from mtl_accum.editions._engine import Piece, couples_samples, listen, read_counts, take
 from mtl_accum.memory import BLOCK, Build, Parts, TensorMeter, TrainingStep
 from mtl_accum.prediction._cuda_operators import cuda_operators, prefer_foreach
@@ -109,7 +109,7 @@ class DryRun:
         """Restore torch's modes, random numbers and log."""
         self._contexts.__exit__(kind, error, trace)
 
-    def step(self, edition: Edition, *, samples: int | None = None, trace: bool = False) -> TensorMeter:
+    def step(self, edition: EditionLike, *, samples: int | None = None, trace: bool = False) -> TensorMeter:
         """Run one step under a meter.
 
         Args:

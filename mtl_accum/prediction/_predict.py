@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mtl_accum._optimizers import Optimizers, steppable
-from mtl_accum.editions import Edition, Tasks, Trunk, require_edition, require_parts
+from mtl_accum.editions import Edition, EditionLike, Tasks, Trunk, require_edition, require_parts
 from mtl_accum.memory import Build, CachingAllocator, Event, PeakMemory, write_snapshot
 from mtl_accum.prediction._dry_run import DryRun
 
@@ -29,7 +29,7 @@ def predict(
     batch: Any,
     *,
     optimizer: Optimizers = None,
-    edition: Edition,
+    edition: EditionLike,
     device: str | torch.device = "cuda",
     build: Build | None = None,
     snapshot: Path | str | None = None,
@@ -67,7 +67,7 @@ def predict(
         PredictionError: Shapes depend on values, or the step does not run on tensors without data.
     """
     cuda = cpu_or_cuda(device).type == "cuda"
-    require_edition(edition)
+    edition = require_edition(edition)
     if build is None:
         require_parts(trunk, tasks)
     if snapshot is not None and not Path(snapshot).parent.is_dir():

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from mtl_accum._state import RandomNumbers
-from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk, always_comparing, modules_of
+from mtl_accum._state import RngState
+from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk, modules_of
 from mtl_accum.editions._engine import Replay, Watch
 from mtl_accum.verify._difference import largest_difference
 from mtl_accum.verify._judge import Agreement, Judge
@@ -120,7 +120,7 @@ def _tasks_that_differ(edition: Edition, network: Sandbox) -> Iterator[str]:
 
 
 @dataclass
-class _TwicePass:
+class _TwicePass(Edition):
     """Passes of the trunk on one batch.
 
     Attributes:
@@ -137,8 +137,7 @@ class _TwicePass:
         """Compare the two representations, and the batch with what it was."""
         kept = [leaf.detach().clone() for leaf in _tensors(batch)]
         modules = modules_of(trunk)
-        with always_comparing():  # so that the states of all generators are kept
-            replay, random = Replay(modules, Watch(trunk, modules, self)), RandomNumbers()
+        replay, random = Replay(modules, Watch(trunk, modules, self)), RngState.capture()
         with torch.no_grad():
             with replay.forward():
                 first = [leaf.detach().clone() for leaf in _tensors(trunk(batch))]

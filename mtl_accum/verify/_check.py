@@ -15,6 +15,7 @@ from mtl_accum.editions import (
     Accumulated,
     Cached,
     Edition,
+    EditionLike,
     PerTask,
     Split,
     Tasks,
@@ -25,7 +26,7 @@ from mtl_accum.editions import (
     require_parts,
     samples_of,
 )
-from mtl_accum.editions._engine import share_modules
+from mtl_accum.editions._engine import OnlyForwardBackward, share_modules
 from mtl_accum.verify._absent import absent_tasks
 from mtl_accum.verify._causes import cause_of
 from mtl_accum.verify._judge import Agreement, Judge
@@ -46,7 +47,7 @@ def check(
     batch: Any,
     *,
     optimizer: Optimizers | None = None,
-    editions: Mapping[str, Edition] | None = None,
+    editions: Mapping[str, EditionLike] | None = None,
 ) -> Check:
     """Hold editions against `SummedLoss` on a network and a batch of the user's, and print a table.
 
@@ -79,21 +80,17 @@ def examine(
     batch: Any,
     *,
     optimizer: Optimizers | None = None,
-    editions: Mapping[str, Edition] | None = None,
+    editions: Mapping[str, EditionLike] | None = None,
 ) -> Check:
     """Do what `check` does, and print nothing."""
     require_parts(trunk, tasks)
-    if editions is not None:
-        require_editions(editions)
+    chosen = _default_editions(batch) if not editions else require_editions(editions)
     trained = [p for one in _optimizers(optimizer) for group in one.param_groups for p in group["params"]]
     network = Sandbox(trunk, tasks, batch, also=[*trained, *leaves_reached(trunk, tasks, batch)])
     own = Judge(network)
     gradients = own.reference.gradients  # first of all: what SummedLoss cannot run is the user's error, and no row
     double, without = _in_double(trunk, tasks, batch)
-    rows = {
-        name: _check_one(edition, own, double, without)
-        for name, edition in (editions or _default_editions(batch)).items()
-    }
+    rows = {name: _check_one(edition, own, double, without) for name, edition in chosen.items()}
     ids = {id(parameter) for parameter in trained}
     idle = [
         name
@@ -148,7 +145,8 @@ def _is_refusal(error: Exception, edition: Edition) -> bool:
     frame = list(_frames(error))[-1]
     if str(frame.f_globals.get("__name__", "")).startswith("mtl_accum."):
         return isinstance(error, ValueError | TypeError | RuntimeError)
-    return isinstance(error, ValueError | TypeError) and frame.f_locals.get("self") is edition
+    user = edition.edition if isinstance(edition, OnlyForwardBackward) else edition
+    return isinstance(error, ValueError | TypeError) and frame.f_locals.get("self") is user
 
 
 def _frames(error: Exception) -> Iterator[FrameType]:

@@ -1,4 +1,4 @@
-"""Copies of a batch, so that a network that writes into its batch never sees its own traces."""
+"""Copies of a batch, for networks that write into their batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fresh_batch(batch: Any) -> Any:
         batch: Any nesting of tensors and other values.
 
     Returns:
-        The copy. What cannot be copied (a lock, a generator) is in it as it is.
+        The copy. A value that cannot be copied (a lock, a generator) is shared with the batch.
     """
     memo: dict[int, Any] = {}
     strided = {id(tensor): tensor for tensor in tree_leaves(batch) if _is_strided(tensor)}
@@ -44,7 +44,7 @@ def fresh_batch(batch: Any) -> Any:
 
 
 def inputs_with_gradients(batch: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a batch that require a gradient, each once, by the expression that leads to them."""
+    """Yield the tensors of a batch that require a gradient, each once, with their paths."""
     seen: set[int] = set()
     for path, leaf in tree_leaves_with_path(batch):
         if isinstance(leaf, Tensor) and leaf.requires_grad and id(leaf) not in seen:

@@ -1,4 +1,4 @@
-"""State that lies in neither parameters nor buffers: attributes, closures, containers. Saved, and put back."""
+"""Hidden state of a network: values in attributes, closures and containers, in neither parameters nor buffers."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ _LONGEST = 4096  # items of a container that may be state; longer ones are data 
 _MOST = 20_000  # values visited
 _LARGEST = 2**24  # elements of a tensor that is copied
 _ATOMS = (str, bytes, int, float, complex, type, types.ModuleType, types.BuiltinFunctionType, type(None))
-_CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, set, deque)  # whose methods do what they are known for
+_CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, set, deque)  # no subclasses: theirs may do more
 _REGISTRIES = frozenset(vars(nn.Module())) - {"_buffers", "training"}  # parameters, submodules, hooks
 
 
 class HiddenState:
-    """What attributes, closures and containers behind some callables hold now.
+    """Snapshot of the attributes, closures and containers behind some callables.
 
-    Values are kept by reference, and tensors in them by value. `restore` therefore undoes an attribute that was
-    assigned, a counter, an item that was put into a list or a dict, a tensor that was written to, and the numbers
-    that a generator of the network's own has drawn.
+    Values are kept by reference, and tensors in them by value. `restore` therefore undoes an assigned attribute, a
+    counter, an item added to a list or a dict, a write to a tensor, and draws from a generator that the network owns.
 
-    Not followed are the library's and Python's own objects (loggers, threads, compiled code), containers with
-    thousands of items, and tensors of more than 64 MiB in float32.
+    Objects of PyTorch, of this package and of Python (loggers, threads, compiled code) are left out, as are containers
+    with thousands of items, and tensors of more than 64 MiB in float32.
 
     Args:
-        functions: A trunk and its tasks.
+        functions: Trunk and tasks.
 
     Attributes:
-        tensors: Leaves that require a gradient and that no module owns, by the name that holds them.
+        tensors: Leaves that require a gradient and that no module owns, by the name of the variable that holds them.
     """
 
     def __init__(self, *functions: Callable[..., Any]) -> None:
@@ -54,12 +53,12 @@ class HiddenState:
             pending += [(inner, other, depth + 1) for inner, other in self._visit(name, value)]
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Restore all values."""
         for put_back in self._restore:
             put_back()
 
     def _visit(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
-        """Save one value, and yield what it refers to."""
+        """Save one value, and yield the values that it refers to."""
         if isinstance(value, Tensor):
             self._save_tensor(name, value)
         elif isinstance(value, nn.Module):
@@ -70,7 +69,7 @@ class HiddenState:
             self._restore.append(functools.partial(value.set_state, value.get_state()))
         elif isinstance(value, random.Random):
             self._restore.append(functools.partial(value.setstate, value.getstate()))
-        elif hasattr(value, "bit_generator"):  # numpy's, which need not be there
+        elif hasattr(value, "bit_generator"):  # of numpy, which need not be imported
             self._restore.append(functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state))
         elif isinstance(value, types.MethodType):
             yield from ((name, value.__self__), (name, value.__func__))
@@ -90,7 +89,7 @@ class HiddenState:
         for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
             yield from (("", hook) for hook in hooks.values())
         if type(module).__module__.startswith("torch._dynamo"):
-            return  # what it keeps belongs to the compiler
+            return  # its attributes belong to the compiler
         self._restore += [_items(module._buffers), _items(vars(module))]
         yield from ((name, value) for name, value in vars(module).items() if name not in _REGISTRIES)
         if not type(module).__module__.startswith("torch.nn"):
@@ -133,7 +132,7 @@ class HiddenState:
 
 
 def _value(tensor: Tensor) -> Callable[[], None]:
-    """Keep the value of a tensor, and return what puts it back."""
+    """Copy the value of a tensor, and return a function that restores it."""
     value, version = tensor.detach().clone(), tensor._version
 
     def put_back() -> None:
@@ -145,7 +144,7 @@ def _value(tensor: Tensor) -> Callable[[], None]:
 
 
 def _items(container: Any) -> Callable[[], None]:
-    """Keep the items of a container, and return what puts them back."""
+    """Save the items of a container, and return a function that restores them."""
     kept = list(container.items()) if isinstance(container, dict) else list(container)
 
     def put_back() -> None:
@@ -165,7 +164,7 @@ def _items(container: Any) -> Callable[[], None]:
 
 
 def _is_of_a_library(thing: Any) -> bool:
-    """Whether a class or a function is PyTorch's, Python's or this package's: what it keeps is no network's state."""
+    """Return whether a class or a function belongs to PyTorch, Python or this package: it holds no network's state."""
     package = str(getattr(thing, "__module__", "")).partition(".")[0]
     return package in ("torch", "mtl_accum") or (package in sys.stdlib_module_names and package != "__main__")
 

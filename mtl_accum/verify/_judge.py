@@ -225,7 +225,7 @@ def _severity(agreement: Agreement) -> tuple[bool, float, bool]:
     return bool(agreement.missing), agreement.beyond, not agreement.random
 
 
-class _Nothing:
+class _Nothing(Edition):
     """Where the random stream is when nobody draws."""
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:

@@ -1,9 +1,8 @@
-"""Dropout and other random numbers turned off from outside, whatever module or function draws them."""
+"""Dropout and other random numbers turned off from outside, in any module or function."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.autograd import graph
 from torch.overrides import TorchFunctionMode
 
-from mtl_accum._state import RandomState
+from mtl_accum._state import same_random_numbers
 
 __all__ = ["NoDropout"]
 
@@ -34,10 +33,10 @@ _TYPICAL = 0.5  # a number that all of these distributions can give, and that le
 
 
 class NoDropout(TorchFunctionMode):
-    """Inside its block dropout returns its input, attention drops nothing, and noise is one constant number.
+    """Replace random numbers inside the block: dropout returns its input, and noise is one constant number.
 
-    So a piece of a batch sees what it sees as a part of the whole. Permutations, random integers and samples from
-    categories are left as they are.
+    So a piece of a batch gets the values that it gets as a part of the whole batch. Permutations, random integers and
+    samples from categories stay random.
     """
 
     def __torch_function__(
@@ -65,7 +64,7 @@ class NoDropout(TorchFunctionMode):
         elif func in _WITHOUT_CHANCE:
             return _WITHOUT_CHANCE[func](*args, **kwargs)
         elif func in _CONSTANT:
-            with _stream_kept(), torch.no_grad():
+            with same_random_numbers(), torch.no_grad():
                 drawn: Tensor = func(*args, **kwargs)
                 return drawn.copy_(torch.as_tensor(_CONSTANT[func](*args, **kwargs)).expand_as(drawn))
         return func(*args, **kwargs)
@@ -177,12 +176,3 @@ _CONSTANT: dict[Any, Callable[..., Any]] = {
     torch.bernoulli: _likely,
     Tensor.bernoulli_: _likely_in_place,
 }
-
-
-@contextmanager
-def _stream_kept() -> Iterator[None]:
-    before = RandomState()
-    try:
-        yield
-    finally:
-        before.restore()

@@ -31,6 +31,7 @@ from mtl_accum.editions import (
 )
 from mtl_accum.editions._engine import (
     Form,
+    OnlyForwardBackward,
     Piece,
     cut_batch,
     equal_ranges,
@@ -39,6 +40,7 @@ from mtl_accum.editions._engine import (
     ranges,
     read_counts,
     reduction_of,
+    run_inner,
     take,
     unflatten,
 )
@@ -47,11 +49,12 @@ __all__ = ["in_pieces", "oracle"]
 
 
 @singledispatch
-def oracle(edition: object) -> Schedule:
-    """The edition that computes the same gradient without any of the tricks, in the memory of `SummedLoss`.
+def oracle(edition: object) -> Edition:
+    """Return the edition that computes the same gradient without any of the tricks, in the memory of `SummedLoss`.
 
     Args:
-        edition: one of this package's; another one is taken to run its batch whole.
+        edition: Any edition. One that cuts the batch needs a registration (`oracle.register`); without one it is held
+            against the whole batch.
     """
     return SummedLoss()
 
@@ -67,7 +70,9 @@ def _(edition: Split) -> Schedule:
     forward = edition.order == "forward"
     return _SummedOver(
         lambda trunk: trunk,
-        lambda tasks: _over_pieces(tasks if forward else dict(reversed(list(tasks.items()))), edition.head_chunks),
+        lambda tasks: _over_pieces(
+            tasks if forward else dict(reversed(list(tasks.items()))), edition.head_chunks, edition.heads_per_graph
+        ),
     )
 
 
@@ -85,19 +90,22 @@ def _(edition: Accumulated) -> Schedule:
 
 @oracle.register(Checkpointed)
 @oracle.register(Offloaded)
-def _(edition: Checkpointed | Offloaded) -> Schedule:
+@oracle.register(OnlyForwardBackward)
+def _(edition: Checkpointed | Offloaded | OnlyForwardBackward) -> Edition:
     return oracle(edition.edition)
 
 
 @oracle.register(AsLoss)
-def _(edition: AsLoss) -> Schedule:
-    return AsLoss(oracle(edition.edition))  # all forward passes come before the backward
+def _(edition: AsLoss) -> Edition:
+    inner = oracle(edition.edition)
+    return AsLoss(inner) if isinstance(inner, Schedule) else inner  # all forward passes come before the backward
 
 
 @in_pieces.register(AsLoss)
 @in_pieces.register(Checkpointed)
 @in_pieces.register(Offloaded)
-def _(edition: AsLoss | Checkpointed | Offloaded) -> bool:
+@in_pieces.register(OnlyForwardBackward)
+def _(edition: AsLoss | Checkpointed | Offloaded | OnlyForwardBackward) -> bool:
     return in_pieces(edition.edition)
 
 
@@ -129,7 +137,7 @@ class _SummedOver(Schedule):
 class _PieceByPiece(Schedule):
     """An edition on every micro-batch, each task weighted by its share."""
 
-    edition: Schedule
+    edition: Edition
     pieces: int
 
     def run(self, form: Form, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
@@ -137,7 +145,7 @@ class _PieceByPiece(Schedule):
         total = {name: torch.zeros(()) for name in tasks}
         for piece, shares in _shares(tasks, batch, self.pieces):
             weighted = {name: _Weighted(task, shares[name]) for name, task in tasks.items() if shares[name]}
-            for name, loss in self.edition.run(form, trunk, weighted, piece.batch).items():
+            for name, loss in run_inner(form, self.edition, trunk, weighted, piece.batch).items():
                 total[name] = total[name] + loss
         return total
 
@@ -168,24 +176,51 @@ class _Weighted:
         return loss
 
 
-class _OverPieces:
-    """A task as the weighted sum of itself over pieces of the batch."""
+class _Groups:
+    """Tasks as the weighted sums of themselves over pieces of the batch, a group of tasks at a time.
 
-    def __init__(self, task: Any, pieces: int) -> None:
-        self._task, self._pieces = task, pieces
+    The order of the calls decides which random numbers each one draws: for each group, for each piece, each task.
+    """
+
+    def __init__(self, tasks: Tasks, pieces: int, size: int) -> None:
+        self._tasks, self._pieces, self._size = tasks, pieces, size
+        self._losses: dict[str, Tensor] = {}  # of the group that runs; tasks are called in their order
+
+    def loss(self, name: str, representation: Any, batch: Any) -> Tensor:
+        """Return the loss of a task; the first call for a group runs the whole group."""
+        if name not in self._losses:
+            self._losses = self._run_group(name, representation, batch)
+        return self._losses.pop(name)
+
+    def _run_group(self, first: str, representation: Any, batch: Any) -> dict[str, Tensor]:
+        pieces = _shares(self._tasks, batch, self._pieces)
+        present = [name for name in self._tasks if any(shares[name] for _, shares in pieces)]
+        start = present.index(first)
+        terms: dict[str, list[Tensor]] = {name: [] for name in present[start : start + self._size]}
+        for piece, shares in pieces:
+            for name, losses in terms.items():
+                if shares[name]:
+                    part = take(representation, piece.samples or (0, 0))
+                    losses.append(shares[name] * self._tasks[name](part, piece.batch))
+        return {name: torch.stack(losses).sum() for name, losses in terms.items()}
+
+
+class _InGroup:
+    """A task as one of a group that runs over pieces of the batch."""
+
+    def __init__(self, name: str, task: Any, groups: _Groups) -> None:
+        self._name, self._groups = name, groups
         vars(self).update(facts(task))
 
     def __call__(self, representation: Any, batch: Any) -> Tensor:
-        terms = [
-            shares["it"] * self._task(take(representation, piece.samples or (0, 0)), piece.batch)
-            for piece, shares in _shares({"it": self._task}, batch, self._pieces)
-            if shares["it"]
-        ]
-        return torch.stack(terms).sum()
+        return self._groups.loss(self._name, representation, batch)
 
 
-def _over_pieces(tasks: Tasks, pieces: int) -> Tasks:
-    return {name: _OverPieces(task, pieces) for name, task in tasks.items()} if pieces > 1 else tasks
+def _over_pieces(tasks: Tasks, pieces: int, size: int = 1) -> Tasks:
+    if pieces == 1:
+        return tasks
+    groups = _Groups(tasks, pieces, size)
+    return {name: _InGroup(name, task, groups) for name, task in tasks.items()}
 
 
 def _share(task: Any, piece: float, whole: float) -> float:

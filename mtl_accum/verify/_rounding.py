@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_accum.editions import SummedLoss, Tasks, Trunk
+from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk
 from mtl_accum.verify._difference import distance, norm, scale_of
 from mtl_accum.verify._trial import Sandbox, StepOutcome
 
@@ -131,7 +131,7 @@ def _epsilon(outcome: StepOutcome) -> float:
 
 
 @dataclass(frozen=True)
-class _Scaled:
+class _Scaled(Edition):
     """`SummedLoss` of the losses times a factor."""
 
     factor: float

@@ -1,4 +1,4 @@
-"""Running a network for a look at it: on a copy of its batch, and everything else is put back as it was."""
+"""A sandbox for a network: editions run on copies of its batch, and everything else is restored."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtl_accum._state import BufferLog, RandomNumbers
-from mtl_accum.editions import Edition, Tasks, Trunk, samples_of
-from mtl_accum.editions._engine import Step, named_modules_of, take
+from mtl_accum._state import RngState, preserved
+from mtl_accum.editions import Edition, EditionLike, Tasks, Trunk, samples_of
+from mtl_accum.editions._engine import Step, named_modules_of, take, walk
 from mtl_accum.verify._fresh_batch import fresh_batch, inputs_with_gradients
 from mtl_accum.verify._hidden_state import HiddenState
 
@@ -23,33 +23,33 @@ _FEW = 4  # samples; more than the one that BatchNorm refuses
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one call of an edition leaves.
+    """Results of one call of an edition.
 
     Attributes:
-        losses: By task.
-        gradients: By parameter, and by input that requires a gradient; None where it got none.
-        buffers: By name.
-        random: States of the generators.
+        losses: Losses by task.
+        gradients: Gradients by parameter, and by input that requires one; None where there is none.
+        buffers: Buffers by name.
+        random: States of the random number generators.
     """
 
     losses: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor | None]
     buffers: Mapping[str, Tensor]
-    random: RandomNumbers
+    random: RngState
 
 
 class Sandbox:
     """A trunk, tasks and a batch, to be run without a trace.
 
     Args:
-        trunk: Maps the batch to the representation.
-        tasks: By name.
-        batch: Any; every run gets a copy of it.
+        trunk: Function from the batch to the representation.
+        tasks: Tasks by name.
+        batch: Any batch; every run gets a copy of it.
         also: Parameters that no module owns, as an optimizer or the graph of a loss may hold them.
 
     Attributes:
-        parameters: All that can be reached, by a name that begins with "trunk" or "tasks." and the task's name; those
-            that no module owns by the name of the variable that holds them.
+        parameters: All parameters that can be reached, by a name that begins with "trunk" or "tasks." and the task's
+            name; those that no module owns by the name of the variable that holds them.
     """
 
     def __init__(self, trunk: Trunk, tasks: Tasks, batch: Any, *, also: Iterable[Tensor] = ()) -> None:
@@ -71,42 +71,32 @@ class Sandbox:
             name = names.get(key) or f"optimizer.{number}"
             self.parameters[f"{name}#{number}" if name in self.parameters else name] = tensor
 
-    def run(self, edition: Edition) -> StepOutcome:
+    def run(self, edition: EditionLike) -> StepOutcome:
         """Run an edition once, from no gradients, on a copy of the batch."""
         batch = fresh_batch(self.batch)
-        with self.untouched(), self._gradients_aside():
+        with self.untouched():
+            for parameter in self.parameters.values():
+                parameter.grad = None
             losses = edition.forward_backward(self.trunk, self.tasks, batch)
             gradients = {name: parameter.grad for name, parameter in self.parameters.items()}
             gradients |= {path: leaf.grad for path, leaf in inputs_with_gradients(batch)}
             buffers = {name: b.detach().clone() for name, b in self._tensors(lambda m: m._buffers).items()}
-            return StepOutcome(losses, gradients, buffers, RandomNumbers())
+            return StepOutcome(losses, gradients, buffers, RngState.capture())
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Put buffers, hidden state and random numbers back at the end."""
-        random, buffers, hidden = RandomNumbers(), BufferLog(), HiddenState(*self._functions)
-        buffers.before([module for _, module in self._modules.values()])
-        try:
-            yield
-        finally:
-            buffers.restore()
-            hidden.restore()
-            random.restore()
+        """Restore buffers, gradients, hidden state and random numbers at the end of the block."""
+        hidden = HiddenState(*self._functions)
+        modules = [module for _, module in self._modules.values()]
+        with preserved(modules, gradients=self.parameters.values()):
+            try:
+                yield
+            finally:
+                hidden.restore()
 
     @property
     def _functions(self) -> tuple[Callable[..., Any], ...]:
         return self.trunk, *self.tasks.values()
-
-    @contextmanager
-    def _gradients_aside(self) -> Iterator[None]:
-        before = [(parameter, parameter.grad) for parameter in self.parameters.values()]
-        try:
-            for parameter, _ in before:
-                parameter.grad = None
-            yield
-        finally:
-            for parameter, gradient in before:
-                parameter.grad = gradient
 
     def _tensors(self, of: Callable[[nn.Module], dict[str, Any]]) -> dict[str, Any]:
         tensors: dict[str, Tensor] = {}
@@ -123,9 +113,9 @@ class Sandbox:
 
 
 def leaves_reached(trunk: Trunk, tasks: Tasks, batch: Any) -> list[Tensor]:
-    """Return the leaves that the losses of a batch reach, inputs excepted: log-variances in a closure, for example.
+    """Return the leaves that the losses of a batch reach, without inputs: log-variances in a closure, for example.
 
-    Found in the losses' graphs; there is no backward. Nothing is changed, neither the batch.
+    The losses' graphs are walked; there is no backward. Nothing is changed, nor is the batch.
     """
     graphs = _Graphs()
     Sandbox(trunk, tasks, batch).run(graphs)
@@ -133,9 +123,9 @@ def leaves_reached(trunk: Trunk, tasks: Tasks, batch: Any) -> list[Tensor]:
 
 
 def parameters_reached(trunk: Trunk, tasks: Tasks, batch: Any) -> set[int]:
-    """Return the ids of the tensors that `SummedLoss` would give a gradient to, without a backward.
+    """Return the ids of the tensors to which `SummedLoss` would give a gradient, without a backward.
 
-    The graphs of the losses of a few samples are walked: in little memory, however large the batch.
+    The graphs are those of a few samples, in little memory however large the batch is.
     """
     try:
         samples_of(batch, "batch")
@@ -145,7 +135,7 @@ def parameters_reached(trunk: Trunk, tasks: Tasks, batch: Any) -> set[int]:
     return {id(leaf) for leaf in leaves}
 
 
-class _Graphs:
+class _Graphs(Edition):
     """The forward passes of `SummedLoss`, each head alone, and the leaves of their graphs by id."""
 
     def __init__(self) -> None:
@@ -159,18 +149,6 @@ class _Graphs:
             representation = step.run_trunk() if step.present else None
             for name in step.present:
                 loss = step.run_heads([name], representation, step.pieces[0])
-                self._walk(loss)
+                if loss is not None and loss.requires_grad:
+                    self.leaves.update((id(leaf), leaf) for leaf in walk([loss]).leaves)
         return step.losses()
-
-    def _walk(self, loss: Tensor | None) -> None:
-        if loss is not None and loss.is_leaf and loss.requires_grad:
-            self.leaves[id(loss)] = loss
-        pending, seen = [None if loss is None else loss.grad_fn], set()
-        while pending:
-            node = pending.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            if hasattr(node, "variable"):
-                self.leaves[id(node.variable)] = node.variable
-            pending += [following for following, _ in node.next_functions]

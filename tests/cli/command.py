@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
-import select
+import resource
+import runpy
 import signal
 import subprocess
 import sys
-import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
-from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import pytest
+
+from tests.processes import Forked
 
 SMALL = [
     "model.trunk.width=8",
@@ -24,8 +28,8 @@ SMALL = [
     "compare.steps=1",
 ]
 SUMMED_ONLY = ["~edition@compare.editions.per_task", "~edition@compare.editions.split"]  # fewer fresh processes
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # two tests run side by side
 _SECONDS = 300
+_MEMORY = 12 << 30  # address space: a network of a billion channels is to fail at once
 
 
 def mtl_accum(
@@ -33,41 +37,65 @@ def mtl_accum(
     cwd: Path,
     python: str | None = None,
     building_only: bool = False,
+    old_names: bool = False,
     seconds: int = _SECONDS,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m mtl_accum ...`, warnings being errors.
+    """Run `python -m mtl_accum ...` to its end, warnings being errors.
 
     Args:
-        arguments: of the command line.
-        cwd: where it runs.
-        python: the interpreter, which then starts from nothing; None forks the command line's process from one that
-            has imported all packages, which is quicker.
-        building_only: end where editions would be measured; see `tests/cli/zygote.py`.
-        seconds: until it takes too long.
-        environment: variables; with any of them it starts from nothing, too.
+        arguments: Arguments of the command line.
+        cwd: Folder in which it runs.
+        python: Interpreter, which then starts from nothing; None forks a process that has imported all packages.
+        building_only: Whether to end where editions would be measured, and to have little memory.
+        old_names: Whether names that have moved may be used, which warns; of a process that is forked.
+        seconds: Seconds until it takes too long.
+        environment: Variables to set; with PYTHONPATH among them the interpreter starts from nothing, too.
     """
-    if python or environment:
-        how = _from_nothing(arguments, cwd, python or sys.executable, environment)
-        return subprocess.run(**how, timeout=seconds, check=False)
-    with tempfile.TemporaryDirectory() as folder:
-        paths = {name: Path(folder) / name for name in ("out", "err")}
-        request = {"arguments": arguments, "cwd": str(cwd), **{name: str(path) for name, path in paths.items()}}
-        code = _ask(_zygote(), json.dumps({**request, "building_only": building_only}), seconds)
-        return subprocess.CompletedProcess(arguments, code, *(path.read_text() for path in paths.values()))
+    if python or "PYTHONPATH" in environment:
+        settings = _from_nothing(arguments, cwd, python or sys.executable, environment)
+        return subprocess.run(**settings, timeout=seconds, check=False)
+    with Forked(_command, arguments, building_only, old_names, cwd=cwd, environment=environment) as process:
+        out, err = process.communicate(seconds)
+        return subprocess.CompletedProcess(arguments, process.returncode or 0, out, err)
+
+
+def slow(cells: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Return cells of a table as parameters that the quick tier leaves out."""
+    return [pytest.param(*cell, marks=pytest.mark.slow) for cell in cells]
+
+
+def forked(*arguments: str, cwd: Path) -> Forked:
+    """Start `python -m mtl_accum ...` in a forked process, for signals."""
+    return Forked(_command, arguments, cwd=cwd)
 
 
 def started(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    """The same, running, from nothing: for signals."""
+    """Start `python -m mtl_accum ...` from nothing, for signals."""
     return subprocess.Popen(**_from_nothing(arguments, cwd, sys.executable, {}))
 
 
+def _command(arguments: Sequence[str], building_only: bool = False, old_names: bool = False) -> None:
+    sys.argv = ["mtl_accum", *arguments]
+    if building_only:
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+        import_module("mtl_accum.jobs._comparison").compare = _stop
+    if old_names:
+        warnings.filterwarnings("default", "mtl_accum.* is now mtl_accum", FutureWarning)
+    runpy.run_module("mtl_accum", run_name="__main__", alter_sys=True)
+
+
+def _stop(*_: object, **__: object) -> NoReturn:
+    """End in place of measuring."""
+    sys.exit()
+
+
 def _from_nothing(arguments: Sequence[str], cwd: Path, python: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """In a group of processes of its own."""
+    """Return the arguments of a subprocess in a group of processes of its own."""
     return {
         "args": [python, "-W", "error", "-m", "mtl_accum", *arguments],
         "cwd": cwd,
-        "env": {**os.environ, **ONE_THREAD, "PYTHONWARNINGS": "", **environment},
+        "env": {**os.environ, "PYTHONWARNINGS": "", **environment},
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,
         "text": True,
@@ -77,30 +105,4 @@ def _from_nothing(arguments: Sequence[str], cwd: Path, python: str, environment:
 
 
 def _listen() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job inherits a deaf ear
-
-
-@cache
-def _zygote() -> subprocess.Popen[str]:
-    """See `tests/cli/zygote.py`; it ends with this process, whose end of the pipe then closes."""
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tests.cli.zygote"],
-        cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, **ONE_THREAD, "PYTHONWARNINGS": ""},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def _ask(zygote: subprocess.Popen[str], request: str, seconds: int) -> int:
-    assert zygote.stdin
-    assert zygote.stdout
-    print(request, file=zygote.stdin, flush=True)
-    answered, _, _ = select.select([zygote.stdout], [], [], seconds)
-    if not answered:
-        os.killpg(zygote.pid, signal.SIGKILL)  # with what it has forked
-        _zygote.cache_clear()
-        raise TimeoutError(f"took over {seconds} seconds: {request}")
-    return int(zygote.stdout.readline())
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job of a shell inherits that it is ignored

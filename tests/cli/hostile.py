@@ -1,4 +1,4 @@
-"""Command lines with one override that nobody means, drawn from a seed: a knob takes it or refuses it in one line."""
+"""Random command lines with one meaningless override each: a knob accepts it, or refuses it in one line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TINY = ["epochs=1", "data.batch_size=4", "data.samples=8", "data.test_samples=4"
 MANY = ["num_tasks=2", "model.width=4", "model.depth=1", "data.batch_size=500", "epochs=1"]
 COSINE = ["scheduler=cosine", "scheduler.T_max=9", "optimizer=sgd", "edition=cached"]
 PLATEAU = ["scheduler=plateau", "monitor=accuracy", "data.validation_fraction=0.2", "edition=accumulated"]
-EXPERIMENTS = [  # with how often
+EXPERIMENTS = [  # with their relative frequency
     (TWO_TASK, 12),
     ([*TWO_TASK, "job=check"], 2),
     ([*TWO_TASK, "job=predict", "device=cpu"], 2),
@@ -38,7 +38,7 @@ EXPERIMENTS = [  # with how often
     (["+experiment=many_tasks", *MANY], 1),
     (["job=report", "path=run"], 1),
 ]
-# Parts that each job builds; values inside the others are read by nobody.
+# Parts that each job builds; values inside the others are never read.
 BUILT = {
     "train": ("model", "data", "edition", "optimizer", "scheduler", "logger", "compare", "measures", "images"),
     "check": ("model", "data", "optimizer", "check"),
@@ -55,9 +55,15 @@ WRONG = [
 ]
 LONG = ("epochs", "steps", "samples", "num_tasks", "ahead", "layers", "depth", "classes", "vocabulary", "length")
 HYDRA_KEYS = {"_target_": str, "_partial_": bool, "_recursive_": bool, "_convert_": str, "_args_": list}
-NULLABLE = ("every_seconds",)  # though the default is another value
-LIBRARIES = ("metric", "loss", "optimizer", "scheduler", "logger")  # what is inside is built by others, who decide
-SECONDS = 60  # until a case hangs
+NULLABLE = ("every_seconds",)  # although the default is another value
+LIBRARIES = (
+    "metric",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "logger",
+)  # check their arguments themselves
+SECONDS = 60  # after which a case counts as hung
 
 
 @dataclass(frozen=True)
@@ -65,9 +71,9 @@ class Case:
     """A command line.
 
     Attributes:
-        arguments: all of it.
-        key: what is overridden.
-        default: what is there otherwise; None also where there is nothing.
+        arguments: All arguments of the command line.
+        key: Key that is overridden.
+        default: Value of the key without the override; None also for an unknown key.
     """
 
     arguments: tuple[str, ...]
@@ -76,12 +82,12 @@ class Case:
 
     @property
     def override(self) -> str:
-        """The hostile argument."""
+        """Return the hostile argument."""
         return self.arguments[-1]
 
 
 def hostile(seed: int, count: int) -> Iterator[Case]:
-    """So many command lines, the same ones for the same seed."""
+    """Yield `count` command lines, the same ones for the same seed."""
     draw = random.Random(seed)
     bases, weights = zip(*EXPERIMENTS, strict=True)
     for _ in range(count):
@@ -89,14 +95,14 @@ def hostile(seed: int, count: int) -> Iterator[Case]:
 
 
 def run(case: Case, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a case up to where editions would be measured, in an empty folder with a report in `run`."""
+    """Run a case up to the measurement of editions, in an empty folder with a report in `run`."""
     (folder / "run").mkdir(parents=True)
     (folder / "run" / "report.json").write_text(json.dumps({"version": VERSION, "kind": "run", **examples.report()}))
     return mtl_accum(*case.arguments, "hydra.run.dir=out", cwd=folder, building_only=True, seconds=SECONDS)
 
 
 def fault(case: Case, done: subprocess.CompletedProcess[str]) -> str:
-    """What is wrong with how a case ended; empty where nothing is."""
+    """Describe the fault in how a case ended; empty without one."""
     if done.returncode == 0:
         return "" if _is_meant(case) else "accepted"
     lines = done.stderr.splitlines()
@@ -121,7 +127,7 @@ def _case(draw: random.Random, base: list[str]) -> Case:
         hydra = f"{draw.choice(built)}.{draw.choice(list(HYDRA_KEYS))}"
         return Case((*base, f"++{hydra}={value}"), hydra, None)
     if key.rpartition(".")[2] in LONG and value in (str(2**31), "1_000"):
-        value = "nan"  # so many would be a long run, and no mistake
+        value = "nan"  # a large number is a long run, not a mistake
     return Case((*base, f"{key}={value}"), key, knobs[key])
 
 
@@ -131,10 +137,10 @@ def _is_read(key: str, job: str) -> bool:
 
 
 def _is_meant(case: Case) -> bool:
-    """Whether what was accepted is of the kind of what it replaces."""
+    """Return whether an accepted value is of the kind of the default."""
     last = case.key.rpartition(".")[2]
     if case.override.startswith("~") or last == "unknown":
-        return True  # a constructor has a default, and a key of one's own is there for interpolations
+        return True  # constructors have defaults, and users may add keys for interpolations
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", list(case.arguments))
     value, default = OmegaConf.select(config, case.key), case.default
@@ -156,7 +162,7 @@ def _is_meant(case: Case) -> bool:
 
 @cache
 def _knobs(base: tuple[str, ...]) -> dict[str, Any]:
-    """Every key of the composed configuration, groups included, with its value."""
+    """Return every key of the composed configuration, groups included, with its value."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", list(base))
     return dict(_flat(OmegaConf.to_container(config, resolve=True), ""))

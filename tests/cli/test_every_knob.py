@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pytest
 import yaml
 
 from mtl_accum import _validate
-from mtl_accum._knobs import KNOBS, check_all, check_knob
-from mtl_accum.training.callbacks import CheckpointConfig
-from mtl_accum.training.loop import TrainConfig
+from mtl_accum._knobs import DEFAULTS, KNOBS, check_all, check_knob, flatten
+from mtl_accum._settings import CheckpointConfig, TrainConfig, help_of
 from mtl_accum.training.loop._learning_rate import _RULES
 from mtl_accum.training.loop._precision import _DTYPES
 
-CONFIG = yaml.safe_load((Path(__file__).resolve().parents[2] / "conf" / "config.yaml").read_text())
+CONF = Path(__file__).resolve().parents[2] / "conf"
+TEXT = (CONF / "config.yaml").read_text()
+CONFIG = yaml.safe_load(TEXT)
 
 
 def test_every_knob_has_a_rule():
@@ -31,9 +33,42 @@ def test_defaults_meet_their_rules():
     check_all({name: value for name, value in CONFIG.items() if name not in ("defaults", "hydra", *built)})
 
 
-def test_settings_of_the_loop_are_knobs():
-    assert {field.name for field in fields(TrainConfig)} <= set(KNOBS)
-    assert {f"checkpoint.{field.name}" for field in fields(CheckpointConfig)} <= set(KNOBS)
+def comments(text):
+    """The comment of every `key: value  # comment` in a YAML file of two levels, by dotted key."""
+    group, by_key = "", {}
+    for indent, key, comment in re.findall(r"^( *)(\w+):(?: [^#\n]*)?(?:# (.*))?$", text, re.MULTILINE):
+        group = group if indent else key
+        by_key[f"{group}.{key}" if indent else key] = comment
+    return by_key
+
+
+def test_a_setting_of_the_loop_is_the_same_wherever_it_stands():
+    """Name, default and help of a field, and the knob's line in the configuration and in the job."""
+    values = dict(flatten(CONFIG))
+    assert {name: values[name] for name in DEFAULTS} == DEFAULTS
+    written = comments(TEXT)
+    for name, line in {**help_of(TrainConfig), **help_of(CheckpointConfig, "checkpoint.")}.items():
+        assert written[name] == line, name
+    job = yaml.safe_load((CONF / "job" / "train.yaml").read_text())
+    for block, config, prefix in [
+        (job["loop"], TrainConfig, ""),
+        (job["recording"]["checkpoint"], CheckpointConfig, "checkpoint."),
+    ]:
+        knobs = {field.name: f"${{{prefix}{field.name}}}" for field in fields(config)}
+        assert block == {"_target_": f"mtl_accum.training.{config.__name__}", **knobs}
+
+
+def test_every_job_builds_its_experiment_last_and_the_network_last_of_all():
+    jobs = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "job").iterdir()}
+    knobs = {name: f"${{{name}}}" for name in ("optimizer", "device", "seed", "data", "model")}
+    experiment = {"_target_": "mtl_accum.jobs.Experiment", **knobs}
+    for name in ("train", "check", "plan", "predict", "evaluate"):
+        expected = {key: value for key, value in experiment.items() if name != "evaluate" or key != "optimizer"}
+        assert list(jobs[name]["experiment"].items()) == list(expected.items()), name
+        assert list(jobs[name])[-1] == "experiment"
+
+
+def test_choices_of_a_setting_are_those_of_the_code():
     for name, choices in {"precision": _DTYPES, "lr_scaling": _RULES}.items():
         for choice in choices:
             check_knob(name, choice)

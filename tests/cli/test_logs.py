@@ -35,7 +35,7 @@ def test_a_full_disk_is_reported_once(handler, capsys):
     for number in range(5):
         logging.getLogger("mtl_accum").warning("record %d", number)
     said = capsys.readouterr().err
-    assert said == "mtl_accum: the log Full cannot be written ([Errno 28] No space left on device); the run goes on\n"
+    assert said == "mtl_accum: the log Full cannot be written ([Errno 28] No space left on device); the run continues\n"
 
 
 def test_other_errors_are_shown_as_ever(handler, capsys):

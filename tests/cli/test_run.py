@@ -7,28 +7,24 @@ import re
 import signal
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.cli.command import SMALL, SUMMED_ONLY, mtl_accum, started
+from tests.cli.command import SMALL, SUMMED_ONLY, forked, mtl_accum, slow
 
-ROOT = Path(__file__).resolve().parents[2]
 TWO_TASK = ["+experiment=two_task", *SMALL]
 
 
-def test_a_run_leaves_a_report(tmp_path):
-    done = mtl_accum(
-        *TWO_TASK,
-        "edition=split",
-        "model.tasks.digit.weight=0.5",
-        "hydra.run.dir=out",
-        cwd=tmp_path,
-        python=sys.executable,
-    )
-    assert done.returncode == 0, done.stderr
-    out = tmp_path / "out"
+@pytest.mark.parametrize("python", [None, pytest.param(sys.executable, marks=pytest.mark.slow)], ids=["forked", "new"])
+def test_a_run_leaves_a_report(finished, tmp_path, python):
+    if python is None:
+        folder, (stdout, stderr) = finished.folder, finished.output
+    else:
+        done = mtl_accum(*finished.arguments, cwd=tmp_path, python=python)
+        assert done.returncode == 0, done.stderr
+        folder, (stdout, stderr) = tmp_path, (done.stdout, done.stderr)
+    out = folder / "out"
     assert {path.name for path in out.iterdir()} >= {
         "report.json",
         "report.md",
@@ -44,13 +40,13 @@ def test_a_run_leaves_a_report(tmp_path):
     assert all(row["failure"] is None and row["gradient_difference"] <= 1e-5 for row in report["editions"])
     assert len(report["training"]["losses"]["digit"]) == 3
     assert set(report["metrics"]) == {"accuracy", "psnr_restored", "psnr_noisy"}
-    assert str(tmp_path) not in (out / "report.json").read_text()
+    assert str(folder) not in (out / "report.json").read_text()
     assert "trunk.module.stem.0.weight" in load_file(out / "model.safetensors")
-    assert "| split |" in done.stdout
-    assert "Edition 2 (per_task) saved" in done.stdout
-    assert "| activations |" in done.stdout
+    assert "| split |" in stdout
+    assert "Edition 2 (per_task) saved" in stdout
+    assert "| activations |" in stdout
     assert "### split" in (out / "report.md").read_text()
-    assert "training" not in done.stderr  # no progress bar: this is not a terminal
+    assert "training" not in stderr  # no progress bar: this is not a terminal
 
 
 def test_predicting_is_quick_and_needs_no_device(tmp_path):
@@ -109,56 +105,61 @@ def test_help_shows_what_one_can_do_without_torch(tmp_path):
         assert text in done.stdout
 
 
+MISTAKES = [
+    ([], "no model and data configured; add an experiment, e.g. +experiment=two_task"),
+    (
+        ["+experiment=nope"],
+        "experiment=nope: expected one of accumulation, dense3, lm_heads, many_tasks, text8, two_task; found no "
+        "experiment of that name",
+    ),
+    (
+        [*TWO_TASK, "edition=nope"],
+        f"edition=nope: expected one of {EDITIONS}; found no edition",
+    ),
+    ([*TWO_TASK, "data.batch_size=abc"], "data: batch_size must be a positive integer, found 'abc'"),
+    ([*TWO_TASK, "epoch=3"], "Could not override 'epoch'. To append to your config use +epoch=3"),
+    (
+        [*TWO_TASK, "model.tasks.digit.target=label"],
+        "task 'digit': expected its target in the data, found batches",
+    ),
+    (
+        [*TWO_TASK, "+model.tasks.digit.loss.reduction=none"],
+        "task 'digit': expected a 0-dim loss, found one of shape (500,); reduce it to a mean",
+    ),
+    ([*TWO_TASK, "optimizer=sgd", "optimizer.lr=1e20", "epochs=3"], "loss is nan at step"),
+    ([*TWO_TASK, "device=gpu"], "device must be auto, cpu, cuda or cuda:N, found 'gpu'"),
+    ([*TWO_TASK, "model.tasks.digit.loss._target_=torch.nn.Foo"], "Error locating target 'torch.nn.Foo'"),
+    (
+        [*TWO_TASK, "model.trunk.width=7"],
+        "model.trunk: num_channels (7) must be divisible by num_groups (4)",
+    ),
+    ([*TWO_TASK, "optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+    ([*TWO_TASK, "edition=auto", "budget=1B"], "budget: expected at least"),
+    (["job=report", "path=taken"], "taken: expected a report, found a file that is cut off or no JSON"),
+    ([*TWO_TASK, "hydra.run.dir=taken/run"], "taken"),
+]
+MORE_MISTAKES = [  # that are refused by the same rules
+    ([*TWO_TASK, "data=nope"], "data=nope: expected one of digits, scenes, sentences, texts; found no data"),
+    ([*TWO_TASK, "data.batch_size=0"], "data: batch_size must be a positive integer, found 0"),
+    ([*TWO_TASK, "epochs=-1"], "epochs must be an integer from 0 to 2**63 - 1, found -1"),
+    ([*TWO_TASK, "compare.steps=0"], "compare.steps must be a positive integer, found 0"),
+    ([*TWO_TASK, "model.tasks.digit.loss.reduction=none"], "Could not override"),
+    ([*TWO_TASK, "model.trunk.depth=0"], "model.trunk: depth must be a positive integer, found 0"),
+    (
+        [*TWO_TASK, "+edition.heads=2"],
+        "edition: PerTask.__init__() got an unexpected keyword argument 'heads'",
+    ),
+    ([*TWO_TASK, "job=plan", "budget=6gb"], "budget must be a size such as 6GiB or 6GB, a share such as 80%"),
+    ([*TWO_TASK, "job=plan", "device=tpu"], "device must be auto, cpu, cuda or cuda:N, found 'tpu'"),
+    (["job=report"], "path must be the folder of a run or sweep, or several as [one,two]; found none"),
+    (["job=report", "path=nowhere"], "path=nowhere: expected the folder of a run or sweep or its JSON file"),
+    ([*TWO_TASK, "seed=a"], "seed must be an integer from 0 to 2**63 - 1, found 'a'"),
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        ([], "nothing to train: expected model and data, found none; add +experiment=two_task"),
-        (
-            ["+experiment=nope"],
-            "experiment=nope: expected one of accumulation, dense3, lm_heads, many_tasks, text8, two_task; found no "
-            "experiment of that name",
-        ),
-        (
-            [*TWO_TASK, "edition=nope"],
-            f"edition=nope: expected one of {EDITIONS}; found no edition",
-        ),
-        ([*TWO_TASK, "data=nope"], "data=nope: expected one of digits, scenes, sentences, texts; found no data"),
-        ([*TWO_TASK, "data.batch_size=0"], "data: batch_size must be a positive integer, found 0"),
-        ([*TWO_TASK, "data.batch_size=abc"], "data: batch_size must be a positive integer, found 'abc'"),
-        ([*TWO_TASK, "epochs=-1"], "epochs must be an integer from 0 to 2**63 - 1, found -1"),
-        ([*TWO_TASK, "compare.steps=0"], "compare.steps must be a positive integer, found 0"),
-        ([*TWO_TASK, "epoch=3"], "Could not override 'epoch'. To append to your config use +epoch=3"),
-        (
-            [*TWO_TASK, "model.tasks.digit.target=label"],
-            "task 'digit': expected its target in the data, found batches",
-        ),
-        ([*TWO_TASK, "model.tasks.digit.loss.reduction=none"], "Could not override"),
-        (
-            [*TWO_TASK, "+model.tasks.digit.loss.reduction=none"],
-            "task 'digit': expected a 0-dim loss, found one of shape (500,); reduce it to a mean",
-        ),
-        ([*TWO_TASK, "optimizer=sgd", "optimizer.lr=1e20", "epochs=3"], "loss is nan at step"),
-        ([*TWO_TASK, "device=gpu"], "device must be auto, cpu, cuda or cuda:N, found 'gpu'"),
-        ([*TWO_TASK, "model.trunk.depth=0"], "model.trunk: depth must be a positive integer, found 0"),
-        (
-            [*TWO_TASK, "+edition.heads=2"],
-            "edition: PerTask.__init__() got an unexpected keyword argument 'heads'",
-        ),
-        ([*TWO_TASK, "model.tasks.digit.loss._target_=torch.nn.Foo"], "Error locating target 'torch.nn.Foo'"),
-        (
-            [*TWO_TASK, "model.trunk.width=7"],
-            "model.trunk: num_channels (7) must be divisible by num_groups (4)",
-        ),
-        ([*TWO_TASK, "optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
-        ([*TWO_TASK, "job=plan", "budget=6gb"], "budget must be a size such as 6GiB or 6GB, a share such as 80%"),
-        ([*TWO_TASK, "edition=auto", "budget=1B"], "budget: expected at least"),
-        ([*TWO_TASK, "job=plan", "device=tpu"], "device must be auto, cpu, cuda or cuda:N, found 'tpu'"),
-        (["job=report"], "path must be the folder of a run or sweep, or several as [one,two]; found none"),
-        (["job=report", "path=taken"], "taken: expected a report, found a file that is cut off or no JSON"),
-        (["job=report", "path=nowhere"], "path=nowhere: expected the folder of a run or sweep or its JSON file"),
-        ([*TWO_TASK, "seed=a"], "seed must be an integer from 0 to 2**63 - 1, found 'a'"),
-        ([*TWO_TASK, "hydra.run.dir=taken/run"], "taken"),
-    ],
+    [*MISTAKES, *slow(MORE_MISTAKES)],
     ids=lambda value: " ".join(value[-1:]) if isinstance(value, list) else "",
 )
 def test_a_mistake_gets_one_line(tmp_path, arguments, message):
@@ -186,14 +187,14 @@ def test_full_error_on_request(tmp_path):
 
 def test_an_interrupted_run_leaves_no_report(tmp_path):
     much = ["epochs=10000", "checkpoint.every_steps=5", "hydra.run.dir=out"]
-    with started(*TWO_TASK, *much, cwd=tmp_path) as process:
+    with forked(*TWO_TASK, *much, cwd=tmp_path) as process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("out/checkpoints/step-*")) and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert re.fullmatch(r"mtl_accum: stopped after step \d+; resume=out goes on from there\n", stderr)
+    assert re.fullmatch(r"mtl_accum: stopped after step \d+; resume=out continues from there\n", stderr)
     assert not list(tmp_path.rglob("report.*"))
     assert list(tmp_path.glob("out/checkpoints/step-*"))
     assert not list((tmp_path / "out").glob(".writing*"))
@@ -219,7 +220,6 @@ def test_check_job_fails_where_an_edition_differs(tmp_path):
         "job=check",
         "+check.editions.odd={_target_: tests.odd_edition.Odd}",
         cwd=tmp_path,
-        PYTHONPATH=str(ROOT),
     )
     assert done.returncode == 1
     assert "| odd | float64 |" in done.stdout

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 
 import pytest
 
-from tests.cli.command import SMALL, mtl_accum, started
+from tests.cli.command import SMALL, forked, mtl_accum, started
 
 TWO_TASK = ["+experiment=two_task", *SMALL]
 
@@ -47,6 +48,7 @@ def test_a_job_that_fails_is_a_row_of_its_sweep(tmp_path):
     assert len(json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]) == 4
 
 
+@pytest.mark.slow
 def test_jobs_side_by_side_measure_one_at_a_time(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs hydra-joblib-launcher")
     sweep = ["train=false", "num_tasks=2,3", "model.width=8", "compare.steps=1", "data.batch_size=64"]
@@ -59,6 +61,7 @@ def test_jobs_side_by_side_measure_one_at_a_time(tmp_path):
     assert all(row["peak_bytes"] and row["step_seconds"] for row in rows)
 
 
+@pytest.mark.slow
 def test_a_sweep_as_slurm_runs_it(tmp_path):
     """Each job in a process of its own, started from a pickle, with its files under `.submitit`."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs hydra-submitit-launcher")
@@ -74,10 +77,12 @@ def test_a_sweep_as_slurm_runs_it(tmp_path):
     assert (tmp_path / "sweep" / ".submitit").is_dir()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_sweep_has_what_was_done(tmp_path, how):
+@pytest.mark.parametrize(
+    ("how", "start"), [(signal.SIGINT, forked), pytest.param(signal.SIGKILL, started, marks=pytest.mark.slow)]
+)
+def test_an_interrupted_sweep_has_what_was_done(tmp_path, how, start):
     sweep = ["train=false", "num_tasks=2,3,4,5,6", "model.width=8", "compare.steps=1", "data.batch_size=64"]
-    running = started("-m", "+experiment=many_tasks", *sweep, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    running = start("-m", "+experiment=many_tasks", *sweep, "hydra.sweep.dir=sweep", cwd=tmp_path)
     try:
         page = tmp_path / "sweep" / "sweep.json"  # the last of the report's files
         deadline = time.monotonic() + 120
@@ -98,9 +103,8 @@ def test_an_interrupted_sweep_has_what_was_done(tmp_path, how):
         assert f"mtl_accum: interrupted; sweep/sweep.html has {len(rows)} job" in said
 
 
-def test_reports_anew_merged_and_compared_without_torch(tmp_path):
-    done = mtl_accum(*TWO_TASK, "train=false", "edition=split", "hydra.run.dir=one", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_reports_anew_merged_and_compared_without_torch(tmp_path, finished):
+    shutil.copytree(finished.folder / "out", tmp_path / "one")
     before = (tmp_path / "one" / "report.html").read_bytes()
     (tmp_path / "one" / "report.html").unlink()
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")

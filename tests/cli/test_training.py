@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from mtl_accum.training.checkpoint._retention import all_of
 from mtl_accum.training.checkpoint._store import load
-from tests.cli.command import SMALL, SUMMED_ONLY, mtl_accum, started
+from tests.cli.command import SMALL, SUMMED_ONLY, forked, mtl_accum, started
 
 TWO_TASK = ["+experiment=two_task", *SMALL, *SUMMED_ONLY]
 
@@ -22,12 +23,16 @@ def weights(folder):
 
 
 @pytest.mark.parametrize(
-    ("how", "edition"), [(signal.SIGKILL, ["edition=split"]), (signal.SIGTERM, ["edition=auto", "budget=4MiB"])]
+    ("how", "edition", "start"),
+    [
+        pytest.param(signal.SIGKILL, ["edition=split"], started, marks=pytest.mark.slow),
+        (signal.SIGTERM, ["edition=auto", "budget=4MiB"], forked),
+    ],
 )
-def test_killed_and_resumed(tmp_path, how, edition):
+def test_killed_and_resumed(tmp_path, how, edition, start):
     """Weights and losses are those of a run that nobody disturbed; the checkpoint of SIGTERM is of the very step."""
     settings = [*TWO_TASK, "epochs=10", "checkpoint.every_steps=4", "data.num_workers=1"]
-    with started(*settings, *edition, "hydra.run.dir=runs/day/one", cwd=tmp_path) as run:
+    with start(*settings, *edition, "hydra.run.dir=runs/day/one", cwd=tmp_path) as run:
         deadline = time.monotonic() + 120
         while not all_of(tmp_path / "runs/day/one/checkpoints") and time.monotonic() < deadline:
             assert run.poll() is None
@@ -37,10 +42,10 @@ def test_killed_and_resumed(tmp_path, how, edition):
     if how == signal.SIGTERM:
         assert run.returncode == 128 + signal.SIGTERM
         assert "mtl_accum: stopped after step" in said
-        assert "resume=runs/day/one goes on from there" in said
+        assert "resume=runs/day/one continues from there" in said
     done = mtl_accum(*settings, *edition, "resume=auto", "hydra.run.dir=runs/day/two", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "goes on from runs/day/one/checkpoints/step-" in done.stdout
+    assert "resumed from runs/day/one/checkpoints/step-" in done.stdout
     plan = load(all_of(tmp_path / "runs/day/one/checkpoints")[-1]).values["plan"]
     planned = "edition=auto" in edition
     same = plan["chosen"]["overrides"] if planned else edition  # a search of its own may end elsewhere: it times
@@ -58,12 +63,11 @@ def test_killed_and_resumed(tmp_path, how, edition):
     assert "the configuration has changed since: optimizer.lr was 0.001, is 0.5" in changed.stderr
 
 
-def test_evaluate(tmp_path):
-    done = mtl_accum(*TWO_TASK, "epochs=2", "logger=none", "hydra.run.dir=run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_evaluate(tmp_path, finished):
+    shutil.copytree(finished.folder / "out", tmp_path / "run")
     expected = json.loads((tmp_path / "run" / "report.json").read_text())["metrics"]
     step = all_of(tmp_path / "run" / "checkpoints")[-1]
-    assert load(step).values["config"]["epochs"] == 2
+    assert load(step).values["config"]["model"]["tasks"]["digit"]["weight"] == 0.5
     for path in ("run", "run/model.safetensors", str(step.relative_to(tmp_path))):
         done = mtl_accum(*TWO_TASK, "job=evaluate", f"path={path}", "hydra.run.dir=out", cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,28 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import mtl_accum
+from tests.processes import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=[block.splitlines()[2] for block in BLOCKS])
+every_block = pytest.mark.parametrize("code", BLOCKS, ids=[block.splitlines()[2] for block in BLOCKS])
+
+
+@every_block
 def test_code_block(tmp_path, code):
+    script = tmp_path / "example.py"
+    script.write_text(code)
+    with Forked(runpy.run_path, str(script), None, "__main__", cwd=tmp_path) as process:
+        _, stderr = process.communicate(300)
+        assert process.returncode == 0, stderr
+
+
+@pytest.mark.slow
+@every_block
+def test_code_block_as_a_script(tmp_path, code):
     script = tmp_path / "example.py"
     script.write_text(code)
     command = [sys.executable, "-W", "error", str(script)]

@@ -8,9 +8,7 @@ from torch import nn
 
 from mtl_accum import Accumulated, Checkpointed, MultiTaskModel, Offloaded, Split, SummedLoss, Task, predict
 from mtl_accum.editions._checkpointed import _blocks
-from tests.asserts import assert_same_gradient
-from tests.memory.networks import convolutional, transformer
-from tests.workloads import Workload, vector
+from mtl_accum.testing import Workload, assert_same_gradient, convolutional, transformer, vector
 
 
 def block(width: int = 5) -> nn.Module:
@@ -98,4 +96,4 @@ def test_offloading_on_a_device():
 def test_wants_an_edition(wrapper):
     with pytest.raises(TypeError, match="edition must have forward_backward, found 'split'; e.g. Split"):
         wrapper("split")
-    assert wrapper(Accumulated(Split(head_chunks=2), 2))._counted(4)
+    assert wrapper(Accumulated(Split(head_chunks=2), 2)).cuts(4)

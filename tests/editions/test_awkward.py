@@ -9,9 +9,8 @@ from torch import nn
 
 from mtl_accum import PerTask, Split, SummedLoss, Task
 from mtl_accum.editions import modules_of
+from mtl_accum.testing import SAMPLES, Workload, assert_same_gradient, run_edition, vector
 from mtl_accum.verify._difference import gradient_difference
-from tests.asserts import assert_same_gradient, run
-from tests.workloads import SAMPLES, Workload, vector
 
 EDITIONS = [PerTask(), Split()]
 ALL = [SummedLoss(), *EDITIONS]
@@ -78,7 +77,7 @@ def test_awkward_model(edition, case):
 def test_nothing_requires_a_gradient(edition):
     load = vector()
     load.modules.requires_grad_(False)
-    assert set(run(edition, load)["gradients"].values()) == {None}
+    assert set(run_edition(edition, load).gradients.values()) == {None}
 
 
 def absent(kind: str) -> Workload:
@@ -98,11 +97,11 @@ def absent(kind: str) -> Workload:
 def test_absent_task(edition, kind):
     load = absent(kind)
     load.tasks["away"].register_forward_pre_hook(lambda *_: pytest.fail("an absent task was called"))
-    left = run(edition, load)
-    assert left["losses"]["away"] == 0
-    assert left["losses"]["here"] > 0
-    assert left["gradients"]["1.away.weight"] is None
-    assert left["gradients"]["1.here.weight"] is not None
+    left = run_edition(edition, load)
+    assert left.losses["away"] == 0
+    assert left.losses["here"] > 0
+    assert left.gradients["1.away.weight"] is None
+    assert left.gradients["1.here.weight"] is not None
     assert_same_gradient(edition, lambda: absent(kind))
 
 
@@ -123,7 +122,7 @@ def test_counts_are_read_in_one_transfer(edition, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append(self.shape) or tolist(self))
     for task in load.tasks.values():
         task.count = lambda batch: torch.tensor(SAMPLES)
-    run(edition, load)
+    run_edition(edition, load)
     assert reads == [(len(load.tasks),)]
 
 
@@ -141,7 +140,7 @@ def test_bad_count(edition, count, error, message):
     load = vector()
     load.tasks["t0"].count = count
     with pytest.raises(error, match=message):
-        run(edition, load)
+        run_edition(edition, load)
 
 
 @every_edition
@@ -159,12 +158,12 @@ def test_bad_count(edition, count, error, message):
 )
 def test_bad_loss(edition, loss, error, message):
     with pytest.raises(error, match=message):
-        run(edition, with_task("bad", lambda load: loss))
+        run_edition(edition, with_task("bad", lambda load: loss))
 
 
 def test_in_place_head_is_explained():
     with pytest.raises(RuntimeError, match=r"task 'relu': the head starts with an in-place operation .*out-of-place"):
-        run(Split(), with_task("relu", lambda load: lambda z, b: F.relu_(z).mean()))
+        run_edition(Split(), with_task("relu", lambda load: lambda z, b: F.relu_(z).mean()))
 
 
 @others
@@ -272,7 +271,7 @@ def test_a_foreign_error_is_raised_as_it_is():
         raise torch.OutOfMemoryError("too much")
 
     with pytest.raises(torch.OutOfMemoryError, match="too much") as caught:
-        run(Split(), with_task("big", lambda load: fails))
+        run_edition(Split(), with_task("big", lambda load: fails))
     assert caught.value.__cause__ is None
 
 

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum.verify._difference import gradient_difference
-from tests.editions.test_second_pass import gradients, lambda_of, setting
+from tests.editions.replayed import gradients, lambda_of, setting
 
 
 def test_a_second_backward_through_a_checkpointed_block():

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss
+from mtl_accum.testing import assert_bit_equal, images, run_edition, vector
 from mtl_accum.verify._difference import gradient_difference
-from tests.asserts import assert_bit_equal, run
-from tests.workloads import images, vector
 
 EDITIONS = [PerTask(), Split(), Split(heads_per_graph=2), Cached(chunk_size=3), Accumulated(Split(), micro_batches=2)]
 every_edition = pytest.mark.parametrize("edition", EDITIONS, ids=repr)
@@ -107,11 +106,11 @@ def test_many_heads_per_graph(tasks):
     backward = torch.Tensor.backward
     torch.Tensor.backward = lambda self, *args: calls.append(1) or backward(self, *args)
     try:
-        found = run(Split(heads_per_graph=3), load)
+        found = run_edition(Split(heads_per_graph=3), load)
     finally:
         torch.Tensor.backward = backward
     assert len(calls) == -(-tasks // 3)
-    assert gradient_difference(found["gradients"], run(SummedLoss(), load)["gradients"]) <= 1e-12
+    assert gradient_difference(found.gradients, run_edition(SummedLoss(), load).gradients) <= 1e-12
 
 
 @every_edition
@@ -119,10 +118,10 @@ def test_compiled_network(edition):
     """A whole backend, not Dynamo alone; the compiled network sees the replayed buffers too."""
     load = images(torch.float32)
     load.modules.eval()  # compiled dropout draws other numbers than eager dropout does
-    expected = run(SummedLoss(), load)
+    expected = run_edition(SummedLoss(), load)
     trunk = torch.compile(load.trunk, backend="aot_eager")
     load.trunk = trunk
-    assert gradient_difference(run(edition, load)["gradients"], expected["gradients"]) <= 1e-5
+    assert gradient_difference(run_edition(edition, load).gradients, expected.gradients) <= 1e-5
 
 
 @pytest.mark.parametrize("edition", [PerTask(), Cached(chunk_size=3), Accumulated(Split(), micro_batches=2)], ids=repr)
@@ -163,9 +162,8 @@ def test_transformers_encoder():
         "text": lambda z, b: nn.functional.cross_entropy(heads["text"](z.pooler_output), b["text"]),
     }
     modules = nn.ModuleList([bert, heads])
+    from mtl_accum.testing import Workload, assert_same_gradient
     from mtl_accum.verify._oracle import oracle
-    from tests.asserts import assert_same_gradient
-    from tests.workloads import Workload
 
     load = Workload(lambda b: bert(input_ids=b["input_ids"]), tasks, batch, modules)
     for edition in (PerTask(), Split(), Cached(chunk_size=2), Accumulated(Split(head_chunks=2), micro_batches=2)):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss, backward_scale, compare
+from mtl_accum.testing import Workload, vector
 from mtl_accum.verify._difference import gradient_difference
 from mtl_accum.verify._oracle import oracle
-from tests.measure.test_compare import parts
-from tests.workloads import Workload, vector
+from tests.measure.networks import parts
 
 pytestmark = pytest.mark.cuda
 

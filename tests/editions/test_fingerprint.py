@@ -8,8 +8,7 @@ from torch import nn
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Split
 from mtl_accum.editions._engine.replay._fingerprint import Fingerprint
-from tests.asserts import assert_same_gradient
-from tests.workloads import Workload
+from mtl_accum.testing import Workload, assert_same_gradient
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_other_refusals():
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="every head in one piece; found head_chunks above 1"):
         InBackward(Split(head_chunks=2), optimizer)
-    with pytest.raises(ValueError, match="LBFGS looks at all of them together"):
+    with pytest.raises(ValueError, match="updates one parameter at a time, but LBFGS needs the full gradient"):
         InBackward(Split(), torch.optim.LBFGS(net.parameters()))
     net.tasks["b"].head = net.tasks["a"].head
     before = copy.deepcopy(net.state_dict())
@@ -124,13 +124,15 @@ def test_a_gradient_in_two_backwards_is_an_error():
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     way = InBackward(SummedLoss(), optimizer)
     object.__setattr__(way, "edition", Accumulated(SummedLoss(), micro_batches=2))
-    with pytest.raises(RuntimeError, match="came in two backwards"):
+    with pytest.raises(
+        RuntimeError, match="a second gradient arrived for a parameter that was already updated in this step"
+    ):
         way.forward_backward(net.trunk, net.tasks, batches()[0])
 
 
 def test_out_of_memory_cannot_be_undone():
     from mtl_accum.editions._engine import listen
-    from tests.training.loop.test_step import Injector
+    from tests.training.injector import Injector
 
     with pytest.raises(NoMemoryLeftError) as error, listen(Injector(4, {1})):
         train(Split(), OPTIMIZERS["adamw"], step_in_backward=True)
@@ -147,3 +149,17 @@ def test_side_by_side():
     assert after.memory[0].peak_bytes < 0.8 * before.memory[0].peak_bytes
     assert after.memory[0].categories.gradients < before.memory[0].categories.gradients
     assert all(p.grad is None for p in net.parameters())
+
+
+def test_fallbacks_that_are_not_used_are_logged(caplog):
+    net = network()
+    arguments = net, batches(), [Split(), Cached(3)], torch.optim.SGD(net.parameters())
+    Training(*arguments, TrainConfig(epochs=1), device=CPU)
+    assert not caplog.records
+    run = Training(*arguments, TrainConfig(epochs=1, step_in_backward=True), device=CPU)
+    assert run.window.edition.edition == Split()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "step_in_backward=true: a half-done step cannot be rolled back, so nothing takes over if memory runs out; not "
+        "used: Cached(chunk_size=3)"
+    )

@@ -9,9 +9,8 @@ from torch import nn
 
 from mtl_accum import Accumulated, Cached, OverBatches, PerTask, Split, SummedLoss, Task, count_labels
 from mtl_accum.editions._engine import counted, couples_samples, facts
+from mtl_accum.testing import SAMPLES, Workload, assert_same_gradient, vector
 from mtl_accum.verify._difference import gradient_difference
-from tests.asserts import assert_same_gradient
-from tests.workloads import SAMPLES, Workload, vector
 
 IN_PIECES = [
     Split(head_chunks=3),

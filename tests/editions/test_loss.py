@@ -21,8 +21,8 @@ from mtl_accum import (
     backward_scale,
     fold,
 )
+from mtl_accum.testing import vector
 from mtl_accum.verify._difference import gradient_difference
-from tests.workloads import vector
 
 EDITIONS = [
     SummedLoss(),

@@ -11,7 +11,7 @@ from torch import nn
 from mtl_accum import Accumulated, Split, SummedLoss
 from mtl_accum.editions import modules_of
 from mtl_accum.editions._engine import _modules
-from tests.workloads import vector
+from mtl_accum.testing import vector
 
 NET = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
 

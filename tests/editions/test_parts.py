@@ -23,9 +23,9 @@ from mtl_accum import (
     predict,
 )
 from mtl_accum.editions._engine import _parts
+from mtl_accum.testing import vector
 from mtl_accum.verify._check import check
 from tests.editions.editions import every_edition
-from tests.workloads import vector
 
 
 def model() -> MultiTaskModel:

@@ -11,7 +11,7 @@ from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss, cut
 from mtl_accum.editions import phase
 from mtl_accum.editions._engine import label, listen
 from mtl_accum.editions._engine._phase import has_listeners
-from tests.workloads import vector
+from mtl_accum.testing import vector
 
 
 class Log:

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pack_sequence
 
 from mtl_accum import Accumulated, Checkpointed, Offloaded, OverBatches, PerTask, Split, SummedLoss
-from tests.asserts import assert_same_gradient
+from mtl_accum.testing import SAMPLES, Workload, assert_same_gradient, vector
 from tests.editions.editions import IN_PIECES, in_pieces
-from tests.workloads import SAMPLES, Workload, vector
 
 
 def empty(load: Workload) -> dict[str, torch.Tensor]:

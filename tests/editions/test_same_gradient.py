@@ -11,8 +11,7 @@ from torch import nn
 
 from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss, backward_scale
 from mtl_accum.editions import ReplayError
-from tests.asserts import assert_bit_equal, assert_same_gradient, run
-from tests.workloads import images, nested, vector
+from mtl_accum.testing import assert_bit_equal, assert_same_gradient, images, nested, run_edition, vector
 
 EDITIONS = [PerTask(), Split()]
 ALL = [SummedLoss(), *EDITIONS]
@@ -71,7 +70,7 @@ def test_split_of_two_tasks_is_equal_to_the_last_bit(make):
 @pytest.mark.parametrize("edition", [*ALL, Cached(chunk_size=3), Accumulated(Split(head_chunks=2), 2)], ids=repr)
 def test_gradients_are_added_to_those_already_there(edition):
     load = vector()
-    once = run(edition, load)["gradients"]
+    once = run_edition(edition, load).gradients
     torch.manual_seed(5)
     edition.forward_backward(load.trunk, load.tasks, load.batch)
     for name, gradient in load.gradients().items():
@@ -81,12 +80,12 @@ def test_gradients_are_added_to_those_already_there(edition):
 @pytest.mark.parametrize("edition", ALL, ids=repr)
 def test_backward_scale_reaches_gradients_and_not_losses(edition):
     load = vector()
-    plain = run(edition, load)
+    plain = run_edition(edition, load)
     with backward_scale(4.0), backward_scale(torch.tensor(2.0)):
-        scaled = run(edition, load)
-    for name, gradient in plain["gradients"].items():
-        torch.testing.assert_close(scaled["gradients"][name], 8 * gradient, rtol=1e-12, atol=1e-14)
-    assert all(torch.equal(scaled["losses"][name], loss) for name, loss in plain["losses"].items())
+        scaled = run_edition(edition, load)
+    for name, gradient in plain.gradients.items():
+        torch.testing.assert_close(scaled.gradients[name], 8 * gradient, rtol=1e-12, atol=1e-14)
+    assert all(torch.equal(scaled.losses[name], loss) for name, loss in plain.losses.items())
 
 
 def test_backward_scale_must_be_a_number():
@@ -99,9 +98,9 @@ def test_backward_scale_must_be_a_number():
 
 def test_the_test_bites_without_replay(monkeypatch):
     """PerTask without the first pass's random numbers is not exact; the assertion must say so."""
-    monkeypatch.setattr("mtl_accum._state._rng.RandomState.restore", lambda self: None)
+    monkeypatch.setattr("mtl_accum._state._rng.RngState.restore", lambda self: None)
     with pytest.raises(ReplayError, match="second pass computed something else"):
-        run(PerTask(), vector())
+        run_edition(PerTask(), vector())
     monkeypatch.setattr("mtl_accum.editions._engine.replay._second_pass.Comparison.add", lambda self, outputs: None)
     with pytest.raises(AssertionError):
         assert_same_gradient(PerTask(), vector)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from experiments.full_size.run import predicted, table
 
 
+@pytest.mark.slow
 def test_peaks_and_refusals():
     found = {
         "dense3": predicted("dense3", (), 0.05),

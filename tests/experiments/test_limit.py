@@ -10,7 +10,7 @@ from experiments.limit.run import Subject, write
 from experiments.limit.saved import limit_of
 from mtl_accum import MultiTaskModel, Split, SummedLoss, Task
 from mtl_accum.memory import TrainingStep
-from tests.memory.networks import convolutional
+from mtl_accum.testing import convolutional
 
 SAMPLES, WIDTH = 16, 8
 

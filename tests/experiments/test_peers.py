@@ -11,9 +11,9 @@ import torch
 
 from experiments.peers import bench, rows, run
 from experiments.peers.bench import Batches, Bench, differences
-from experiments.peers.found import EXACT, Found
 from experiments.peers.lines import lines_of
 from experiments.peers.networks import SITUATIONS
+from experiments.peers.outcome import EXACT, Outcome
 from experiments.peers.page import write
 from experiments.peers.rows import HAND, ROWS, reference_of
 from mtl_accum.memory import PeakMemory, TensorMeter
@@ -43,7 +43,7 @@ def test_a_missing_library_is_a_row(tmp_path):
     absent = dataclasses.replace(ROWS[0], package="no_such_package", distribution="no-such-package")
     (item,) = run.measure([absent], "cpu", 0.05, 1)
     assert item.failure == "`no-such-package` is not installed"
-    found = [Found(ROWS[0], [1.0, 1.0], _records(100)), item, Found(ROWS[2], [0.5, 0.9], _records(50))]
+    found = [Outcome(ROWS[0], [1.0, 1.0], _records(100)), item, Outcome(ROWS[2], [0.5, 0.9], _records(50))]
     found[0].differences, found[2].differences = (0.0, 0.0), (1e-15, 0.5)
     write(found, _arguments(tmp_path))
     page = (tmp_path / "README.md").read_text()
@@ -55,7 +55,7 @@ def test_a_missing_library_is_a_row(tmp_path):
 
 
 def test_all_of_them_missing_is_a_page_too(tmp_path):
-    write([Found(row, failure="it broke") for row in ROWS], _arguments(tmp_path, list(SITUATIONS)))
+    write([Outcome(row, failure="it broke") for row in ROWS], _arguments(tmp_path, list(SITUATIONS)))
     assert (tmp_path / "README.md").read_text().count("not measured: it broke") == len(ROWS)
 
 

@@ -17,7 +17,7 @@ from experiments.tasks.measure import Cell, measure
 from experiments.tasks.picture import spread
 from experiments.tasks.torch_jd import TorchJD
 from mtl_accum import MultiTaskModel, PerTask, Split, SummedLoss, Task
-from tests.memory.networks import many_heads
+from mtl_accum.testing import many_heads
 
 CPU = torch.device("cpu")
 
@@ -79,6 +79,7 @@ def few(monkeypatch):
     for module in (networks, run):
         monkeypatch.setattr(module, "FAMILIES", small)
     monkeypatch.setattr(run, "rounds", lambda _: 1)
+    monkeypatch.setattr(run, "STARTS", 2)
     return small
 
 

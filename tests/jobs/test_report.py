@@ -1,20 +1,19 @@
-"""Reports from their JSON: anew, merged, compared; and one line for what is none."""
+"""The `report` job: reports rebuilt from their JSON, merged and compared; and what is refused."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from mtl_accum import jobs
 from mtl_accum import report as reports
 from mtl_accum.report import read
 from mtl_accum.report._read import KINDS
-from tests.report.examples import prediction, report
-from tests.report.test_plan_tables import plan
-from tests.report.test_sweep import job
+from tests.report.example_plan import plan
+from tests.report.examples import job, prediction, report
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def folder(tmp_path):
 
 
 def rebuild(folder, path, before=None):
-    reports.rebuild(path=path, before=before, run=SimpleNamespace(folder=folder / "out"))
+    jobs.rebuild(path=path, before=before, run=jobs.Run(folder / "out", "", {}))
 
 
 SCHEMA = Draft202012Validator(json.loads((Path(reports.__file__).parent / "schema.json").read_text()))

@@ -6,26 +6,12 @@ import pickle
 
 import pytest
 import torch
-from torch import nn
 
-from mtl_accum import MultiTaskModel, PerTask, Split, SummedLoss, Task, compare
+from mtl_accum import PerTask, Split, SummedLoss, compare
 from mtl_accum.measure._worker import MeasurementWorker
 from mtl_accum.memory import ProcessMeter
-from mtl_accum.models import ConvClassifier, ConvTrunk, DenseHead
-from tests.memory.networks import many_heads
-
-
-def parts():
-    torch.manual_seed(0)
-    tasks = {
-        "digit": Task(ConvClassifier(16, 10, depth=3), nn.CrossEntropyLoss(), "digit"),
-        "denoise": Task(DenseHead(16, depth=3), nn.MSELoss(), "clean"),
-        "edges": Task(DenseHead(16, depth=3), nn.L1Loss(), "clean"),
-    }
-    model = MultiTaskModel(ConvTrunk(width=16, depth=3, dropout=0.2), tasks, "image")
-    image = torch.randn(33, 1, 9, 9)
-    batch = {"image": image, "clean": image.clone(), "digit": torch.randint(0, 10, (33,))}
-    return model.trunk, model.tasks, batch, torch.optim.AdamW(model.parameters())
+from mtl_accum.testing import many_heads
+from tests.measure.networks import parts
 
 
 def dies():

@@ -9,7 +9,7 @@ from torch import nn
 from mtl_accum import Accumulated, PerTask, Split, Task
 from mtl_accum.measure._worker import MeasurementWorker
 from mtl_accum.report._table import difference as cell
-from tests.verify.test_rounding import before_batch_norm
+from tests.verify.networks import before_batch_norm
 
 
 def measured(trunk, tasks, batch, edition, optimizer=None):

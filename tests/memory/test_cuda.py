@@ -10,7 +10,7 @@ import torch
 from mtl_accum import Split, SummedLoss, compare, predict
 from mtl_accum.editions import phase
 from mtl_accum.memory import CudaMeter, NvmlReading, TrainingStep, device_in_use
-from tests.memory.networks import MODES, NETWORKS, OPTIMIZERS, many_heads
+from mtl_accum.testing import MODES, NETWORKS, OPTIMIZERS, many_heads
 
 DEVICE = torch.device("cuda", 0)
 

@@ -15,6 +15,7 @@ import torch
 
 from mtl_accum.measure._process import FreshProcess, MeasurementError
 from mtl_accum.memory import ProcessMeter
+from tests.processes import FORK_SERVER
 
 MIB = 2**20
 linux = pytest.mark.skipif(ProcessMeter.unavailable() is not None, reason=f"ProcessMeter: {ProcessMeter.unavailable()}")
@@ -104,11 +105,8 @@ class Answers:
         raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_what_is_sent_has_no_name_that_a_kill_could_leave(tmp_path, monkeypatch, method):
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["torch"])
+@pytest.mark.parametrize("context", [multiprocessing.get_context("spawn"), FORK_SERVER], ids=["spawn", "fork server"])
+def test_what_is_sent_has_no_name_that_a_kill_could_leave(tmp_path, monkeypatch, context):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with FreshProcess(Answers(), context) as process:
         assert not [path for path in tmp_path.iterdir() if not path.name.startswith("pymp-")]  # multiprocessing's own

@@ -10,7 +10,7 @@ from torch.cuda import _memory_viz
 
 from mtl_accum import Split, SummedLoss, predict
 from mtl_accum.memory import TrainingStep, write_snapshot
-from tests.memory.networks import many_heads
+from mtl_accum.testing import many_heads
 
 
 @pytest.fixture(params=["measured", "predicted"])

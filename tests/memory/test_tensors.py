@@ -10,7 +10,7 @@ from torch import nn
 from mtl_accum import Split
 from mtl_accum.editions import phase
 from mtl_accum.memory import TensorMeter, TrainingStep
-from tests.memory.networks import many_heads
+from mtl_accum.testing import many_heads
 
 CPU = torch.device("cpu")
 FLOAT = 4

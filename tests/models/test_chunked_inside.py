@@ -25,10 +25,8 @@ from mtl_accum import (
 )
 from mtl_accum.models import UncertaintyWeight, chunked, lm_heads
 from mtl_accum.verify._difference import gradient_difference
-from tests.models.test_chunked import WIDTH, assert_same, data, gradients, network
+from tests.models.vocabulary import WIDTH, assert_same, data, gradients
 from tests.prediction.against_the_meter import assert_equal_to_the_byte, predicted_and_measured
-
-__all__ = ["network"]
 
 EDITIONS = [
     SummedLoss(),

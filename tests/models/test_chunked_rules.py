@@ -17,9 +17,7 @@ from mtl_accum import Split, SummedLoss, backward_scale, fold
 from mtl_accum.memory import TensorMeter
 from mtl_accum.models import chunked, lm_heads
 from mtl_accum.verify._difference import gradient_difference
-from tests.models.test_chunked import WORDS, Network, data, gradients, network
-
-__all__ = ["network"]
+from tests.models.vocabulary import WORDS, Network, data, gradients
 
 MEAN = "expected a sum over the rows of dimension 0, found"
 

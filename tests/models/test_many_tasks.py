@@ -8,8 +8,7 @@ import torch
 from mtl_accum import Split
 from mtl_accum.models import many_tasks
 from mtl_accum.models._many_tasks import Is
-from tests.asserts import assert_same_gradient
-from tests.workloads import Workload
+from mtl_accum.testing import Workload, assert_same_gradient
 
 
 def test_a_target_is_one_against_the_rest():

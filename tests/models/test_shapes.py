@@ -6,13 +6,11 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map_only
 
-from experiments.shapes import SHAPES
 from mtl_accum import Accumulated, Cached, Checkpointed, PerTask, Split, SummedLoss, Task, predict
 from mtl_accum.models import LanguageTask, MaskedLoss, count_valid, dense3, is_present, lm_heads, squared_error
+from mtl_accum.testing import SHAPES, Workload, assert_same_gradient, run_edition
 from mtl_accum.verify._difference import gradient_difference
 from mtl_accum.verify._oracle import oracle
-from tests.asserts import assert_same_gradient, run
-from tests.workloads import Workload
 
 SMALL = {
     "dense3": (1 / 16, 5, "model.size=[561,723]", "model.blocks=[1,1,2,1]", "model.norm=group"),
@@ -53,16 +51,16 @@ def test_batch_norm_in_pieces_is_refused_and_frozen_is_not(edition):
 def test_chunks_of_the_sequence(edition):
     """The same gradient as with all logits at once, and each edition's own."""
     assert_same_gradient(edition, lambda: workload("lm_heads", "model.chunks=3"), oracle=oracle(edition))
-    whole, cut = (run(SummedLoss(), workload("lm_heads", f"model.chunks={chunks}")) for chunks in (1, 3))
-    assert gradient_difference(cut["gradients"], whole["gradients"]) <= 1e-12
-    assert gradient_difference(cut["losses"], whole["losses"]) <= 1e-12
+    whole, cut = (run_edition(SummedLoss(), workload("lm_heads", f"model.chunks={chunks}")) for chunks in (1, 3))
+    assert gradient_difference(cut.gradients, whole.gradients) <= 1e-12
+    assert gradient_difference(cut.losses, whole.losses) <= 1e-12
 
 
 def test_watchers_of_chunks_see_every_token_once():
     load = workload("lm_heads", "model.chunks=3")
     seen = []
     load.tasks["ahead 2"].watchers.append(lambda output, target: seen.append((output.detach(), target)))
-    run(Split(), load)
+    run_edition(Split(), load)
     load.modules.eval()
     assert torch.equal(torch.cat([target for _, target in seen], 1), load.tasks["ahead 2"].target(load.batch))
     assert [output.shape[:2] for output, _ in seen] == [target.shape for _, target in seen]

@@ -8,10 +8,9 @@ from torch import nn
 
 from mtl_accum import Accumulated, Cached, Checkpointed, OverBatches, PerTask, Split, SummedLoss, Task
 from mtl_accum.models import LanguageHead, LanguageTask, UncertaintyWeight
+from mtl_accum.testing import SAMPLES, Workload, assert_same_gradient, vector
 from mtl_accum.verify._difference import gradient_difference
-from tests.asserts import assert_same_gradient
 from tests.models.networks import Of
-from tests.workloads import SAMPLES, Workload, vector
 
 WHOLE = [SummedLoss(), PerTask(), Split(), Split(order="reverse"), Cached(2), Checkpointed(Split())]
 IN_PIECES = [Split(head_chunks=3), Cached(2, head_chunks=2), Accumulated(Split(), 3), Accumulated(Cached(2), 2)]

@@ -8,8 +8,7 @@ from torch import nn
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum.planning._candidates import HEAD_CHUNKS, TRUNK_CHUNKS, candidates, left_out
-from tests.asserts import assert_same_gradient
-from tests.situations import SITUATIONS
+from mtl_accum.testing import SITUATIONS, assert_same_gradient
 
 
 def reasons(name: str, **changes):

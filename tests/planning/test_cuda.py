@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mtl_accum.memory import CudaMeter, TrainingStep
-from tests.planning.test_plan import network, planned
-from tests.verify.test_untouched import everything
+from tests.everything import everything
+from tests.planning.networks import network, planned
 
 pytestmark = pytest.mark.cuda
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import product
 
 import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 
 from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum.planning._costs import CostTable, NetworkCosts, PartCost
 from mtl_accum.planning._formula import Tables, estimate, phases
 from mtl_accum.planning._measure_costs import measure_costs
 from mtl_accum.prediction import DryRun
-from tests.memory.networks import MODES, NETWORKS
+from mtl_accum.testing import MODES, NETWORKS
 
 SIZES = {
     "convolutional": {"width": 16, "size": 32, "samples": 25},
@@ -69,36 +71,57 @@ def compare(name: str, mode: str, *, cuda: bool, of: Callable[[int], list[object
     }
 
 
-@pytest.mark.parametrize("mode", ["fp32", "checkpoint"])
-@pytest.mark.parametrize("network", NETWORKS)
+def cells(networks: Iterable[str], modes: Iterable[str], *quick: tuple[str, str]) -> list[ParameterSet]:
+    """Combine networks and modes; a cell takes seconds, so those that are not among the quick ones are slow.
+
+    Over the tests of this file, each network meets each kind of mode and device in a quick cell.
+    """
+    return [
+        pytest.param(*cell, marks=() if cell in quick else pytest.mark.slow, id="-".join(cell))
+        for cell in product(networks, modes)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("network", "mode"), cells(NETWORKS, ["fp32", "checkpoint"], ("transformer", "fp32"), ("many_heads", "checkpoint"))
+)
 def test_the_formula_is_a_direct_prediction(network, mode):
     for edition, off in compare(network, mode, cuda=False).items():
         below = 0.021 if mode == "checkpoint" and edition == Cached(SIZES[network]["samples"]) else 1e-4
         assert -below < off < (0.02 if edition == Checkpointed(SummedLoss()) else 0.001), edition
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_in_16_bit_it_is_from_above(network):
-    for edition, off in compare(network, "autocast", cuda=False).items():
+@pytest.mark.parametrize(("network", "mode"), cells(NETWORKS, ["autocast"], ("convolutional", "autocast")))
+def test_in_16_bit_it_is_from_above(network, mode):
+    for edition, off in compare(network, mode, cuda=False).items():
         assert -1e-4 < off < 0.25, edition
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("network", ["convolutional", "many_heads"])
+@pytest.mark.parametrize(
+    ("network", "mode"),
+    cells(["convolutional", "many_heads"], MODES, ("convolutional", "checkpoint"), ("many_heads", "autocast")),
+)
 def test_for_cuda(network, mode):
     for edition, off in compare(network, mode, cuda=True).items():
         below = 0.021 if mode == "checkpoint" and edition == Cached(SIZES[network]["samples"]) else 0.008
         assert -below < off < 0.25, edition  # blocks of 512 bytes round small pieces up
 
 
-@pytest.mark.parametrize(("network", "mode"), [*((name, "fp32") for name in NETWORKS), ("convolutional", "checkpoint")])
+@pytest.mark.parametrize(
+    ("network", "mode"),
+    [
+        *cells(NETWORKS, ["fp32"], ("transformer", "fp32")),
+        *cells(["convolutional"], ["checkpoint"], ("convolutional", "checkpoint")),
+    ],
+)
 def test_the_formula_of_a_loss_is_a_direct_prediction(network, mode):
     for edition, off in compare(network, mode, cuda=False, of=losses).items():
         assert -0.001 < off < 0.005, edition
 
 
 @pytest.mark.parametrize(
-    ("network", "mode", "cuda"), [("convolutional", "autocast", False), ("many_heads", "fp32", True)]
+    ("network", "mode", "cuda"),
+    [pytest.param("convolutional", "autocast", False, marks=pytest.mark.slow), ("many_heads", "fp32", True)],
 )
 def test_the_formula_of_a_loss_in_16_bit_and_for_cuda(network, mode, cuda):
     for edition, off in compare(network, mode, cuda=cuda, of=losses).items():

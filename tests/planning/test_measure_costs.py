@@ -15,7 +15,7 @@ from mtl_accum.planning._measure_costs import measure_costs
 from mtl_accum.planning._operations import OperationCounter
 from mtl_accum.planning._profile import Profile
 from mtl_accum.prediction import DryRun
-from tests.memory.networks import transformer
+from mtl_accum.testing import transformer
 
 
 def test_operations_are_counted_by_the_roofline():

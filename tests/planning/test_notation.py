@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -11,8 +12,8 @@ from hydra.utils import instantiate
 from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum.planning import as_dict, format_edition, from_dict, overrides
 from mtl_accum.planning._candidates import candidates
-from tests.test_layers import ROOT
 
+ROOT = Path(__file__).resolve().parents[2]
 OTHERS = [Split(order="reverse"), Cached(3, 1, True), AsLoss(Split(head_chunks=2), each=True), AsLoss(Cached(3))]
 
 
@@ -62,7 +63,7 @@ def test_a_checkpoint_holds_it():
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ({"_target_": "os.system"}, "_target_ must be one of mtl_accum.SummedLoss, .*; found 'os.system'"),
+        ({"_target_": "os.system"}, "_target_ must be one of mtl_accum.Accumulated, .*; found 'os.system'"),
         ({}, "found None"),
         ({"_target_": "mtl_accum.Split", "chunks": 2}, "mtl_accum.Split: .* unexpected keyword argument 'chunks'"),
         ({"_target_": "mtl_accum.Split", "head_chunks": 0}, "head_chunks"),

@@ -11,36 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from mtl_accum import Accumulated, Cached, Checkpointed, MultiTaskModel, Offloaded, Split, SummedLoss, Task, plan
+from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, Split, SummedLoss, plan
 from mtl_accum.memory import TrainingStep
 from mtl_accum.planning import BudgetError, _direct_prediction, _timings, _trials, format_edition, schedules_of
 from mtl_accum.prediction import predict
-from tests.verify.test_untouched import everything
+from tests.everything import everything
+from tests.planning.networks import network, planned
 
 MIB = 2**20
 STAGES = ["measuring costs", "checking exactness", "timing the parts", "running trials"]
-
-
-def network(norm=nn.GroupNorm, samples=24, tasks=3, width=16):
-    """A convolutional trunk with dropout, dense heads."""
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, width, 3, padding=1)]
-    for _ in range(2):
-        statistics = nn.BatchNorm2d(width) if norm is nn.BatchNorm2d else norm(2, width)
-        layers += [nn.Conv2d(width, width, 3, padding=1), statistics, nn.ReLU(), nn.Dropout2d(0.1)]
-    heads = {
-        f"t{n}": Task(
-            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, 1, 1)), nn.MSELoss(), "y"
-        )
-        for n in range(tasks)
-    }
-    model = MultiTaskModel(nn.Sequential(*layers), heads, "x")
-    batch = {"x": torch.randn(samples, 3, 20, 20), "y": torch.randn(samples, 1, 20, 20)}
-    return model, batch, torch.optim.AdamW(model.parameters())
-
-
-def planned(model, batch, optimizer, budget, **changes):
-    return plan(model.trunk, model.tasks, batch, optimizer=optimizer, budget=budget, **changes)
 
 
 def measured(model, batch, optimizer, edition):

@@ -22,7 +22,8 @@ from mtl_accum import (
     plan,
 )
 from mtl_accum.planning import _search, _timings, _trials
-from mtl_accum.planning._formula import Estimate, estimate
+from mtl_accum.planning._costs import CostTable, NetworkCosts, PartCost
+from mtl_accum.planning._formula import Estimate, Tables, estimate
 from mtl_accum.planning._ranking import Candidate
 from mtl_accum.planning._simplicity import in_small, kind, passes, pieces, simplicity
 from mtl_accum.planning._trials import run_trials
@@ -135,8 +136,6 @@ def test_one_wrong_measurement_makes_no_time_negative_and_no_choice_absurd(monke
 
 
 def test_no_phase_takes_less_than_no_time():
-    from tests.planning.test_formula import CostTable, NetworkCosts, PartCost, Tables
-
     part = PartCost(forward_seconds=1e-4, backward_seconds=2e-4)
     some = NetworkCosts(part, part, {"a": part, "b": part, "c": part}, 0.0, 0.0, PartCost())
     tables = Tables(0.0, 0.0, {"": CostTable([(8, some)])}, per_graph=1.0)

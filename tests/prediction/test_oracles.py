@@ -7,8 +7,7 @@ import torch
 
 from mtl_accum import Split, SummedLoss
 from mtl_accum.memory import TrainingStep
-from tests.memory.networks import NETWORKS
-from tests.prediction.profiled import profiled
+from mtl_accum.testing import NETWORKS, profiler_peak
 
 CPU = torch.device("cpu")
 FLOAT = 4
@@ -50,7 +49,7 @@ def test_where_gradients_meet_there_are_two_of_them_and_not_three():
         step()
     found = meter.result()
     risen = found.peak_bytes - found.base_bytes
-    assert profiled(step) == pytest.approx(risen, rel=1e-3)
+    assert profiler_peak(step) == pytest.approx(risen, rel=1e-3)
     representation = 1024 * 256 * FLOAT
     assert tracked(step, model, None, batch) - found.peak_bytes == pytest.approx(representation, rel=0.05)
     live = highest = 0

@@ -9,11 +9,40 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mtl_accum import MultiTaskModel, PerTask, Split, SummedLoss, Task, predict
+from mtl_accum import (
+    Accumulated,
+    AsLoss,
+    Cached,
+    Checkpointed,
+    Edition,
+    MultiTaskModel,
+    PerTask,
+    Split,
+    SummedLoss,
+    Task,
+    predict,
+)
 from mtl_accum.editions import always_comparing
 from mtl_accum.memory import TrainingStep
 from mtl_accum.prediction import PredictionError
-from tests.memory.networks import EDITIONS, LOSSES, MODES, NETWORKS, OPTIMIZERS, convolutional, many_heads, transformer
+from mtl_accum.testing import MODES, NETWORKS, OPTIMIZERS, convolutional, many_heads, transformer
+
+EDITIONS: dict[str, Edition] = {
+    "summed": SummedLoss(),
+    "per_task": PerTask(),
+    "split": Split(),
+    "cached": Cached(chunk_size=3),
+    "accumulated": Accumulated(Split(), micro_batches=2),
+}
+LOSSES = {
+    "summed_loss": AsLoss(SummedLoss()),
+    "split_loss": AsLoss(Split()),
+    "chunks_loss": AsLoss(Split(heads_per_graph=2, head_chunks=2)),
+    "cached_loss": AsLoss(Cached(chunk_size=3)),
+    "accumulated_loss": AsLoss(Accumulated(Split(), micro_batches=2)),
+    "checkpointed_loss": AsLoss(Checkpointed(Split())),
+    "losses": AsLoss(Split(), each=True),
+}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
+
+from mtl_accum import report as reports
 
 MIB = 2**20
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAUAAAACCAAAAAC1AUmBAAAAFElEQVR4nGNgcPjfoMDEwMDAwAAAEG8B4ixEYUcAAAAASUVORK5CYII="
@@ -100,3 +104,34 @@ def prediction() -> dict[str, Any]:
     ]
     common = {key: value for key, value in report().items() if key not in ("training", "metrics", "images")}
     return {**common, "kind": "prediction", "device": {"type": "cuda"}, "editions": rows}
+
+
+LIMIT = 8 * MIB
+EVIL = "<script>alert(1)</script>&\"'"
+
+
+def without_library(page: str) -> str:
+    """The page without Plotly's own code."""
+    return re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)
+
+
+def counted(content):
+    """The same with a curve and counted operators, as the meters write them."""
+    found = content["editions"][0]["memory"][0]
+    for phase, (start, end) in zip(found["timeline"], [(0, 40), (40, 90), (100, 1100)], strict=True):
+        phase |= {"start_operator": start, "end_operator": end}
+    found["curve"] = [[0, MIB], [40, 200 * MIB], [60, 400 * MIB], [90, 3 * MIB], [1100, MIB]]
+    return content
+
+
+def job(folder, number, overrides, peak=None, seconds=0.1, reason=None):
+    here = folder / str(number)
+    here.mkdir(parents=True, exist_ok=True)
+    command = f"python -m mtl_accum +experiment=two_task {overrides}"
+    if reason is not None:
+        content = {"version": reports.VERSION, "kind": "failure", "command": command, "reason": reason}
+        (here / "failure.json").write_text(json.dumps(content))
+        return
+    edition = row("x", "X: y.", memory=[memory("tensors", peak)], step_seconds=[seconds], gradient_difference=1e-7)
+    content = {**report(), "version": reports.VERSION, "command": command, "editions": [edition]}
+    (here / "report.json").write_text(json.dumps({**content, "samples": 100}))

@@ -9,9 +9,7 @@ import pytest
 
 from mtl_accum.report import write_sweep
 from mtl_accum.report._page import html
-from tests.report.examples import MIB
-from tests.report.test_page import counted, report
-from tests.report.test_sweep import job
+from tests.report.examples import MIB, counted, job, report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 

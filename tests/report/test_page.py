@@ -15,16 +15,8 @@ from mtl_accum.report._figures import (
     step_curve_figure,
 )
 from mtl_accum.report._page import html
-from tests.report.examples import MIB, memory, prediction, report, row
-from tests.report.test_plan_tables import plan
-
-LIMIT = 8 * MIB
-EVIL = "<script>alert(1)</script>&\"'"
-
-
-def without_library(page: str) -> str:
-    """The page without Plotly's own code."""
-    return re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)
+from tests.report.example_plan import plan
+from tests.report.examples import EVIL, LIMIT, counted, memory, prediction, report, row, without_library
 
 
 @pytest.mark.parametrize("content", [report(), report("cuda"), prediction()], ids=["cpu", "cuda", "prediction"])
@@ -66,15 +58,6 @@ def test_a_bar_is_the_peak():
     assert figure.data[0].name == "activations"
     assert {"parameters", "temporaries"} <= {trace.name for trace in figure.data}
     assert "kernels and rounding" in {trace.name for trace in peaks_figure(report("cuda")).data}
-
-
-def counted(content):
-    """The same with a curve and counted operators, as the meters write them."""
-    found = content["editions"][0]["memory"][0]
-    for phase, (start, end) in zip(found["timeline"], [(0, 40), (40, 90), (100, 1100)], strict=True):
-        phase |= {"start_operator": start, "end_operator": end}
-    found["curve"] = [[0, MIB], [40, 200 * MIB], [60, 400 * MIB], [90, 3 * MIB], [1100, MIB]]
-    return content
 
 
 def test_the_saw_is_the_curve_and_the_optimizer_is_short():

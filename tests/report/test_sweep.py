@@ -12,21 +12,7 @@ from mtl_accum import report as reports
 from mtl_accum.report import knobs
 from mtl_accum.report._sweep import collect, conclusion, glance, sweep_table
 from mtl_accum.report._sweep_figures import lines_figure, sweep_plots
-from tests.report.examples import MIB, memory, report, row
-from tests.report.test_page import EVIL, LIMIT, without_library
-
-
-def job(folder, number, overrides, peak=None, seconds=0.1, reason=None):
-    here = folder / str(number)
-    here.mkdir(parents=True, exist_ok=True)
-    command = f"python -m mtl_accum +experiment=two_task {overrides}"
-    if reason is not None:
-        content = {"version": reports.VERSION, "kind": "failure", "command": command, "reason": reason}
-        (here / "failure.json").write_text(json.dumps(content))
-        return
-    edition = row("x", "X: y.", memory=[memory("tensors", peak)], step_seconds=[seconds], gradient_difference=1e-7)
-    content = {**report(), "version": reports.VERSION, "command": command, "editions": [edition]}
-    (here / "report.json").write_text(json.dumps({**content, "samples": 100}))
+from tests.report.examples import EVIL, LIMIT, MIB, job, without_library
 
 
 @pytest.fixture

@@ -57,6 +57,9 @@ def cases(pages: list[str]) -> list[tuple[str, str, str]]:
 
 def main(pages: list[str], ports: list[str]) -> None:
     """Run every case with a store of its own, which waits at one of the ports: groups are made and destroyed."""
+    warnings.filterwarnings("ignore", ".*does not have many workers which may be a bottleneck")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", ".*on 2 processes: the gradients are this process's own")  # by hand
     torch.set_num_threads(1)
     trained = {}
     for (page, network, loop), port in zip(cases(pages), ports, strict=True):
@@ -69,11 +72,3 @@ def main(pages: list[str], ports: list[str]) -> None:
         trained[page, network, loop] = {name: whole(value) for name, value in names["model"].state_dict().items()}
         forget_the_group()
     torch.save(trained, f"rank{os.environ['RANK']}.pt")
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", ".*does not have many workers which may be a bottleneck")
-    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
-    warnings.filterwarnings("ignore", ".*on 2 processes: the gradients are this process's own")  # by hand
-    main(sys.argv[1].split(","), sys.argv[2].split(","))

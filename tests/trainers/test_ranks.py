@@ -5,11 +5,9 @@ The processes are started once for torch's own pages, and once for the framework
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import time
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 
@@ -17,20 +15,17 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
-from tests.trainers.rank import cases
+from tests.processes import Forked
+from tests.trainers.rank import cases, main
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 RANKS = 2
 
 
 def train(pages: list[str], folder: Path) -> list[dict]:
     """Run pages on two processes and return each rank's final weights by (page, network, loop) and name."""
     stores = [TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in cases(pages)]
-    ports = ",".join(str(store.port) for store in stores)
+    ports = [str(store.port) for store in stores]
     environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the stores above: no port to be raced for
         "TORCHELASTIC_RUN_ID": "tests",
@@ -39,25 +34,19 @@ def train(pages: list[str], folder: Path) -> list[dict]:
         "ACCELERATE_USE_CPU": "true",
         "GLOO_SOCKET_IFNAME": next(name for _, name in socket.if_nameindex() if name.startswith("lo")),
     }
-    command = [sys.executable, "-m", "tests.trainers.rank", ",".join(pages), ports]
-    with (folder / "output.txt").open("w") as output:
-        processes = [
-            subprocess.Popen(
-                command,
-                env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                cwd=folder,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-            for rank in range(RANKS)
-        ]
+    with ExitStack() as stack:
+        processes = []
+        for rank in range(RANKS):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            process = Forked(main, pages, ports, cwd=folder, environment={**environment, **place})
+            processes.append(stack.enter_context(process))
         wait(processes)
-    failed = any(process.returncode for process in processes)
-    assert not failed, (folder / "output.txt").read_text()
+        output = [process.communicate(1) for process in processes]
+        assert not any(process.returncode for process in processes), output
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]
 
 
-def wait(processes: list[subprocess.Popen]) -> None:
+def wait(processes: list[Forked]) -> None:
     """Wait until all have ended, or one has failed, whose peers would wait for it for ever."""
     end = time.monotonic() + 200
     while any(process.poll() is None for process in processes):

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mtl_accum import Accumulated, PerTask, Split, SummedLoss, check
+from mtl_accum.testing import Workload, images, vector
 from mtl_accum.verify import Sandbox, parameters_reached
-from tests.workloads import Workload, images, vector
 
 
 def test_modules_are_checked_in_float64_too(capsys):

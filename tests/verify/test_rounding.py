@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss, Task, check
-from tests.verify.networks import Trunk, batch, tasks
+from tests.verify.networks import Trunk, batch, before_batch_norm, tasks
 
 
 class Rms(nn.Module):
@@ -71,15 +71,6 @@ def test_rounding_is_measured_where_a_difference_exceeds_the_bound():
     double = result.editions["per_task"].double
     assert result.passed()
     assert 1e-12 < double.gradients < double.rounding < 1e-5
-
-
-def before_batch_norm():
-    """A bias whose true gradient is 0, in closures: there is no float64 to decide by."""
-    torch.manual_seed(0)
-    trunk = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
-    heads = [nn.Conv2d(8, 2, 1) for _ in range(3)]
-    losses = {f"t{i}": lambda z, b, i=i: (100 * (heads[i](z) - 1)).pow(2).mean() for i in range(3)}
-    return lambda b: trunk(b), losses, torch.rand(4, 3, 12, 12)
 
 
 def test_a_gradient_that_is_truly_zero_is_no_error():

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mtl_accum import Accumulated, AsLoss, Cached, PerTask, Split
+from mtl_accum.testing import SITUATIONS
 from mtl_accum.verify import examine
-from tests.situations import SITUATIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 

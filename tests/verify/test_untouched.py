@@ -12,6 +12,7 @@ from torch import nn
 from mtl_accum import MultiTaskModel, Split, Task
 from mtl_accum.memory import TrainingStep
 from mtl_accum.verify import without_a_trace
+from tests.everything import everything
 
 OPTIMIZERS = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, amsgrad=True),
@@ -47,18 +48,6 @@ def step(model, batch, optimizer):
 
         return lambda: optimizer.step(closure)
     return TrainingStep(model.trunk, model.tasks, batch, optimizer, Split())
-
-
-def everything(model, optimizer):
-    """All that a step may change, as values."""
-    state = {} if optimizer is None else optimizer.state_dict()
-    return [
-        *(value.clone() for value in model.state_dict().values()),
-        *(torch.as_tensor(leaf).clone() for leaf in torch.utils._pytree.tree_leaves(state) if leaf is not None),
-        torch.get_rng_state(),
-        torch.tensor(random.getstate()[1]),
-        torch.as_tensor(np.random.get_state()[1].astype("int64")),
-    ]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -1,4 +1,4 @@
-"""Batches and losses: what a sample is, and what a mean is over."""
+"""Situations of batches: lists, rows, counts and reductions."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def weights_in_a_list() -> Network:
 
 
 class Images(Layers):
-    """Pools a list of images of any size."""
+    """A trunk that pools a list of images of any size."""
 
-    def look(self, x: Any) -> Tensor:
+    def transform(self, x: Any) -> Tensor:
         return torch.stack([torch.cat([image.mean((1, 2)), image.amax((1, 2))]) for image in x])
 
 
@@ -75,7 +75,7 @@ def images_in_a_list() -> Network:
 
 
 class Views(Layers):
-    """Another number of rows than the batch has samples."""
+    """A trunk whose output has another number of rows than the batch has samples."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -91,7 +91,9 @@ class Views(Layers):
 
 
 def rows(how: str) -> Network:
-    pick = (lambda z: z[0] + z[1]) if how == "feature maps" else (lambda z: z)
+    def pick(z: Any) -> Any:
+        return z[0] + z[1] if how == "feature maps" else z
+
     return network(Views(how), {"t": lambda z, batch: pick(z).sin().square().mean()}, vectors())
 
 
@@ -117,7 +119,7 @@ class DiceLoss(nn.Module):
 
 
 def _overlap(out: Tensor, y: Tensor) -> Tensor:
-    return DiceLoss()(out, y)
+    return DiceLoss().forward(out, y)
 
 
 def dice(loss: Callable[..., Tensor]) -> Network:

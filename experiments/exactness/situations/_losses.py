@@ -1,4 +1,4 @@
-"""Losses that need more than the representation."""
+"""Situations of losses that read more than the representation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Weighted(nn.Module):
         self.task, self.log = task, nn.Parameter(torch.zeros(()))
 
     def forward(self, z: Any, batch: Any) -> Tensor:
-        return torch.exp(-self.log) * self.task(z, batch) + self.log
+        loss: Tensor = self.task(z, batch)
+        return torch.exp(-self.log) * loss + self.log
 
 
 def wrapped() -> Network:
@@ -51,7 +52,8 @@ def wrapped() -> Network:
 
     def plain() -> None:
         z = net.trunk(net.batch)
-        sum(net.tasks[name](z, net.batch) for name in ("a", "y")).backward()  # "rare" is not in the batch
+        total: Tensor = net.tasks["a"](z, net.batch) + net.tasks["y"](z, net.batch)  # "rare" is not in the batch
+        total.backward()
 
     net.plain = plain
     return net
@@ -66,21 +68,22 @@ def input_gradient() -> Network:
 
 
 def physics() -> Network:
-    """A loss on the derivative with respect to the input (Raissi, Perdikaris and Karniadakis, 2019)."""
+    """Build a loss on the derivative with respect to the input (Raissi, Perdikaris and Karniadakis, 2019)."""
     network = input_gradient()
     head = network.tasks["a"].head
 
     def residual(z: Tensor, batch: Any) -> Tensor:
         u = head(z)
         (slope,) = torch.autograd.grad(u.sum(), batch["x"], create_graph=True)
-        return (slope.sum(1, keepdim=True) - u).square().mean()
+        loss: Tensor = (slope.sum(1, keepdim=True) - u).square().mean()
+        return loss
 
     network.tasks = {"residual": residual}
     return network
 
 
 class Float32Head(nn.Module):
-    """Switches autocast off for its loss."""
+    """A head that disables autocast for its loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +91,8 @@ class Float32Head(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):
-            return self.linear(z.float())
+            output: Tensor = self.linear(z.float())
+            return output
 
 
 def autocast() -> Network:

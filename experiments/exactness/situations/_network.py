@@ -1,4 +1,4 @@
-"""What every situation is made of: a network, its batch, and what an edition must make of it."""
+"""A situation of the field: a network, its batch, and the expected result of every edition."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ EVERY = ("SummedLoss", "Split", "PerTask", "Checkpointed", "Cached, one chunk", 
 
 @dataclass
 class Network:
-    """What a user's loop has: `sum(task(z, batch) for task in tasks).backward()` with `z = trunk(batch)`.
+    """The parts of a user's loop: `sum(task(z, batch) for task in tasks).backward()` with `z = trunk(batch)`.
 
     Attributes:
         modules: Owner of the parameters.
         leaves: Other tensors that get a gradient, by name.
-        plain: The user's own loop, where it is another one.
+        plain: The user's own loop, where it is not the summed loss.
         autocast: Whether the loop runs under bfloat16 autocast.
     """
 
-    trunk: Callable[[Any], Any]
-    tasks: Mapping[str, Callable[[Any, Any], Tensor]]
+    trunk: Any  # a function of the batch; untyped, since situations reach into it
+    tasks: Mapping[str, Any]
     batch: Any
     modules: nn.Module
     leaves: Mapping[str, Tensor] = field(default_factory=dict)
@@ -39,15 +39,15 @@ class Network:
 
 @dataclass(frozen=True)
 class Situation:
-    """A situation, and what an edition must make of it.
+    """A network of the field, and the expected result of every edition.
 
     Attributes:
-        make: Builds the network, the same one each time.
+        make: Function that builds the network, the same one each time.
         right: Editions whose gradient must be the plain loop's.
         blind: Editions that cannot see the fault and are wrong; `check` must find it.
         by_pieces: Whether pieces draw other random numbers, or round to other 16-bit numbers, than the whole batch:
             editions in pieces are held against the summed loss over the same pieces.
-        fix: What the user does where an edition refuses.
+        fix: Remedy for the user where an edition refuses.
     """
 
     make: Callable[[], Network]
@@ -85,7 +85,7 @@ class Layers(nn.Module):
         self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 5)
 
     def forward(self, batch: Any) -> Any:
-        return self.last(torch.tanh(self.first(self.look(batch["x"]))))
+        return self.last(torch.tanh(self.first(self.transform(batch["x"]))))
 
-    def look(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         return x

@@ -1,4 +1,4 @@
-"""Trunks that do more than a function of their batch does."""
+"""Situations of trunks with state, side effects or random numbers of their own."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from experiments.exactness.situations._network import (
 
 
 class LayerDrop(Layers):
-    """Skips its layer by a generator that is not torch's."""
+    """A trunk that skips a layer by a generator other than torch's."""
 
     def __init__(self, draw: Callable[[], float]) -> None:
         super().__init__()
         self.draw = draw
 
-    def look(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         return x * (1 + self.draw())
 
 
 class Stateful(Layers):
-    """Carries a hidden state over batches in an attribute."""
+    """A trunk that carries a hidden state over batches in an attribute."""
 
     def __init__(self) -> None:
         super().__init__()
         self.state = torch.ones(6, dtype=torch.float64)
 
-    def look(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         self.state = 0.5 * self.state + x.mean(0).detach()
         return x + self.state
 
 
 class Picture(Layers):
-    """Keeps its latest activation to look at, and counts its calls: harmless."""
+    """A trunk that keeps its latest activation and counts its calls: harmless."""
 
     calls = 0
 
@@ -58,14 +58,14 @@ class Picture(Layers):
 
 
 class InPlace(Layers):
-    """Normalises its input in place."""
+    """A trunk that normalises its input in place."""
 
-    def look(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         return x.div_(3)
 
 
 class Balanced(Layers):
-    """Keeps a loss of its own in an attribute, as mixtures of experts do."""
+    """A trunk with a loss of its own in an attribute, as in mixtures of experts."""
 
     def forward(self, batch: Any) -> Any:
         z = super().forward(batch)
@@ -79,7 +79,8 @@ def auxiliary() -> Network:
 
 
 def hooked() -> Network:
-    trunk, kept = Layers(), {}
+    trunk = Layers()
+    kept: dict[str, Tensor] = {}
     trunk.first.register_forward_hook(lambda module, inputs, out: kept.update(h=out))
     return network(trunk, heads("a") | {"middle": lambda z, batch: kept["h"].square().mean()}, vectors("a"))
 
@@ -95,16 +96,16 @@ class _Inject(torch.autograd.Function):
 
 
 class Injecting(Balanced):
-    """Sends the gradient of its own loss into whatever backward comes by (DeepSpeed's and Megatron's mixtures)."""
+    """A trunk that injects the gradient of its own loss into the backward (DeepSpeed's and Megatron's mixtures)."""
 
     def forward(self, batch: Any) -> Any:
-        return _Inject.apply(super().forward(batch), self.balance)
+        return _Inject.apply(super().forward(batch), self.balance)  # type: ignore[no-untyped-call]
 
 
 class Standardised(Layers):
-    """Normalises by the batch's statistics, by hand."""
+    """A trunk that normalises by the batch's statistics, by hand."""
 
-    def look(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         return (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-3).sqrt()
 
 

@@ -2,6 +2,13 @@
 
 from mtl_accum.editions._engine._around_trunk import around_trunk, run_trunk
 from mtl_accum.editions._engine._eager import eager
+from mtl_accum.editions._engine._edition import (
+    Edition,
+    EditionLike,
+    OnlyForwardBackward,
+    require_edition,
+    require_editions,
+)
 from mtl_accum.editions._engine._forms import Attached, Form
 from mtl_accum.editions._engine._leaves import Leaves
 from mtl_accum.editions._engine._modules import is_compiled, modules_of, named_modules_of, share_modules, tensors_of
@@ -17,28 +24,27 @@ from mtl_accum.editions._engine._refuse import (
 from mtl_accum.editions._engine._require_loss import require_loss
 from mtl_accum.editions._engine._schedule import Schedule, run_inner
 from mtl_accum.editions._engine._step import Step
-from mtl_accum.editions._engine._types import Edition, Tasks, Trunk, require_edition, require_editions
-from mtl_accum.editions._engine.batch._counts import read_counts, reduction_of
+from mtl_accum.editions._engine._types import Tasks, Trunk
+from mtl_accum.editions._engine.batch._counts import read_counts
 from mtl_accum.editions._engine.batch._hidden_counts import note_call
-from mtl_accum.editions._engine.batch._inner_task import counted, couples_samples, facts
+from mtl_accum.editions._engine.batch._inner_task import counted, couples_samples, facts, have_counts
 from mtl_accum.editions._engine.batch._pieces import (
     Assembly,
     Piece,
     Range,
     cut_batch,
     equal_ranges,
-    inner_passes,
-    inner_ranges,
     ranges,
     samples_of,
     take,
 )
 from mtl_accum.editions._engine.batch._pytree import Batched, PerSample, flatten, flatten_any, leaves, unflatten
 from mtl_accum.editions._engine.batch._pytree import leaves as tree_leaves
+from mtl_accum.editions._engine.batch._weighted_task import reduction_of
 from mtl_accum.editions._engine.graph._autocast import without_autocast
 from mtl_accum.editions._engine.graph._explain import explain, explain_derivative
 from mtl_accum.editions._engine.graph._gradients import Gradients, Scale, Sum, attach, factor_of, wide, without_hooks
-from mtl_accum.editions._engine.graph._own_graph import Behind, own_graph
+from mtl_accum.editions._engine.graph._own_graph import Behind, backpropagate, own_graph
 from mtl_accum.editions._engine.graph._scale import backward_scale, expected_scale, expecting, set_aside, start_gradient
 from mtl_accum.editions._engine.graph._versions import version_of
 from mtl_accum.editions._engine.graph._walk import Beginning, Graph, walk
@@ -56,11 +62,13 @@ __all__ = [
     "Beginning",
     "Behind",
     "Edition",
+    "EditionLike",
     "Form",
     "Gradients",
     "Graph",
     "Kind",
     "Leaves",
+    "OnlyForwardBackward",
     "PerSample",
     "Piece",
     "Range",
@@ -76,6 +84,7 @@ __all__ = [
     "always_comparing",
     "around_trunk",
     "attach",
+    "backpropagate",
     "backward_scale",
     "counted",
     "couples_samples",
@@ -90,8 +99,7 @@ __all__ = [
     "facts",
     "flatten",
     "flatten_any",
-    "inner_passes",
-    "inner_ranges",
+    "have_counts",
     "inside_forward",
     "is_compiled",
     "is_distributed",

@@ -1,4 +1,4 @@
-"""What happens around every forward pass of the trunk: checkpointing, offloading."""
+"""Context around every forward pass of the trunk: checkpointing, offloading."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AROUND: ContextVar[Around] = ContextVar("mtl_accum_around_trunk", default=_plai
 
 @contextmanager
 def around_trunk(around: Around) -> Iterator[None]:
-    """Let something run the forward passes of the trunk that editions make inside the block."""
+    """Run the trunk's forward passes inside of the block through a function of the trunk and the batch."""
     outer = _AROUND.get()
     token = _AROUND.set(lambda trunk, batch: outer(partial(around, trunk), batch))
     try:
@@ -35,14 +35,14 @@ def around_trunk(around: Around) -> Iterator[None]:
 
 
 class Inside:
-    """A trunk that runs these blocks inside of itself."""
+    """Marker of a trunk that applies the function of `around_trunk` inside of itself."""
 
 
 def current_around() -> Around:
-    """Return what runs the trunk in the blocks around the caller."""
+    """Return the function that runs the trunk in the blocks around the caller."""
     return _AROUND.get()
 
 
 def run_trunk(trunk: Trunk, batch: Any) -> Any:
-    """The representation of a batch, by way of the blocks around the caller."""
+    """Return the representation of a batch, through the blocks around the caller."""
     return trunk(batch) if isinstance(trunk, Inside) else _AROUND.get()(trunk, batch)

@@ -1,4 +1,4 @@
-"""Functions that `torch.compile` leaves alone: a graph break in place of an attempt to trace autograd's engine."""
+"""Functions that `torch.compile` does not trace: a graph break instead of an attempt to trace autograd's engine."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ R = TypeVar("R")
 
 
 def eager(function: Callable[P, R]) -> Callable[P, R]:
-    """Keep a function, and what it calls, out of compiled graphs; functions that are compiled themselves stay so."""
+    """Keep a function, and what it calls, out of compiled graphs; functions compiled on their own stay so."""
     return cast(Callable[P, R], _disable_dynamo(function))

@@ -1,4 +1,4 @@
-"""What becomes of the losses that a schedule computes: a backward at once, or a loss for the caller's backward."""
+"""The forms of a schedule: a backward at once, or a loss with gradients attached for the caller's backward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mtl_accum.editions._engine._leaves import Leaves
 from mtl_accum.editions._engine.batch._pieces import Range, graph_of
 from mtl_accum.editions._engine.graph._autocast import without_autocast
 from mtl_accum.editions._engine.graph._gradients import Gradients
-from mtl_accum.editions._engine.graph._own_graph import Behind, take
+from mtl_accum.editions._engine.graph._own_graph import Behind, backpropagate
 from mtl_accum.editions._engine.graph._scale import ambient_scale, start_gradient
 from mtl_accum.editions._engine.ranks._together import Together
 
@@ -23,9 +23,9 @@ class Form(ABC):
     """The part of a schedule that differs between `forward_backward`, `loss` and `losses`.
 
     Attributes:
-        defers: Whether the trunk's backward is the caller's.
+        defers: Whether the caller runs the trunk's backward.
         in_pieces: Whether the schedule runs for one of several pieces of a batch.
-        together: The tasks that take part without terms, because other ranks have some.
+        together: Tasks that take part without terms, because other ranks have some.
     """
 
     defers: bool = False
@@ -33,20 +33,20 @@ class Form(ABC):
     together: Together = Together()
 
     def groups(self, names: Sequence[str], size: int) -> list[Sequence[str]]:
-        """Return the tasks that share a graph, in groups of at most that many."""
+        """Divide tasks into groups that share a graph, of at most that many tasks each."""
         return [names[start : start + size] for start in range(0, len(names), size)]
 
     @abstractmethod
     def begin(self, z: Leaves, behind: Callable[[], Behind]) -> None:
-        """Note where the graphs of heads end from now on."""
+        """Prepare for heads whose graphs end at these leaves."""
 
     @abstractmethod
-    def take(self, names: Sequence[str], loss: Tensor, who: str, *, into_trunk: bool) -> None:
-        """Do with the sum of some tasks' losses, which has a graph, what is to be done while that is alive."""
+    def backward(self, names: Sequence[str], loss: Tensor, who: str, *, into_trunk: bool) -> None:
+        """Process the sum of some tasks' losses while its graph is alive."""
 
     @abstractmethod
-    def send_back(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
-        """Send what the heads left in the leaves through the trunk, now or later."""
+    def trunk_backward(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
+        """Backpropagate the gradients in the leaves through the trunk, now or in the caller's backward."""
 
 
 class Backward(Form):
@@ -56,24 +56,24 @@ class Backward(Form):
         self._scale = ambient_scale()
 
     def begin(self, z: Leaves, behind: Callable[[], Behind]) -> None:
-        """Nothing to note: the backward ends in the leaves by itself."""
+        """Do nothing: the backward ends in the leaves by itself."""
 
-    def take(self, names: Sequence[str], loss: Tensor, who: str, *, into_trunk: bool) -> None:
+    def backward(self, names: Sequence[str], loss: Tensor, who: str, *, into_trunk: bool) -> None:
         """Run the backward."""
         with without_autocast():
             loss.backward(None if self._scale is None else start_gradient(loss, self._scale))
 
-    def send_back(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
+    def trunk_backward(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
         """Run the trunk's backward."""
-        z.send_back(representation, samples)
+        z.backward(representation, samples)
 
 
 class Attached(Form):
     """`loss` and `losses`: gradients of heads are taken at once and attached; the trunk stays in autograd's graph.
 
     Args:
-        scale: What the caller will multiply the loss by.
-        each: Every task has a gradient of its own, in place of one for all.
+        scale: Factor that the caller multiplies the loss by.
+        each: Whether every task has a gradient of its own, instead of one for all.
     """
 
     defers = True
@@ -81,20 +81,20 @@ class Attached(Form):
     def __init__(self, scale: float | Tensor | None, *, each: bool) -> None:
         self.scale, self._each = scale, each
         self._gradients: dict[str, Gradients] = {}  # by task, or one
-        self._plain: dict[str, Tensor] = {}  # losses whose graph goes on into the trunk
+        self._plain: dict[str, Tensor] = {}  # losses whose graph includes the trunk
         self._z: Leaves | None = None
         self._behind: Behind | None = None
 
     def groups(self, names: Sequence[str], size: int) -> list[Sequence[str]]:
-        """Return the tasks that share a graph: none do where each has a gradient of its own."""
+        """Divide tasks into groups that share a graph: of one task where each has a gradient of its own."""
         return super().groups(names, 1 if self._each else size)
 
     def begin(self, z: Leaves, behind: Callable[[], Behind]) -> None:
-        """Note where the graphs of heads end from now on."""
+        """Prepare for heads whose graphs end at these leaves."""
         self._z, self._behind = z, behind()
 
-    def take(self, names: Sequence[str], loss: Tensor, who: str, *, into_trunk: bool) -> None:
-        """Add up gradients, or keep the graph where it goes on into the trunk."""
+    def backward(self, names: Sequence[str], loss: Tensor, who: str, *, into_trunk: bool) -> None:
+        """Add up gradients, or keep a graph that includes the trunk."""
         key = names[0] if self._each else ""
         if into_trunk:
             self._plain[key] = self._plain[key] + loss if key in self._plain else loss
@@ -102,15 +102,15 @@ class Attached(Form):
         assert self._z is not None
         assert self._behind is not None
         gradients = self._gradients.setdefault(key, Gradients(self.scale))
-        take(gradients, loss, self._z.sources, self._behind, who)
+        backpropagate(gradients, loss, self._z.sources, self._behind, who)
 
-    def send_back(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
-        """Keep what the leaves have added up for the representation."""
+    def trunk_backward(self, z: Leaves, representation: Any, samples: Range | None = None) -> None:
+        """Keep the gradients of the leaves for the representation."""
         roots = z.roots(representation)
-        if self.in_pieces:  # the pieces that follow must not find this one's values alive
+        if self.in_pieces:  # free this piece's values before the next piece
             roots = {leaf: graph_of(root) if root.requires_grad else root for leaf, root in roots.items()}
         for gradients in self._gradients.values():
-            gradients.land(roots)
+            gradients.move_to(roots)
         self._z = self._behind = None
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which modules a callable uses: the trunk and the tasks may be plain functions."""
+"""The modules behind a callable: the trunk and the tasks may be plain functions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 __all__ = ["buffer_owners", "is_compiled", "modules_of", "named_modules_of", "share_modules", "tensors_of"]
 
-_DEEPEST = 8  # references followed from the callable; what a person writes by hand is two or three away
-_LONGEST = 4096  # items followed of a container: heads are fewer, data sets are more
-_MOST = 20_000  # values looked at in all
+_DEEPEST = 8  # references followed from the callable; code written by hand needs two or three
+_LONGEST = 4096  # items followed of a container: more than there are heads, fewer than a data set has samples
+_MOST = 20_000  # values visited in all
 _INTERNALS = frozenset(vars(nn.Module()))  # parameters, buffers, submodules, hooks
-_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})  # what looks a name up in the globals
+_LOADS = frozenset(
+    {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
+)  # operations that look a name up in the globals
 _ATOMS = (str, bytes, int, float, complex, type, types.ModuleType, types.BuiltinFunctionType, type(None))
 
 # By the id of a callable: a weak reference to it, and to the modules behind it that have buffers.
@@ -28,7 +30,7 @@ Named = tuple[str, Any]  # an attribute, a variable or a key, and what it refers
 
 
 def modules_of(*functions: Callable[..., Any]) -> list[nn.Module]:
-    """All modules that some callables can reach, submodules included, each once.
+    """Return all modules that some callables can reach, submodules included, each once.
 
     Followed are bound methods, partials, wrappers (`torch.compile` too), closures, defaults, the globals that
     its code names, and the attributes and items of plain objects on the way.
@@ -46,15 +48,15 @@ def tensors_of(*functions: Callable[..., Any]) -> list[Tensor]:
 
 
 def share_modules(functions: Iterable[Callable[..., Any]], others: Iterable[Callable[..., Any]]) -> bool:
-    """Whether two groups of callables reach a module in common: a copy that does has left a closure's behind."""
+    """Return whether two groups of callables reach a common module, as a copy does that shares a closure's modules."""
     return not {id(module) for module in modules_of(*functions)}.isdisjoint(map(id, modules_of(*others)))
 
 
 def buffer_owners(function: Callable[..., Any]) -> list[nn.Module]:
-    """The modules of a callable that have buffers, as they were when it was first asked about.
+    """Return the modules of a callable that have buffers, as they were at the first call for it.
 
-    For the way back after an exception, where a search in every step would cost more than a small head does;
-    a replay, which changes what a step computes, always searches anew with `modules_of`.
+    Used to restore buffers after an exception: a search in every step would cost more than a small head. A replay,
+    whose result depends on the modules, searches again with `modules_of` every time.
     """
     key = id(function)
     known = _OWNERS.get(key)
@@ -62,32 +64,32 @@ def buffer_owners(function: Callable[..., Any]) -> list[nn.Module]:
         owners = [module for module in modules_of(function) if module._buffers]
         try:
             forget = weakref.ref(function, lambda _: _OWNERS.pop(key, None))
-        except TypeError:  # knows no weak references
+        except TypeError:  # no weak references
             return owners
         known = _OWNERS[key] = forget, [weakref.ref(owner) for owner in owners]
     return [owner for reference in known[1] if (owner := reference()) is not None] if known[1] else []
 
 
 def named_modules_of(function: Callable[..., Any]) -> list[tuple[str, nn.Module]]:
-    """The same with their names: dotted paths, which begin at the variable that holds the outermost module."""
-    found: dict[int, tuple[str, nn.Module]] = {}
+    """Return the modules of a callable with dotted paths from the variable that holds the outermost module."""
+    named: dict[int, tuple[str, nn.Module]] = {}
     for name, root in _roots(function):
         for path, module in root.named_modules(prefix=name):
-            found.setdefault(id(module), (path, module))
-    return list(found.values())
+            named.setdefault(id(module), (path, module))
+    return list(named.values())
 
 
 def is_compiled(function: Callable[..., Any]) -> bool:
-    """Whether `torch.compile` made this function (a compiled module is a module like any other)."""
+    """Return whether a function was made by `torch.compile` (a compiled module is a module like any other)."""
     return hasattr(function, "_torchdynamo_orig_callable")
 
 
 def _roots(function: Callable[..., Any], tensors: list[Tensor] | None = None) -> list[tuple[str, nn.Module]]:
-    """The modules that are reached first, by the name that leads to them; a callable itself has none.
+    """Return the outermost modules, with the name that leads to each; a callable itself has none.
 
-    What torch.distributed keeps in a module is not followed: the state of `fully_shard` leads to all other modules.
+    The state that torch.distributed keeps in a module is not followed: that of `fully_shard` refers to all modules.
     """
-    found: list[tuple[str, nn.Module]] = []
+    roots: list[tuple[str, nn.Module]] = []
     atoms = (*_ATOMS, Tensor) if tensors is None else _ATOMS
     seen: dict[int, Any] = {}  # the values too: a freed temporary's id may come again
     pending: list[tuple[str, Any, int]] = [("", function, 0)]
@@ -99,15 +101,15 @@ def _roots(function: Callable[..., Any], tensors: list[Tensor] | None = None) ->
         if tensors is not None and isinstance(value, Tensor):
             tensors.append(value)
         elif isinstance(value, nn.Module):
-            found.append((name, value))
+            roots.append((name, value))
             pending += [(inner, other, depth + 1) for part in value.modules() for inner, other in _attributes(part)]
         elif not type(value).__module__.startswith("torch.distributed."):
             pending += [(inner, other, depth + 1) for inner, other in _referred(value)]
-    return found
+    return roots
 
 
 def _attributes(module: nn.Module) -> list[Named]:
-    """What a module keeps besides parameters, buffers and submodules: functions, plain lists of modules."""
+    """Return a module's other attributes than parameters, buffers and submodules: functions, lists of modules."""
     return [
         (name, value)
         for name, value in vars(module).items()
@@ -116,7 +118,7 @@ def _attributes(module: nn.Module) -> list[Named]:
 
 
 def _referred(value: Any) -> Iterator[Named]:
-    """What a function, container or plain object refers to."""
+    """Yield what a function, container or plain object refers to."""
     if isinstance(value, types.FunctionType):
         yield from _referred_by_function(value)
         yield from vars(value).items()  # __wrapped__, torch.compile's original

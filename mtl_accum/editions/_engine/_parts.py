@@ -1,4 +1,4 @@
-"""What an edition is called with: looked at on entry, in about a microsecond, so that a slip is one sentence."""
+"""Checks of the trunk and the tasks on entry, in about a microsecond, with one-sentence errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["require_parts", "warn_of_ranks"]
 
 
 def require_parts(trunk: Trunk, tasks: Tasks) -> None:
-    """Raise unless a trunk and tasks are what an edition runs, as far as can be seen at once.
+    """Raise unless an edition can run a trunk and tasks, as far as their types show.
 
     Raises:
         TypeError: The trunk or a task cannot be called, is a class, a whole model, or wrapped in
@@ -45,7 +45,7 @@ def _is_whole(model: nn.Module) -> bool:
 
 
 def _seen(tasks: Any) -> bool:
-    """Return whether these tasks, a module of a model, were in order before; a dict is looked at again."""
+    """Return whether these tasks, a module, passed the check before; a dict is checked again."""
     return isinstance(tasks, nn.Module) and tasks in _ORDERLY
 
 
@@ -104,7 +104,7 @@ _warned: set[str] = set()
 
 
 def warn_of_ranks() -> None:
-    """Warn on several processes, once, that gradients are those of this one."""
+    """Warn once, on several processes, that gradients are those of this process."""
     ranks = torch.distributed.get_world_size() if is_distributed() else 1
     if ranks > 1 and "ranks" not in _warned:
         _warned.add("ranks")

@@ -1,4 +1,4 @@
-"""Phases of a training step: announced by whoever runs it, heard by meters, free when nobody listens."""
+"""Phases of a training step, for meters: free of cost without a listener."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ Kind = Literal["forward", "backward", "optimizer", "zero_grad"]
 
 
 class Listener(Protocol):
-    """Somebody who wants to know which phase a step is in."""
+    """Receiver of the phases of a step."""
 
     def begin(self, name: str, kind: Kind) -> None:
-        """A phase begins."""
+        """Note the beginning of a phase."""
         ...
 
     def end(self) -> None:
-        """The phase that began last is over, by an exception too."""
+        """Note the end of the phase that began last, also by an exception."""
         ...
 
 
-# Read in the thread that runs the step; autograd's own threads never announce anything.
+# Read in the thread that runs the step; autograd's own threads have no phases.
 _LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 NO_PHASE = nullcontext()
 
 
 def has_listeners() -> bool:
-    """Whether anybody listens: ask before making up a name in a loop that must cost nothing."""
+    """Return whether there is a listener: to be checked before a name is formatted in a loop that must cost nothing."""
     return bool(_LISTENERS.get())
 
 
 def phase(name: str, kind: Kind) -> AbstractContextManager[None]:
-    """A part of a training step, for those who listen; phases do not nest.
+    """Mark a part of a training step for listeners; phases do not nest.
 
-    Editions announce theirs; a loop of one's own adds what they cannot know::
+    Editions mark their own; a training loop adds the rest::
 
         with phase("optimizer", "optimizer"):
             optimizer.step()
 
     Args:
-        name: what runs: "trunk", "head digit", ...
-        kind: "forward", "backward", "optimizer" or "zero_grad".
+        name: Name of the part: "trunk", "head digit", ...
+        kind: Kind of work: "forward", "backward", "optimizer" or "zero_grad".
     """
     listeners = _LISTENERS.get()
     return _announced(listeners, name, kind) if listeners else NO_PHASE
 
 
 def label(name: str, kind: str) -> str:
-    """What a person calls a phase: "head digit backward", "optimizer"."""
+    """Return the name of a phase for people: "head digit backward", "optimizer"."""
     return name if name == kind else f"{name} {kind}"
 
 
 @contextmanager
 def listen(listener: Listener, *, alone: bool = False) -> Iterator[None]:
-    """Tell somebody about the phases inside the block, in this thread; nobody else, if alone."""
+    """Report the phases inside of the block, in this thread, to a listener; to no other one if `alone`."""
     token = _LISTENERS.set((*(() if alone else _LISTENERS.get()), listener))
     try:
         yield

@@ -1,4 +1,4 @@
-"""What cannot be exact is refused by name, before anything runs."""
+"""Refusals, before anything runs, of networks for which an edition cannot be exact."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ __all__ = [
     "uses_batch_statistics",
 ]
 
-Parts = Mapping[str, Callable[..., Any]]  # the trunk and the tasks, by the name to call them
+Parts = Mapping[str, Callable[..., Any]]  # the trunk and the tasks, by name
 
 
 def refuse_batch_statistics(edition: object, parts: Parts) -> None:
-    """Raise ValueError if a module normalises over the samples of what it is given, or changes with every pass.
+    """Raise ValueError if a module normalises over the samples of its input, or changes with every pass.
 
     That is every kind of BatchNorm (Ioffe and Szegedy, 2015) in training mode or without running statistics, in-place
     variants by their class's name, and the power iteration of spectral normalisation (Miyato et al., 2018).
     """
     for part, function in parts.items():
         for path, module in named_modules_of(function):
-            where = ".".join(filter(None, (part, path)))
+            name = ".".join(filter(None, (part, path)))
             if uses_batch_statistics(module):
                 raise ValueError(
-                    f"{_name(edition)}: {where} ({type(module).__name__}) uses batch statistics, which "
+                    f"{_name(edition)}: {name} ({type(module).__name__}) uses batch statistics, which "
                     "differ in pieces of the batch; convert it with mtl_accum.to_group_norm(module), put it in eval "
                     "mode, or accept statistics of the pieces with allow_batch_statistics=True"
                 )
             if _iterates(module):
                 raise ValueError(
-                    f"{_name(edition)}: {where} ({type(module).__name__}) has spectral normalisation, which takes "
-                    "another step of its power iteration in every piece, so that pieces see other weights; put it in "
+                    f"{_name(edition)}: {name} ({type(module).__name__}) has spectral normalisation, which takes "
+                    "another step of its power iteration in every piece, so pieces see other weights; put it in "
                     "eval mode, use Split() on the whole batch, or accept it with allow_batch_statistics=True"
                 )
 
@@ -52,7 +52,7 @@ _OTHERS = re.compile(r"(InPlace)?ABN(Sync)?|InplaceAbn\w*|(Naive)?Synch?(ronized
 
 
 def uses_batch_statistics(module: nn.Module) -> bool:
-    """Return whether a module normalises over the samples of what it is given now."""
+    """Return whether a module, in its present mode, normalises over the samples of its input."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return module.training or module.running_mean is None
     return module.training and any(_OTHERS.fullmatch(kind.__name__) for kind in type(module).__mro__)
@@ -83,7 +83,7 @@ def refuse_weights(edition: object, tasks: Mapping[str, Any]) -> None:
     for name, task in tasks.items():
         if reason := obstacle_in_pieces(task):
             raise ValueError(
-                f"{_name(edition)}: task '{name}': {reason}, so that the loss over pieces is another loss; Cached "
+                f"{_name(edition)}: task '{name}': {reason}, so the loss over pieces is another loss; Cached "
                 "without head_chunks, Split and PerTask give it the whole batch"
             )
 
@@ -93,7 +93,7 @@ def refuse_hidden_modules(edition: object, parts: Parts) -> None:
     for part, function in parts.items():
         if is_compiled(function) and not modules_of(function):
             raise ValueError(
-                f"{_name(edition)}: {part} is a compiled function, and no module can be found behind it, so that its "
+                f"{_name(edition)}: {part} is a compiled function, and no module can be found behind it, so its "
                 "buffers cannot be replayed; compile the module itself: torch.compile(module)"
             )
 

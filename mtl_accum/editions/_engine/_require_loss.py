@@ -1,4 +1,4 @@
-"""What a loss must be."""
+"""The check that a loss is a real 0-dim tensor."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ __all__ = ["require_loss"]
 
 
 def require_loss(who: str, loss: Any) -> None:
-    """Raise unless a loss is one real number with a gradient to come.
+    """Raise unless a loss is one real number.
 
     Args:
-        who: The name of what returned it, for messages.
-        loss: What was returned.
+        who: Name of the task or function in messages.
+        loss: Returned value.
 
     Raises:
-        TypeError: It is no tensor, or complex.
-        ValueError: It is not 0-dim.
+        TypeError: The loss is no tensor, or complex.
+        ValueError: The loss is not 0-dim.
     """
     if not isinstance(loss, Tensor):
         raise TypeError(f"{who}: expected a 0-dim tensor as loss, found {type(loss).__name__}")

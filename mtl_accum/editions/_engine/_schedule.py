@@ -1,13 +1,14 @@
-"""A schedule, written once, in the three forms that a caller may want it in."""
+"""The base class of editions that have a `loss`: `forward_backward`, `loss` and `losses` from one method."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from mtl_accum.editions._engine._eager import eager
+from mtl_accum.editions._engine._edition import Edition, class_of
 from mtl_accum.editions._engine._forms import Attached, Backward, Form
 from mtl_accum.editions._engine.graph._gradients import Scale, factor_of
 from mtl_accum.editions._engine.graph._scale import ambient_scale, expecting
@@ -17,13 +18,13 @@ from mtl_accum.editions._engine.ranks._together import share_out
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from mtl_accum.editions._engine._types import Edition, Tasks, Trunk
+    from mtl_accum.editions._engine._types import Tasks, Trunk
 
 __all__ = ["Schedule", "run_inner"]
 
 
-class Schedule(ABC):
-    """An edition whose passes are written once, in `run`.
+class Schedule(Edition):
+    """An edition whose passes are written once, in `run`, for all the forms that a caller may want.
 
     Attributes:
         no_loss: Why the schedule has no `loss`, and what to use in its place; None where it has one.
@@ -133,14 +134,14 @@ class Schedule(ABC):
 
 
 def run_inner(form: Form, edition: Edition, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-    """Run another edition in the same form.
+    """Run an edition in a form.
 
     Raises:
-        TypeError: It has no such form.
+        TypeError: The edition has no `loss`, and the form needs one.
     """
     if not form.defers:
         return edition.forward_backward(trunk, tasks, batch)
-    name = type(edition).__name__
+    name = class_of(edition).__name__
     if not isinstance(edition, Schedule):
         raise TypeError(f"{name} has no loss, only forward_backward; use an edition that has one, e.g. Split()")
     if edition.no_loss is not None:

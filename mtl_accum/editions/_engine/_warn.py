@@ -1,4 +1,4 @@
-"""Warnings that point at the user's line, however many editions are around each other."""
+"""Warnings with the user's line, at any depth of nested editions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["warn_caller"]
 
 
 def warn_caller(message: str) -> None:
-    """Warn at the innermost line that is of neither this package nor torch."""
+    """Warn at the innermost line that belongs to neither this package nor torch."""
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and _package(frame) in ("mtl_accum", "torch"):
         frame, level = frame.f_back, level + 1

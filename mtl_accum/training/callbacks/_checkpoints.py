@@ -5,42 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mtl_accum._knobs import check_knob
+from mtl_accum._settings import CheckpointConfig
 from mtl_accum.training.checkpoint import FOLDER, CheckpointError, Checkpoints
 from mtl_accum.training.loop import Callback, Training
 
-__all__ = ["CheckpointCallback", "CheckpointConfig"]
+__all__ = ["CheckpointCallback"]
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """When to write checkpoints, and how many to keep.
-
-    Args:
-        every_steps: steps between two; None does not count steps.
-        every_seconds: between two; None does not look at the clock.
-        keep: how many of the newest stay; the best one stays on top of that.
-        on_error: "warn": a checkpoint that cannot be written is a line in the log, and training goes on; "raise": it
-            ends training.
-
-    Raises:
-        ValueError: an argument is out of range.
-    """
-
-    every_steps: int | None = None
-    every_seconds: float | None = 300.0
-    keep: int = 2
-    on_error: str = "warn"
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            check_knob(f"checkpoint.{field.name}", getattr(self, field.name))
 
 
 class CheckpointCallback(Callback):

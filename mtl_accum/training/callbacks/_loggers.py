@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from mtl_accum._knobs import flatten
+
 __all__ = ["Dispensable", "Logger", "MLflow", "MakeLogger", "TensorBoard", "WeightsAndBiases", "no_logger"]
 
 _LOG = logging.getLogger(__name__)
@@ -128,7 +130,7 @@ class MLflow:
             self._mlflow.set_tracking_uri(tracking_uri)
         self._mlflow.set_experiment(experiment)
         self._mlflow.start_run(run_name=folder.name)
-        self._mlflow.log_params({name: str(value)[:500] for name, value in _flat(config)})
+        self._mlflow.log_params({name: str(value)[:500] for name, value in flatten(config)})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger`."""
@@ -175,12 +177,3 @@ def _required(module: str, package: str) -> Any:
             f"logger={package}: expected the package {package}, found none; "
             f'pip install "mtl-accum[{package}]", or logger=none'
         ) from error
-
-
-def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Knobs by their dotted names."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{place}.{key}" if place else str(key))
-    else:
-        yield place, value

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mtl_accum.training.checkpoint._changes import changes
 from mtl_accum.training.checkpoint._retention import FOLDER, all_of, newest, of_path
 from mtl_accum.training.checkpoint._store import Checkpoint, CheckpointError, read_values
 
 __all__ = ["find"]
 
 _LOG = logging.getLogger(__name__)
-# What may differ from the run that is gone on from: it changes no step that is still to be done, or is meant to.
-_FREE = {
-    *("resume", "epochs", "train", "job", "path", "before", "compare", "check", "measures", "images", "checkpoint"),
-    *("logger", "log_every", "edition", "budget", "device", "patience", "validate_every", "data.num_workers"),
-}
 
 
 def find(resume: str | None, folder: Path, config: Mapping[str, Any]) -> Checkpoint | None:
@@ -57,7 +53,7 @@ def _find_by_itself(folder: Path, config: Mapping[str, Any]) -> Checkpoint | Non
         except CheckpointError as error:
             _LOG.warning("%s", error)
             continue
-        if found is not None and not _differences(found.values.get("config", {}), config):
+        if found is not None and not changes(found.values.get("config", {}), config):
             return found
     _LOG.info("resume=auto: no checkpoint of this configuration; beginning anew")
     return None
@@ -75,29 +71,14 @@ def _may_fit(run: Path, config: Mapping[str, Any]) -> bool:
     """Whether a checkpoint of this configuration may be there: reading the values takes less than all tensors."""
     for path in reversed(all_of(run / FOLDER)):
         try:
-            return not _differences(read_values(path).get("config", {}), config)
+            return not changes(read_values(path).get("config", {}), config)
         except CheckpointError:
             continue
     return True
 
 
 def _same(found: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
-    differing = _differences(found.values.get("config", {}), config)
+    differing = changes(found.values.get("config", {}), config)
     if differing:
         raise ValueError(f"{found.path}: the configuration has changed since: {'; '.join(differing)}")
     return found
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    old, new = (dict(_flat({key: v for key, v in side.items() if key not in _FREE}, "")) for side in (before, now))
-    keys = sorted(old.keys() | new.keys())
-    pairs = [(key, old.get(key, "nothing"), new.get(key, "nothing")) for key in keys if key not in _FREE]
-    return [f"{key} was {one!r}, is {other!r}" for key, one, other in pairs if one != other]
-
-
-def _flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, Mapping) or not value:
-        yield place, value
-        return
-    for key, inner in value.items():
-        yield from _flat(inner, f"{place}.{key}" if place else str(key))

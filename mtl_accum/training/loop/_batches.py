@@ -1,28 +1,26 @@
-"""An epoch's batches, from its beginning or from where a run was interrupted, in windows."""
+"""Batches of an epoch in windows, from its beginning or from the batch at which a run was interrupted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import torch
+from mtl_accum._state import RngState
 
-from mtl_accum._state import RandomNumbers
-
-__all__ = ["LoaderNumbers", "Position", "windows"]
+__all__ = ["Position", "windows"]
 
 
 @dataclass
 class Position:
-    """Where a run is in its data.
+    """Position of a training run in its data.
 
     Attributes:
-        step: optimizer steps done.
-        epoch: epochs done.
-        batch: batches of the current epoch done.
-        began: the state of `LoaderNumbers` at the epoch's beginning, which a loader of torch shuffles with.
+        step: Number of optimizer steps done.
+        epoch: Number of epochs done.
+        batch: Number of batches done in the current epoch.
+        began: State of `RngState` at the beginning of the epoch, with which a loader of torch shuffles.
     """
 
     step: int = 0
@@ -31,42 +29,16 @@ class Position:
     began: dict[str, Any] = field(default_factory=dict)
 
 
-class LoaderNumbers:
-    """The random numbers that a loader draws, when this was made: the process's, and those of a generator of its own.
-
-    Args:
-        batches: the loader; its attribute `generator` may be one.
-        state: another one than that of now.
-
-    Attributes:
-        state: tensors and plain values, by name.
-    """
-
-    def __init__(self, batches: Iterable[Any], state: Mapping[str, Any] | None = None) -> None:
-        own = getattr(batches, "generator", None)
-        self._own = own if isinstance(own, torch.Generator) else None
-        self.state = state or {
-            "process": RandomNumbers().state,
-            "own": None if self._own is None else self._own.get_state(),
-        }
-
-    def restore(self) -> None:
-        """Put them back to this state."""
-        RandomNumbers(self.state["process"]).restore()
-        if self._own is not None and self.state["own"] is not None:
-            self._own.set_state(self.state["own"])
-
-
 def windows(batches: Iterable[Any], position: Position, size: int) -> Iterator[list[Any]]:
-    """The rest of an epoch, so many batches at a time; the last window may be shorter.
+    """Yield the rest of an epoch in windows of a number of batches; the last window may be shorter.
 
-    A loader with `at(epoch, batch)` begins anywhere. Any other iterable is gone through again from the epoch's
-    beginning, with the random numbers of then: a shuffling `DataLoader` gives the batches that it would have given.
+    A loader with `at(epoch, batch)` begins anywhere. Any other iterable is iterated from the beginning of the epoch,
+    from the random numbers of that moment: a shuffling `DataLoader` repeats its order.
 
     Args:
-        batches: one epoch of them at every iteration.
-        position: epoch and batch to begin at; is not changed, but for `began`.
-        size: batches of a window.
+        batches: Iterable that gives one epoch of batches at every iteration.
+        position: Epoch and batch to begin at; its `began` is set at the beginning of an epoch.
+        size: Number of batches of a window.
     """
     begin = getattr(batches, "at", None)
     rest = begin(position.epoch, position.batch) if begin is not None else _again(batches, position)
@@ -75,13 +47,14 @@ def windows(batches: Iterable[Any], position: Position, size: int) -> Iterator[l
 
 
 def _again(batches: Iterable[Any], position: Position) -> Iterator[Any]:
-    now = LoaderNumbers(batches)
+    """Iterate an epoch from its beginning, and leave out the batches that are done."""
+    state = RngState.capture(batches)
     if not position.batch:
-        position.began = dict(now.state)
+        position.began = state.state_dict()
         return iter(batches)
-    LoaderNumbers(batches, position.began).restore()
+    RngState.from_state_dict(position.began, batches).restore()
     rest = iter(batches)
     for _ in islice(rest, position.batch):
         pass
-    now.restore()
+    state.restore()
     return rest

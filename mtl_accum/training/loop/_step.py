@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_accum.editions import Edition, InBackward, OverBatches, phase
+from mtl_accum._state import RollbackError
+from mtl_accum.editions import EditionLike, InBackward, OverBatches, phase
 from mtl_accum.memory import PeakMemory, is_out_of_memory, recover
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import format_edition
@@ -20,7 +21,7 @@ from mtl_accum.prediction import predict
 from mtl_accum.report import mib
 from mtl_accum.training.loop._device import to_device
 from mtl_accum.training.loop._precision import Precision
-from mtl_accum.training.loop._rollback import RollbackError, StepRollback
+from mtl_accum.training.loop._rollback import StepRollback
 from mtl_accum.training.loop._update import Update
 
 __all__ = ["NoMemoryLeftError", "TrainStep"]
@@ -66,7 +67,7 @@ class TrainStep:
         self,
         model: MultiTaskModel,
         optimizer: torch.optim.Optimizer,
-        schedules: Sequence[Edition],
+        schedules: Sequence[EditionLike],
         device: torch.device,
         *,
         precision: Precision,
@@ -85,7 +86,7 @@ class TrainStep:
         self._after_first_backward, self._on_change = after_first_backward, on_change
 
     @property
-    def edition(self) -> Edition:
+    def edition(self) -> EditionLike:
         """The schedule that computes the gradient now."""
         return self._schedules[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -9,13 +10,14 @@ from typing import Any, NoReturn
 import torch
 
 from mtl_accum._optimizers import steppable
-from mtl_accum.editions import Edition, InBackward, require_edition
+from mtl_accum._settings import TrainConfig
+from mtl_accum._state import RngState
+from mtl_accum.editions import EditionLike, InBackward, require_edition
 from mtl_accum.editions._engine import Piece, read_counts
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import format_edition
 from mtl_accum.training.checkpoint import expect_to_fit, gather, restore
-from mtl_accum.training.loop._batches import LoaderNumbers, Position, windows
-from mtl_accum.training.loop._config import TrainConfig
+from mtl_accum.training.loop._batches import Position, windows
 from mtl_accum.training.loop._learning_rate import make_scheduler
 from mtl_accum.training.loop._losses import Losses
 from mtl_accum.training.loop._precision import Precision
@@ -25,6 +27,8 @@ from mtl_accum.training.loop._update import Update
 from mtl_accum.verify import parameters_reached
 
 __all__ = ["Callback", "Training"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class Callback:
@@ -72,7 +76,7 @@ class Training:
         self,
         model: MultiTaskModel,
         batches: Iterable[Any],
-        schedules: Sequence[Edition],
+        schedules: Sequence[EditionLike],
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         loop: TrainConfig,
         *,
@@ -95,7 +99,13 @@ class Training:
         self.update = Update(model, one, self.precision, clip_norm=loop.clip_norm, on_nan=loop.on_nan)
         self.scheduler, self.plateau = make_scheduler(one, loop.scheduler, warmup_steps=loop.warmup_steps)
         if loop.step_in_backward:
-            schedules = [InBackward(schedules[0], one)]  # a step that is half done cannot be undone
+            if len(schedules) > 1:
+                _LOG.warning(
+                    "step_in_backward=true: a half-done step cannot be rolled back, so nothing takes over if memory "
+                    "runs out; not used: %s",
+                    ", ".join(map(format_edition, schedules[1:])),
+                )
+            schedules = [InBackward(schedules[0], one)]
         self.window = TrainStep(
             *(model, one, schedules, device),
             precision=self.precision,
@@ -147,7 +157,7 @@ class Training:
             self.losses.add(self.window.step(window))
         except NoMemoryLeftError as error:
             if error.undone and self.callbacks:
-                self._numbers.restore()  # of before this window was read
+                self._random.restore()  # of before this window was read
                 self._end()
             raise
         self.position.step += 1
@@ -161,7 +171,7 @@ class Training:
     def _remember(self) -> None:
         """A callback may write a checkpoint of here, if the next step fails."""
         if self.callbacks:
-            self._numbers = LoaderNumbers(self.batches)
+            self._random = RngState.capture(self.batches)
 
     def _stop(self, number: int) -> NoReturn:
         self._end()
@@ -181,7 +191,7 @@ class Training:
         position = {**vars(self.position), "skipped": self.update.skipped, "ended": self.ended}
         also = {
             "position": {**position, "schedule": format_edition(self.window.edition)},
-            "random": LoaderNumbers(self.batches).state,
+            "random": RngState.capture(self.batches).state_dict(),
             "losses": self.losses.state(),
             "kept": self.kept,
             **{name: part.state_dict() for name, part in self._parts().items()},
@@ -202,7 +212,7 @@ class Training:
             self.window.go_on(self.position.step, schedule)
             self.losses.restore(state["losses"])
             self.kept = state["kept"]
-            LoaderNumbers(self.batches, state["random"]).restore()
+            RngState.from_state_dict(state["random"], self.batches).restore()
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
 

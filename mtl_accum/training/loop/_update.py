@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mtl_accum._knobs import check_knob
+from mtl_accum._state import BufferSnapshot
 from mtl_accum.training.loop._precision import Precision
-from mtl_accum.training.loop._rollback import Buffers
 
 __all__ = ["Update"]
 
@@ -51,7 +51,8 @@ class Update:
         check_knob("clip_norm", clip_norm)
         self._model, self._optimizer, self._precision = model, optimizer, precision
         self._clip_norm, self._skips = clip_norm, on_nan == "skip"
-        self._buffers = Buffers(model)
+        self._buffers = BufferSnapshot()
+        self._buffer_owners = [module for module in model.modules() if module._buffers]
         self.stepped, self.skipped = True, 0
         self.norm: Tensor | None = None
         self._scale: float | None = None  # of the loss after the last step; asking for it waits for the device
@@ -59,7 +60,7 @@ class Update:
     def before(self) -> None:
         """A step begins, perhaps again after one that was undone."""
         if self._skips:
-            self._buffers.mark()
+            self._buffers.renew(self._buffer_owners)
 
     def __call__(self, losses: Mapping[str, Tensor], step: int) -> None:
         """The gradient is there: step, unless it is to be skipped.

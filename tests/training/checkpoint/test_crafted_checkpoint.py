@@ -17,7 +17,7 @@ from mtl_accum.training.checkpoint import CheckpointError, gather, restore
 from mtl_accum.training.checkpoint._digests import digest_of_file
 from mtl_accum.training.checkpoint._retention import all_of, newest
 from mtl_accum.training.checkpoint._store import load, save
-from tests.training.checkpoint.test_store import TENSOR_FILE, _sign
+from tests.training.checkpoint.files import TENSOR_FILE, sign
 
 ONE = {"w": torch.ones(2, 3)}
 
@@ -46,7 +46,7 @@ def in_time(seconds=10):
 def _signed(folder, **changes):
     """Every digest is right: whoever makes up the tensors makes up the rest."""
     digests = {path.name: digest_of_file(path) for path in folder.glob("*.safetensors") if path.is_file()}
-    _sign(folder, **{"files": digests, **changes})
+    sign(folder, **{"files": digests, **changes})
 
 
 def _part(folder, number, tensor, offset):
@@ -85,7 +85,7 @@ def named(name):
 
     def craft(folder):
         save_file(ONE, folder.parent / "other.safetensors")
-        _sign(folder, files={TENSOR_FILE: digest_of_file(folder / TENSOR_FILE), name: "0" * 64})
+        sign(folder, files={TENSOR_FILE: digest_of_file(folder / TENSOR_FILE), name: "0" * 64})
 
     return craft
 
@@ -204,7 +204,7 @@ def test_a_state_with_anything_in_it_is_a_line(tmp_path):
     for _ in range(300):
         (path / "state.json").write_text(json.dumps(original))
         changed = _mutated(json.loads(json.dumps(original)), generator)
-        _sign(path, **(changed if isinstance(changed, dict) else {"state": changed}))
+        sign(path, **(changed if isinstance(changed, dict) else {"state": changed}))
         try:
             with in_time():
                 restore(net, optimizer, *load(path)[1:])

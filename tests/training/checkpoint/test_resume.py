@@ -115,7 +115,7 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(tmp_path, number):
 
 def test_out_of_memory_leaves_the_last_good_step(tmp_path):
     from mtl_accum.editions._engine import listen
-    from tests.training.loop.test_step import Injector
+    from tests.training.injector import Injector
 
     same_bits = {"schedules": (Split(order="reverse"), SummedLoss())}
     expected = make(**same_bits)
@@ -134,7 +134,7 @@ def test_out_of_memory_leaves_the_last_good_step(tmp_path):
 
 def test_out_of_memory_in_the_update_leaves_nothing_wrong(tmp_path):
     from mtl_accum.editions._engine import listen
-    from tests.training.loop.test_step import Injector
+    from tests.training.injector import Injector
 
     run = make(callbacks=[keeper(tmp_path, every_steps=None)], schedules=make().window._schedules[:1])
     with pytest.raises(NoMemoryLeftError) as error, listen(Injector(7, {3})):
@@ -161,7 +161,7 @@ def test_memory_formats_come_back(tmp_path):
 
 def test_out_of_memory_in_the_first_fp16_update():
     from mtl_accum.editions._engine import listen
-    from tests.training.loop.test_step import Injector
+    from tests.training.injector import Injector
 
     run = make(precision="fp16", schedules=(Split(), SummedLoss()))
     with listen(Injector(7, {0})):

@@ -14,11 +14,10 @@ import torch
 
 from mtl_accum.training.checkpoint import CheckpointError, Checkpoints, decode
 from mtl_accum.training.checkpoint._codec import encode
-from mtl_accum.training.checkpoint._digests import digest_of_values
 from mtl_accum.training.checkpoint._retention import all_of, newest
 from mtl_accum.training.checkpoint._store import VERSION, load, save
+from tests.training.checkpoint.files import TENSOR_FILE
 
-TENSOR_FILE = "shard-00001-model-00001-of-00001.safetensors"
 WEIGHT = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
 TENSORS = {
     "model/weight": WEIGHT,
@@ -88,13 +87,6 @@ def test_any_state_comes_back():
     assert torch.equal(found["waves"], state["waves"])
     with pytest.raises(TypeError, match="state/a/0: a checkpoint holds tensors, .*; found object"):
         encode({"a": [object()]}, "state")
-
-
-def _sign(folder, **changes):
-    """Change the state, as somebody does who knows how it is signed."""
-    state = json.loads((folder / "state.json").read_text()) | changes
-    state.pop("sha256")
-    (folder / "state.json").write_text(json.dumps({**state, "sha256": digest_of_values(state)}))
 
 
 def test_every_figure_in_the_json_counts(written):

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 
+from mtl_accum.jobs._experiment import Prepared
 from mtl_accum.jobs._plan import plan_and_write
 from mtl_accum.training.loop import _device, alone_on, describe, resolve, to_device
 
@@ -77,4 +78,4 @@ def test_a_wait_for_the_device_is_said_with_the_path(held, monkeypatch):
 
 def test_a_budget_that_is_none_is_refused_without_waiting(held):
     with pytest.raises(ValueError, match="budget must be a size such as 6GiB"):
-        plan_and_write(None, None, None, "6 apples", where=CPU, device=None, head={}, run=None, on_progress=print)
+        plan_and_write(Prepared(None, None, None, CPU), "6 apples", device=None, head={}, run=None, on_progress=print)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import re
 import sys
 from contextlib import suppress
@@ -18,6 +17,7 @@ from mtl_accum.measure._process import FreshProcess
 from mtl_accum.memory import host_memory, keep_freed_memory, recover
 from mtl_accum.planning import format_edition
 from mtl_accum.training.loop import TrainConfig, Training
+from tests.processes import FORK_SERVER
 
 CPU = torch.device("cpu")
 LADDER: list[Edition] = [SummedLoss(), Split(), Split(head_chunks=4), Accumulated(Split(), 8), Accumulated(Split(), 32)]
@@ -80,11 +80,9 @@ def limit(room: int) -> None:
 @pytest.fixture(scope="module")
 def child():
     """Runs a subject in a process that is forked from one which has imported everything, and has no other memory."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "mtl_accum.training", __name__])
 
     def run(subject):
-        with FreshProcess(subject, context) as process:
+        with FreshProcess(subject, FORK_SERVER) as process:
             return process.call("run")
 
     return run

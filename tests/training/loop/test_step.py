@@ -16,12 +16,12 @@ from mtl_accum.planning import format_edition
 from mtl_accum.prediction import PredictionError
 from mtl_accum.training.loop import NoMemoryLeftError, TrainConfig, Training
 from mtl_accum.training.loop import _step as _window
+from tests.training.injector import FULL, Injector
 
 CPU = torch.device("cpu")
 LAST = Split(heads_per_graph=2, order="reverse")
 LADDER = [SummedLoss(), Split(order="reverse"), LAST]
 STEPS = 4
-FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
 
 class Noisy(nn.Module):
@@ -41,32 +41,6 @@ def batches():
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randn(8, 3, generator=generator, dtype=torch.float64) for _ in range(STEPS)]
     return [{"x": x, "y": x.sum(1, keepdim=True)} for x in rows]
-
-
-class Injector:
-    """Raises when a phase begins, in one step or in several.
-
-    Args:
-        phase: its number within a step.
-        steps: in which calls of `zero_grad`, counted from 0; a schedule that takes over counts again.
-        error: what to raise.
-    """
-
-    def __init__(self, phase: int, steps: set[int], error: Exception | None = None) -> None:
-        self.phase, self.steps = phase, steps
-        self.error = error or torch.OutOfMemoryError(FULL)
-        self.attempt, self.seen, self.fired = -1, 0, []
-
-    def begin(self, name, kind):
-        if kind == "zero_grad":
-            self.attempt, self.seen = self.attempt + 1, 0
-        if self.seen == self.phase and self.attempt in self.steps:
-            self.fired.append((name, kind))
-            raise self.error
-        self.seen += 1
-
-    def end(self):
-        pass
 
 
 def train(injector=None, ladder=LADDER, optimizer=torch.optim.AdamW, **changes):

@@ -1,1 +1,1 @@
-"""The batch: pytrees, pieces, counts."""
+"""Batches: pytrees, cutting into pieces, counts."""

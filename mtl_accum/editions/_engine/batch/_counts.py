@@ -1,9 +1,9 @@
-"""How many terms each task's mean has, on the whole batch and on its pieces."""
+"""Counts: the number of terms of each task's mean, on the whole batch and on its pieces."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -11,103 +11,26 @@ import torch
 from torch import Tensor
 
 from mtl_accum.editions._engine._types import Tasks
-from mtl_accum.editions._engine.batch._hidden_counts import calls_inside
-from mtl_accum.editions._engine.batch._inner_task import counted, couples_samples
+from mtl_accum.editions._engine.batch._inner_task import counted
 from mtl_accum.editions._engine.batch._pieces import Piece, Range
+from mtl_accum.editions._engine.batch._weighted_task import Counts, WeightedTask, reduction_of, whole_task
 
-__all__ = ["Counts", "WeightedTask", "read_counts", "reduction_of", "require_sums", "whole_task"]
-
-Counts = dict[Range | None, float]  # by the samples that were counted; None is a batch that is not cut
-
-
-class WeightedTask:
-    """A task on one piece of a batch: its loss times the piece's share of the whole mean, or times 1 for a sum.
-
-    Composition in place of a flag: the edition that runs the piece sees a task like any other.
-
-    Args:
-        task: the task of the whole batch.
-        samples: the piece.
-        whole: all samples.
-        counts: of the whole batch, of this piece, and of what an inner edition will cut it into.
-        on_call: Called with every task that a function without a count has called.
-        factor: What the share is multiplied by: that of this rank's batch in the batch of all ranks.
-    """
-
-    def __init__(
-        self,
-        task: Any,
-        samples: Range,
-        whole: Range,
-        counts: Counts,
-        on_call: Callable[[Any], None] = lambda _: None,
-        *,
-        factor: float = 1.0,
-    ) -> None:
-        self.reduction = reduction_of(task)
-        self._task, self._on_call = task, on_call
-        part = 1.0 if self.reduction == "sum" or not counts[whole] else counts[samples] / counts[whole]
-        self._share = factor * part
-        self._known: Counts = {None: counts[samples]}
-        first, last = samples
-        for cut, count in counts.items():
-            if cut is not None and first <= cut[0] and cut[1] <= last:
-                self._known[cut[0] - first, cut[1] - first] = count
-
-    @property
-    def couples_samples(self) -> bool:
-        """Whether the task declares that its loss couples samples."""
-        return couples_samples(self._task)
-
-    @property
-    def count(self) -> Any:
-        """The count of the task; None where it has none."""
-        return getattr(counted(self._task), "count", None)
-
-    def __call__(self, representation: Any, batch: Any) -> Tensor:
-        """The task's loss, weighted."""
-        loss: Any = self._loss(representation, batch)
-        return loss * self._share if isinstance(loss, Tensor) else loss
-
-    def _loss(self, representation: Any, batch: Any) -> Any:
-        if self.count is not None or self.reduction == "sum":
-            return self._task(representation, batch)
-        with calls_inside() as calls:
-            loss = self._task(representation, batch)
-        for task in calls:
-            self._on_call(task)
-        return loss
-
-    def known(self, samples: Range | None) -> float | None:
-        """The count of some of the piece's samples, if it has been read already."""
-        return self._known.get(samples)
-
-
-def whole_task(task: Any) -> Any:
-    """The task itself, behind the share of it that a piece sees: it lives on, and what is known of it with it."""
-    while isinstance(task, WeightedTask):
-        task = task._task
-    return task
-
-
-def reduction_of(task: Any) -> str:
-    """Return "sum" for a task that declares its loss a sum, so that every piece weighs 1; else "mean"."""
-    return "sum" if getattr(task, "reduction", None) == "sum" else "mean"
+__all__ = ["read_counts", "require_sums"]
 
 
 def read_counts(tasks: Tasks, pieces: Sequence[Piece]) -> dict[str, Counts]:
-    """Evaluate every task's count on pieces of a batch.
+    """Evaluate every task's `count` on each piece of the batch.
 
-    Tensors are copied to the host in one transfer a device: the only synchronisation that an edition causes. On a
-    batch that is not cut, a task whose `presence` tells that it is there counts 1, and nothing is read.
+    Tensors are copied to the host in one transfer per device: the only synchronisation that an edition causes. On a
+    batch that is not cut, a task whose `presence` is True counts 1, and nothing is read.
 
     Returns:
-        By task and piece the mean's denominator, 0 where the task is absent. A task without a `count` counts the
+        By task and slice the mean's denominator, 0 where the task is absent. A task without a `count` counts the
         samples of a piece, and is present in a batch that is not cut.
 
     Raises:
-        TypeError: a count is neither a number nor a tensor with one element.
-        ValueError: a count is negative, infinite or NaN, cannot be told, or contradicts the loss's own terms.
+        TypeError: A count is neither a number nor a tensor with one element.
+        ValueError: A count is negative, infinite, NaN or unknown, or contradicts the terms of the loss's mean.
     """
     counts: dict[str, Counts] = {name: {} for name in tasks}
     terms: dict[str, Counts] = {}
@@ -133,8 +56,8 @@ def read_counts(tasks: Tasks, pieces: Sequence[Piece]) -> dict[str, Counts]:
 def require_sums(tasks: Tasks, counts: dict[str, Counts], whole: Range, pieces: Sequence[Piece]) -> None:
     """Raise ValueError unless the counts of the pieces add up to the count of the whole batch.
 
-    Counts of at most 1 may exceed: a masked mean over `mask.sum().clamp(min=1)` counts 1 where a piece has nothing,
-    and its loss there is 0; but not what a module around it adds.
+    Counts of at most 1 may exceed it: a masked mean over `mask.sum().clamp(min=1)` counts 1 in a piece without terms,
+    where its loss is 0. What a module around the task adds is not 0, so there they may not.
     """
     for name, known in counts.items():
         if reduction_of(tasks[name]) == "sum" or not known[whole]:
@@ -158,13 +81,13 @@ _ROUNDING = 1e-6  # relative; sums of weights in float32 differ by as much
 
 
 def _count(name: str, task: Any, piece: Piece) -> Any:
-    """Evaluate the count of a task on a piece: a number, or a tensor that waits for its transfer."""
-    if isinstance(task, WeightedTask) and (known := task.known(piece.samples)) is not None:
+    """Evaluate the count of a task on a piece: a number, or a tensor that is still on its device."""
+    if isinstance(task, WeightedTask) and (known := task.known_count(piece.samples)) is not None:
         return known
     task = counted(task)
     presence: Any = getattr(task, "presence", None)
-    if piece.samples is None and presence is not None and (there := presence(piece.batch)) is not None:
-        return int(there)
+    if piece.samples is None and presence is not None and (is_present := presence(piece.batch)) is not None:
+        return int(is_present)
     count: Any = getattr(task, "count", None)
     if count is None:
         return 1 if piece.samples is None else piece.samples[1] - piece.samples[0]
@@ -175,7 +98,7 @@ def _count(name: str, task: Any, piece: Piece) -> Any:
 
 
 class _Transfer:
-    """Numbers that are written to their place at once, and tensors that are copied there together."""
+    """Copy of tensors of counts to the host, all of one device together; plain numbers need none."""
 
     def __init__(self) -> None:
         self._waiting: dict[torch.device, list[tuple[Counts, Range | None, Tensor]]] = {}
@@ -194,10 +117,9 @@ class _Transfer:
 
 
 def _reconcile(name: str, counts: Counts, terms: Mapping[Range | None, Any]) -> None:
-    """Hold counts against the terms of the loss's own mean, which win.
+    """Compare counts with the terms of the loss's own mean, and raise ValueError where the shares of pieces differ.
 
-    A count of at most 1 becomes 0 where the loss has no terms, as `(labels != -100).sum().clamp(min=1)` has it. Raise
-    ValueError where pieces would weigh other shares than their terms.
+    A count of at most 1 becomes 0 where the loss has no terms, as in `(labels != -100).sum().clamp(min=1)`.
     """
     if any(value is None for value in terms.values()):
         return

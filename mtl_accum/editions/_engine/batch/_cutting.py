@@ -1,4 +1,4 @@
-"""Which entries of a batch belong to which samples: tensors, containers of tensors, lists with an entry a sample."""
+"""Slices of a batch along its samples: tensors, containers of tensors, lists with an entry per sample."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mtl_accum.editions._engine.batch._refusals import refuse_uncuttable
 
 __all__ = ["Range", "cutter", "samples_of", "take"]
 
-Range = tuple[int, int]  # the samples from the first number to the second, which is excluded
+Range = tuple[int, int]  # from the first sample to the second number, which is excluded
 Cutter = Callable[[Range], Any]
 
 _LISTS = (list, tuple, deque, PerSample, Batched)
@@ -22,38 +22,43 @@ _LISTS = (list, tuple, deque, PerSample, Batched)
 def cutter(tree: Any, what: str, samples: int, *, of_batch: bool = True) -> Cutter:
     """Return a function that takes a range of samples out of a container: of every tensor a view of its rows.
 
-    A list or tuple is read in one of two ways. If all tensors in it have `samples` rows it is a container of batched
-    tensors (feature maps). If it has `samples` entries that are not so, they belong to the samples one by one (ragged
-    boxes, captions). Numbers, strings and None outside of lists belong to all samples.
+    There are two kinds of lists and tuples. If all tensors in a list have `samples` rows, the list is a container of
+    batched tensors (feature maps). Otherwise, if the list has `samples` entries, each entry belongs to one sample
+    (ragged boxes, captions). Numbers, strings and None outside of lists belong to all samples.
 
     Args:
-        tree: The container. A list that is itself the batch, as a loader makes of (input, target), is a container.
+        tree: Container. A list that is the whole batch, as a loader makes of (input, target), is a container too.
         what: Name of the container in messages.
         samples: Number of samples.
-        of_batch: Whether lists with an entry a sample are allowed: in a batch, not in a representation.
+        of_batch: Whether lists with an entry per sample are allowed: in a batch, not in a representation.
 
     Raises:
-        TypeError: An unknown container, by its path.
-        ValueError: A tensor without the samples in dimension 0, a list for which both readings fit, or one for which
-            none does; by its path.
+        TypeError: The tree has an unknown container; the message has its path.
+        ValueError: A tensor has other than the samples in dimension 0, or a list can be of both kinds or of none; the
+            message has its path.
     """
     return _Reader(samples, of_batch).root(tree, what).take
 
 
 def take(tree: Any, samples: Range) -> Any:
-    """Take some samples out of a batch; raises what `samples_of` raises."""
+    """Take some samples out of a batch.
+
+    Raises:
+        TypeError: See `samples_of`.
+        ValueError: See `samples_of`.
+    """
     return cutter(tree, "batch", samples_of(tree, "batch"))(samples)
 
 
 def samples_of(tree: Any, what: str) -> int:
     """Return the number of samples of a container.
 
-    That is the size of dimension 0, which all tensors outside of lists must share. Where there is no such tensor it is
-    the one number for which all lists have a reading (see `cutter`).
+    That is the size of dimension 0, which all tensors outside of lists must share. Without such a tensor it is the one
+    number with which all lists are of one of their two kinds (see `cutter`).
 
     Raises:
-        TypeError: An unknown container, by its path.
-        ValueError: There is no tensor and no list, two tensors disagree, or lists can be read in several ways.
+        TypeError: The tree has an unknown container; the message has its path.
+        ValueError: There is no tensor and no list, two tensors disagree, or lists allow several numbers.
     """
     sized = list(_sized(tree, what, root=True))
     if sized:
@@ -81,14 +86,14 @@ def samples_of(tree: Any, what: str) -> int:
 
 
 class _Cut(NamedTuple):
-    """How a part of a container is cut, and whether there are tensors in it."""
+    """The function that cuts a part of a container, and whether there are tensors in that part."""
 
     take: Cutter
     tensors: bool
 
 
 class _Reader(NamedTuple):
-    """Reads containers of a known number of samples."""
+    """Reader of containers with a known number of samples."""
 
     samples: int
     of_batch: bool
@@ -135,14 +140,14 @@ class _Reader(NamedTuple):
                 return _entries(values)
             if values and (self.of_batch or len(values) == self.samples):
                 raise self._unreadable(values, path)
-            return cut  # nothing in it; or numbers in a representation, which belong to all samples
+            return cut  # empty; or numbers in a representation, which belong to all samples
         if mine and self.samples > 1 and _alike(values) and not isinstance(values, Batched):
             raise ValueError(
                 f"{path}: to be cut, expected either an entry for each of the {self.samples} samples or tensors with "
                 f"{self.samples} rows; found {self.samples} entries of {self.samples} rows, which can be both. Wrap it "
                 "in mtl_accum.PerSample for the first, in mtl_accum.Batched for the second"
             )
-        # A piece may fit both readings where the whole does not, so it is told which one it is.
+        # A piece can be of both kinds where the whole is not, so the piece is marked.
         return cut._replace(take=lambda samples: Batched(cut.take(samples))) if self.of_batch else cut
 
     def _unreadable(self, values: Any, path: str, error: Exception | None = None) -> Exception:
@@ -191,7 +196,7 @@ def _sized(tree: Any, path: str, *, root: bool = False) -> Iterator[tuple[str, i
     elif isinstance(tree, Batched):
         yield from ((f"{path}[{index}]", child.shape[0]) for index, child in enumerate(tree) if _has_rows(child))
     elif root or type(tree) not in _LISTS:
-        if root and type(tree) in _LISTS:  # what it holds besides may be samples, whatever their class
+        if root and type(tree) in _LISTS:  # its other entries may be samples, whatever their class
             pairs = [(f"{path}[{index}]", child) for index, child in enumerate(tree) if isinstance(child, Tensor)]
         else:
             pairs = children(tree, path)[0]

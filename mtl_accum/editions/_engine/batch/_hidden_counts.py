@@ -1,4 +1,4 @@
-"""Tasks that a function calls: their counts cannot be seen from outside of it, only while it runs."""
+"""Counts of tasks that a function calls, which are visible only while the function runs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _CALLS: ContextVar[list[Any] | None] = ContextVar("mtl_accum_calls", default=Non
 
 
 def note_call(task: Any) -> None:
-    """Note that a task with a count runs, if somebody around it wants to hear of it."""
+    """Record a task with a count that runs, inside of `calls_inside`."""
     calls = _CALLS.get()
-    if calls is not None and torch.is_grad_enabled():  # a teacher's loss is a constant
+    if calls is not None and torch.is_grad_enabled():  # without gradients it is a teacher's loss, a constant
         calls.append(task)
 
 
@@ -39,22 +39,22 @@ def calls_inside() -> Iterator[list[Any]]:
 
 
 def refuse_hidden(name: str, task: Any, own: Sequence[float], taken: Sequence[float]) -> None:
-    """Raise ValueError unless the pieces of a batch weigh what a task inside of a function would have them weigh.
+    """Raise ValueError unless the pieces of a batch have the weights of the task that a function calls.
 
     Args:
         name: Name of the function among the tasks.
-        task: The task inside.
-        own: Its counts of the pieces.
-        taken: The counts that the pieces are weighed by: their samples.
+        task: Task that the function calls.
+        own: Counts of the pieces by that task.
+        taken: Counts that the pieces are weighted by: their samples.
     """
     if couples_samples(task):
         raise ValueError(
-            f"task '{name}': it calls a {type(task).__name__} that declares couples_samples=True, so that its loss "
+            f"task '{name}': it calls a {type(task).__name__} that declares couples_samples=True, so its loss "
             "over pieces is another loss; Cached without head_chunks, Split and PerTask give it the whole batch"
         )
     if reason := obstacle_in_pieces(task):
         raise ValueError(
-            f"task '{name}': it calls a {type(task).__name__}; {reason}, so that the loss over pieces is another loss; "
+            f"task '{name}': it calls a {type(task).__name__}; {reason}, so the loss over pieces is another loss; "
             "Cached without head_chunks, Split and PerTask give it the whole batch"
         )
     total, samples = sum(own), sum(taken)
@@ -62,7 +62,7 @@ def refuse_hidden(name: str, task: Any, own: Sequence[float], taken: Sequence[fl
     if off > _ROUNDING * total * samples:
         raise ValueError(
             f"task '{name}': it calls a {type(task).__name__} whose count of the pieces is {_listed(own)}, but has no "
-            f"count itself, so that they would weigh as {_listed(taken)}, their samples; set .count (the denominator "
+            f"count itself, so they would weigh as {_listed(taken)}, their samples; set .count (the denominator "
             "of its mean; for a sum .reduction = 'sum') on the function, or make it a module that holds the task"
         )
 

@@ -1,15 +1,15 @@
-"""What a task tells of itself, through the module that a user has put around it."""
+"""Attributes of a task (count, reduction, ...) behind the module that a user has put around it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
-__all__ = ["counted", "couples_samples", "facts", "obstacle_in_pieces"]
+__all__ = ["counted", "couples_samples", "facts", "have_counts", "obstacle_in_pieces"]
 
 Path = tuple[str, ...]  # the names of the submodules that lead from a module to one inside of it
 
@@ -18,12 +18,12 @@ _PATHS: WeakKeyDictionary[nn.Module, list[Path]] = WeakKeyDictionary()
 
 
 def counted(task: Any) -> Any:
-    """Return the object whose `count`, `presence` and `terms` are a task's.
+    """Return the object that has the `count`, `presence` and `terms` of a task.
 
     That is the task itself, unless it is a module without a `count` around one that has it, such as an uncertainty
-    weight: `exp(-s) * task(z, batch) + s`. Around a sum, or around several tasks, no count can be right for all that
-    the module adds, so that the returned object's `count` raises a ValueError that says what to define, unless the
-    module says `reduction = "sum"` of itself.
+    weight: `exp(-s) * task(z, batch) + s`. Around a sum, or around several tasks, no count is right for everything that
+    the module adds. The `count` of the returned object then raises a ValueError with the fix, unless the module
+    declares `reduction = "sum"`.
     """
     if not isinstance(task, nn.Module) or hasattr(type(task), "count"):
         return task
@@ -35,6 +35,11 @@ def counted(task: Any) -> Any:
     return inner[0]
 
 
+def have_counts(tasks: Iterable[Any]) -> bool:
+    """Return whether all tasks have a `count`."""
+    return all(getattr(counted(task), "count", None) is not None for task in tasks)
+
+
 def couples_samples(task: Any) -> bool:
     """Return whether a task declares that its loss couples samples, or does so below a module around it."""
     if not isinstance(task, nn.Module):
@@ -43,21 +48,21 @@ def couples_samples(task: Any) -> bool:
 
 
 def obstacle_in_pieces(task: Any) -> str:
-    """Say why a task, or one below a module around it, is another loss over pieces of a batch; "" if none says so."""
+    """Return why a task, or one inside of a module, is another loss over pieces of a batch; "" without a reason."""
     return next(filter(None, (state() for state in _obstacles(task))), "")
 
 
 def facts(task: Any) -> dict[str, Any]:
-    """Return what a task tells of itself by name, for the attributes of a callable around it."""
+    """Return the attributes that a task declares, for a callable around it."""
     source = counted(task)
-    told = {name: getattr(source, name, None) for name in ("count", "presence", "terms", "absence")}
-    told |= {"reduction": getattr(task, "reduction", None), "couples_samples": couples_samples(task)}
-    told["obstacle_in_pieces"] = partial(obstacle_in_pieces, task) if any(_obstacles(task)) else None
-    return {name: value for name, value in told.items() if value is not None}
+    declared = {name: getattr(source, name, None) for name in ("count", "presence", "terms", "absence")}
+    declared |= {"reduction": getattr(task, "reduction", None), "couples_samples": couples_samples(task)}
+    declared["obstacle_in_pieces"] = partial(obstacle_in_pieces, task) if any(_obstacles(task)) else None
+    return {name: value for name, value in declared.items() if value is not None}
 
 
 class _Around:
-    """A module around several tasks, or around a sum: what else it adds is in none of their counts."""
+    """A module around several tasks, or around a sum, whose own terms are in none of the tasks' counts."""
 
     def __init__(self, task: nn.Module, inner: list[nn.Module]) -> None:
         self._task, self._inner = task, inner
@@ -65,20 +70,20 @@ class _Around:
     def presence(self, batch: Any) -> bool | None:
         """Return False where the batch has nothing for any task inside."""
         known = [getattr(task, "presence", lambda _: None)(batch) for task in self._inner]
-        return known[0] if len(known) == 1 else any(there is not False for there in known)
+        return known[0] if len(known) == 1 else any(present is not False for present in known)
 
     def absence(self, batch: Any) -> str:
-        """Return in words which target a batch is without."""
+        """Describe the target that a batch lacks."""
         return str(getattr(self._inner[0], "absence", lambda _: "")(batch))
 
     def count(self, batch: Any) -> float:
-        """Return 1 for a sum; raise ValueError for what is not said to be one."""
+        """Return 1 for a declared sum; raise ValueError otherwise."""
         kind = type(self._task).__name__
         if getattr(self._task, "reduction", None) == "sum":
             return 1
         if len(self._inner) > 1:
             raise ValueError(
-                f"{kind} holds {len(self._inner)} modules with a count each, so that the batch cannot be cut for it; "
+                f"{kind} holds {len(self._inner)} modules with a count each, so the batch cannot be cut for it; "
                 f"define count(batch) on {kind} (the denominator of its mean), or make each one a task of its own"
             )
         raise ValueError(
@@ -93,7 +98,7 @@ def _declared(module: nn.Module) -> Any:
 
 
 def _obstacles(task: Any) -> Iterator[Callable[[], str]]:
-    """Yield what states obstacles of a task and of those below it; of the class, for `getattr` of a module is slow."""
+    """Yield functions that describe obstacles of a task and its submodules; of the class, as getattr is slow."""
     if not isinstance(task, nn.Module):
         yield from filter(None, [getattr(task, "obstacle_in_pieces", None)])
         return
@@ -111,12 +116,12 @@ def _inner_tasks(task: nn.Module) -> list[nn.Module]:
 
 def _find(module: nn.Module, path: Path = ()) -> list[Path]:
     """Return the paths of the outermost submodules with a count, each submodule once."""
-    found: dict[int, Path] = {}
+    paths: dict[int, Path] = {}
     for name, child in module._modules.items():
         if child is not None:
             below = [(*path, name)] if _has_count(child) else _find(child, (*path, name))
-            found.update({id(_at(module, inner[len(path) :])): inner for inner in below})
-    return list(found.values())
+            paths.update({id(_at(module, inner[len(path) :])): inner for inner in below})
+    return list(paths.values())
 
 
 def _at(module: nn.Module, path: Path) -> nn.Module:

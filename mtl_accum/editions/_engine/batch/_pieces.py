@@ -1,4 +1,4 @@
-"""Cutting batches along the samples, and putting representations together again."""
+"""Pieces of a batch, and representations assembled from the representations of pieces."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mtl_accum.editions._engine._edition import Edition
 from mtl_accum.editions._engine.batch._cutting import Range, cutter, samples_of, take
 from mtl_accum.editions._engine.batch._pytree import TreeSpec, flatten, unflatten
 
@@ -18,9 +19,7 @@ __all__ = [
     "cut_batch",
     "equal_ranges",
     "graph_of",
-    "inner_passes",
     "inner_pieces",
-    "inner_ranges",
     "ranges",
     "samples_of",
     "take",
@@ -28,51 +27,41 @@ __all__ = [
 
 
 class Piece(NamedTuple):
-    """Some samples of a batch; `samples` is None for a batch that is not cut."""
+    """A slice of a batch; `samples` is None for a batch that is not cut."""
 
     samples: Range | None
     batch: Any
 
 
 def ranges(samples: int, size: int) -> list[Range]:
-    """Pieces of that size; the last one may be shorter."""
+    """Divide samples into slices of a size; the last one may be shorter."""
     return [(start, min(start + size, samples)) for start in range(0, samples, size)]
 
 
 def equal_ranges(samples: int, pieces: int) -> list[Range]:
-    """At most that many pieces of one size, the last one shorter where it does not divide the samples."""
+    """Divide samples into at most a number of slices of one size; the last one may be shorter."""
     return ranges(samples, max(1, -(-samples // pieces)))
 
 
-def inner_ranges(edition: object, samples: int) -> list[Range]:
-    """The pieces of a batch of that many samples whose counts an edition will want to know."""
-    ranges = getattr(edition, "_counted", None)
-    return ranges(samples) if ranges is not None else []
-
-
-def inner_pieces(pieces: Sequence[Piece], edition: object) -> list[Piece]:
-    """Cut pieces of a batch as an edition will."""
-    inner = []
+def inner_pieces(pieces: Sequence[Piece], edition: Edition | None) -> list[Piece]:
+    """Cut pieces of a batch as the edition does that runs them; into nothing without one."""
+    inner: list[Piece] = []
+    if edition is None:
+        return inner
     for samples, batch in pieces:
         if samples is not None:
             start, stop = samples
-            for first, last in inner_ranges(edition, stop - start):
+            for first, last in edition.cuts(stop - start):
                 inner.append(Piece((start + first, start + last), take(batch, (first, last))))
     return inner
-
-
-def inner_passes(edition: object, samples: int) -> tuple[Any, ...]:
-    """Return the numbers of passes that an edition makes over a batch; empty where it never cuts one."""
-    passes = getattr(edition, "_passes", None)
-    return passes(samples) if passes is not None else ()
 
 
 def cut_batch(batch: Any, cuts: list[Range]) -> list[Piece]:
     """Cut a batch into pieces that cover it; tensors become views.
 
     Raises:
-        TypeError: The batch holds an unknown container, by its path.
-        ValueError: Something in it cannot be cut, by its path; see `cutter`.
+        TypeError: See `cutter`.
+        ValueError: There is no sample, or what `cutter` raises.
     """
     if not cuts:
         raise ValueError(
@@ -84,26 +73,29 @@ def cut_batch(batch: Any, cuts: list[Range]) -> list[Piece]:
 
 
 class Assembly:
-    """A container put together along dimension 0, piece by piece; room for all is made with the first one.
+    """A container filled along dimension 0, piece by piece; the first piece allocates it.
 
     Args:
-        samples: of the whole.
+        samples: Number of samples of the whole.
     """
 
     def __init__(self, samples: int) -> None:
         self._samples = samples
         self._values: list[Any] = []
         self._spec: TreeSpec | None = None
-        self._graphs: dict[int, list[tuple[Range, Tensor]]] = {}  # by value: what stands for a piece with a graph
+        self._graphs: dict[
+            int, list[tuple[Range, Tensor]]
+        ] = {}  # by value: slices and stand-ins for pieces with a graph
 
     def add(self, piece: Piece, tree: Any) -> None:
         """Fill in the representation of one piece.
 
         Raises:
-            ValueError: a tensor has not the piece's samples in dimension 0, or what is no tensor has changed.
+            ValueError: A tensor has other than the piece's samples in dimension 0, or a value that is no tensor differs
+                between pieces.
         """
         start, stop = piece.samples or (0, self._samples)
-        cutter(tree, "representation", stop - start, of_batch=False)  # raises for other than the piece's samples
+        cutter(tree, "representation", stop - start, of_batch=False)  # raises for another number of samples
         values, spec = flatten(tree, "representation")
         if self._spec is None:
             self._values = [_room(value, self._samples) if isinstance(value, Tensor) else value for value in values]
@@ -117,7 +109,7 @@ class Assembly:
                 raise ValueError(f"representation: {whole!r} in one piece and {value!r} in another; make it a tensor")
 
     def whole(self) -> Any:
-        """The container, once every piece is in."""
+        """Return the container, after every piece was added."""
         assert self._spec is not None
         for index, graphs in self._graphs.items():
             ranges, pieces = zip(*graphs, strict=True)
@@ -126,19 +118,19 @@ class Assembly:
 
 
 def graph_of(value: Tensor) -> Tensor:
-    """Return what stands for a tensor whose values are not needed any more: its shape and its graph."""
+    """Return a stand-in for a tensor whose values are not needed any more: its shape and its graph."""
     graph: Tensor = _Placed.apply(value)  # type: ignore[no-untyped-call]
     return graph
 
 
 class _Placed(torch.autograd.Function):
-    """A shape and a graph, without the memory of the values."""
+    """A shape and a graph without the memory of the values."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(value: Tensor) -> Tensor:
-        """Zeros of that shape, which are one number."""
+        """Return zeros of that shape, in the memory of one number."""
         return value.new_zeros(()).expand(value.shape)
 
     @staticmethod
@@ -147,28 +139,28 @@ class _Placed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """Hand the gradient on."""
+        """Return the gradient."""
         return gradients[0]
 
 
 class _Joined(torch.autograd.Function):
-    """`torch.cat` of pieces that lie in their places already: the whole never exists twice."""
+    """`torch.cat` of pieces that are slices of the result already, so the whole never exists twice."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(whole: Tensor, ranges: tuple[Range, ...], *pieces: Tensor) -> Tensor:
-        """The whole."""
+        """Return the whole."""
         return whole.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep where the pieces lie."""
+        """Keep the slices of the pieces."""
         ctx.ranges = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Hand every piece its slice of the gradient."""
+        """Return every piece's slice of the gradient."""
         (gradient,) = gradients
         return None, None, *(gradient[slice(*samples)] for samples in ctx.ranges)
 

@@ -1,6 +1,6 @@
-"""Nested containers of tensors: what may lie in them, how they are taken apart and put together.
+"""Pytrees: nested containers of tensors, flattened and rebuilt.
 
-The only file that knows `torch.utils._pytree`, where Hugging Face registers its outputs too.
+Built on `torch.utils._pytree`, in which Hugging Face registers its outputs too.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _OPAQUE = (Tensor, Number, str, bytes, type(None))
 
 
 class PerSample(list[Any]):
-    """A list in a batch with an entry a sample: ragged boxes, captions, sizes of images.
+    """A list in a batch with an entry per sample: ragged boxes, captions, sizes of images.
 
-    A plain list with as many entries as the batch has samples is read as one too, unless every tensor in it has as
-    many rows as well (4 images of 4 boxes): then only this class, or `Batched`, can tell which of the two it is.
+    A plain list with as many entries as the batch has samples is treated the same, unless every tensor in it has as
+    many rows too (4 images of 4 boxes): such a list must be wrapped in this class or in `Batched`.
     """
 
 
 class Batched(list[Any]):
     """A list in a batch of tensors that each have all samples in dimension 0: feature maps, views.
 
-    A plain list whose tensors have as many rows as the batch has samples is read as one too, unless it has as many
-    entries as well (4 maps of 4 samples): then only this class, or `PerSample`, can tell which of the two it is.
+    A plain list whose tensors have as many rows as the batch has samples is treated the same, unless it has as many
+    entries too (4 maps of 4 samples): such a list must be wrapped in this class or in `PerSample`.
     """
 
 
@@ -52,52 +52,52 @@ _register_list(Batched)
 
 
 def flatten(tree: Any, what: str) -> tuple[list[Any], TreeSpec]:
-    """Take a container apart into its leaves and its structure.
+    """Flatten a container into its leaves and its structure.
 
     Args:
-        tree: any nesting of registered containers.
-        what: its name in the error message.
+        tree: Any nesting of registered containers.
+        what: Name of the container in the error message.
 
     Raises:
-        TypeError: a leaf is neither a tensor nor a number, string, bytes or None: a container that nobody
-            registered would pass as one leaf, tensors, graph and all.
+        TypeError: A leaf is neither a tensor nor a number, string, bytes or None. An unregistered container would be
+            one leaf, with its tensors and their graph inside.
     """
     if isinstance(tree, Tensor):
         return [tree], _LEAF
-    found, spec = pytree.tree_flatten(tree)
-    unknown = [leaf for leaf in found if not isinstance(leaf, _OPAQUE)]
+    values, spec = pytree.tree_flatten(tree)
+    unknown = [leaf for leaf in values if not isinstance(leaf, _OPAQUE)]
     if not unknown:
-        return found, spec
+        return values, spec
     if not sum(_register(kind) for kind in {type(leaf) for leaf in unknown}):
         raise TypeError(_refusal(tree, what))
     return flatten(tree, what)
 
 
 def flatten_any(tree: Any) -> tuple[list[Any], TreeSpec]:
-    """Take a container apart as `flatten` does; what is no container (a module, a function) is a leaf of its own."""
+    """Flatten a container as `flatten` does, with unknown objects (a module, a function) as leaves."""
     try:
         return flatten(tree, "")
     except TypeError:
         return pytree.tree_flatten(tree)
 
 
-def unflatten(found: list[Any], spec: TreeSpec) -> Any:
-    """Put a container together again."""
-    return found[0] if spec is _LEAF else pytree.tree_unflatten(found, spec)
+def unflatten(values: list[Any], spec: TreeSpec) -> Any:
+    """Rebuild a container from its leaves and its structure."""
+    return values[0] if spec is _LEAF else pytree.tree_unflatten(values, spec)
 
 
 def children(tree: Any, what: str) -> tuple[list[tuple[str, Any]], TreeSpec]:
-    """Take a container apart by one level.
+    """Flatten a container by one level.
 
     Args:
-        tree: A container, or a leaf, which is its own only child.
-        what: The expression that leads to it.
+        tree: Container, or a leaf, which is its own only child.
+        what: Expression that leads to the container.
 
     Returns:
         Each child with the expression that leads to it, such as `batch['image']`, and the structure.
 
     Raises:
-        TypeError: It is neither a registered container nor a tensor, number, string, bytes or None.
+        TypeError: The tree is neither a registered container nor a tensor, number, string, bytes or None.
     """
     pairs, spec = pytree.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)
     if len(pairs) == 1 and pairs[0][1] is tree and not isinstance(tree, _OPAQUE):
@@ -108,18 +108,18 @@ def children(tree: Any, what: str) -> tuple[list[tuple[str, Any]], TreeSpec]:
 
 
 def paths(tree: Any, what: str) -> list[tuple[str, Any]]:
-    """The leaves of a container with the expressions that lead to them, unknown containers being leaves."""
+    """Return the leaves of a container with the expressions that lead to them; unknown containers are leaves."""
     return [(what + pytree.keystr(path), leaf) for path, leaf in pytree.tree_leaves_with_path(tree)]
 
 
 def leaves(tree: Any) -> list[Any]:
-    """The leaves of a container, unknown containers being leaves of their own."""
-    found: list[Any] = pytree.tree_leaves(tree)
-    return found
+    """Return the leaves of a container; unknown containers are leaves."""
+    values: list[Any] = pytree.tree_leaves(tree)
+    return values
 
 
 def _register(kind: type) -> bool:
-    """Register dataclasses and `UserDict`s (Hugging Face's `BatchEncoding`); say whether this is one."""
+    """Register a dataclass or a `UserDict` (Hugging Face's `BatchEncoding`); return False for any other class."""
     if issubclass(kind, UserDict):
         pytree.register_pytree_node(
             kind, _take_user_dict, _make_user_dict, flatten_with_keys_fn=_take_user_dict_with_keys

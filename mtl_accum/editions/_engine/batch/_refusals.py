@@ -1,4 +1,4 @@
-"""Words for what a batch or a representation cannot hold: what it is, and what to hand over in its place."""
+"""Errors for values that a batch or a representation cannot contain, with the fix for each kind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GRAPHS = (
     "representation should be a dict of tensors"
 )
 _SPARSE = "its rows cannot be cut; use Split() on the whole batch, or hand over dense tensors (.to_dense())"
-# By the package that a class, or one that it inherits from, comes from.
+# By the package of a class or of one of its base classes.
 _FIXES = {
     "numpy": _ARRAY,
     "pandas": "make it a tensor: torch.as_tensor(frame.to_numpy())",

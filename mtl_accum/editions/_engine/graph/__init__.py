@@ -1,1 +1,1 @@
-"""The autograd graph: walking it, taking gradients from it, scaling them."""
+"""Autograd's graph: walking it, taking gradients from it, attaching gradients to a loss."""

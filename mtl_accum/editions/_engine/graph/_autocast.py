@@ -1,4 +1,4 @@
-"""Backward passes run outside of autocast, as torch's documentation has it for a plain loop."""
+"""Backward passes outside of autocast, as torch recommends."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _NOTHING = nullcontext()
 def without_autocast() -> AbstractContextManager[object]:
     """Switch off the autocast that is active around the caller, if there is any.
 
-    An edition runs backward passes inside a forward that a framework has put under autocast. There, the backward of
-    code that switched autocast off for itself (a loss in float32) would run under it.
+    An edition may run backward passes in a forward that a framework runs under autocast. Code that switched autocast
+    off (a loss in float32) would then have its backward under autocast.
     """
     if not torch._C._is_any_autocast_enabled():
         return _NOTHING

@@ -1,4 +1,4 @@
-"""Autograd's errors with a name, and what to do about them where that is known."""
+"""Autograd's errors with the name of the task and, where it is known, the fix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FIXES = {
 
 
 def explain(error: RuntimeError, who: str) -> None:
-    """Raise one of autograd's errors again with a name and the fix, where it is known; else do nothing."""
+    """Raise an error of autograd again with a name and the fix, if there is a known one; else do nothing."""
     text = str(error)
     for words, fix in _FIXES.items():
         if words in text:
@@ -41,7 +41,7 @@ def explain(error: RuntimeError, who: str) -> None:
 
 
 def explain_derivative(error: RuntimeError, who: str) -> None:
-    """Raise autograd's error about a derivative that ends at the representation again; do nothing for another one."""
+    """Raise autograd's error about a derivative that ends at the representation again; ignore other errors."""
     text = str(error)
     if text == _BEHIND:
         raise RuntimeError(f"{who}: {text}") from error
@@ -52,8 +52,8 @@ def explain_derivative(error: RuntimeError, who: str) -> None:
 def watching_derivatives(batch: Any) -> AbstractContextManager[object]:
     """Refuse derivatives of a head with respect to the batch, which end at the representation.
 
-    With `allow_unused=True`, which torch's own message recommends, they would be None without a word. Only a batch in
-    which a tensor requires a gradient is watched.
+    With `allow_unused=True`, which torch's own message recommends, they would silently be None. Only batches with a
+    tensor that requires a gradient are watched.
     """
     inputs = {_storage(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.requires_grad}
     return _Derivatives(inputs) if inputs else nullcontext()
@@ -67,7 +67,7 @@ class _Derivatives(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run the function; look at what `torch.autograd.grad` returns."""
+        """Run the function, and check the result of `torch.autograd.grad`."""
         named = kwargs or {}
         result = func(*args, **named)
         if func is torch.autograd.grad:
@@ -79,5 +79,5 @@ class _Derivatives(TorchFunctionMode):
 
 
 def _storage(tensor: Tensor) -> int:
-    """Return what a tensor and its pieces have in common."""
+    """Return an identifier that a tensor and its slices share."""
     return int(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else id(tensor)

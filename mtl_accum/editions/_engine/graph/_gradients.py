@@ -1,4 +1,4 @@
-"""Gradients taken from a graph at once, and attached to a loss for a backward that comes later."""
+"""Gradients computed early, and attached to a loss for a backward that comes later."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Sources = Mapping[Tensor, tuple[Tensor, Range | None]]  # leaf -> the leaf that 
 
 
 class Sum:
-    """A sum of gradients that is never written into a tensor that it was given.
+    """A sum of gradients that never writes into its terms.
 
     `torch.autograd.grad` may return one tensor for two leaves (`p + q`), or an expanded one (`z.sum()`).
 
     Args:
-        wide: Add gradients of 16 bit up in float32.
+        wide: Whether gradients of 16 bit add up in float32.
     """
 
     def __init__(self, *, wide: bool = False) -> None:
@@ -54,8 +54,8 @@ class Sum:
             self.value, self._own = torch.zeros_like(like, dtype=dtype, requires_grad=False), True
         self.value[slice(*samples)] += term
 
-    def take(self, leaf: Tensor) -> None:
-        """Move over the gradient that a backward has just left in a leaf; a hook."""
+    def add_grad_of(self, leaf: Tensor) -> None:
+        """Move the gradient over that a backward has just left in a leaf; a hook."""
         assert leaf.grad is not None
         term, leaf.grad = leaf.grad, None
         if self.value is None and not (self._wide and term.dtype in SHORT):
@@ -67,28 +67,27 @@ class Sum:
 class Gradients:
     """The gradient of one loss, or of several together, by the leaves that their graphs end in.
 
-    Memory: one tensor as large as each leaf. `take` frees the graph that it reads.
+    Memory: one tensor as large as each leaf. `add_loss` frees the graph that it reads.
 
     Args:
-        scale: A factor that the gradients carry until the backward divides it out: 16-bit floating point loses small
-            ones otherwise.
+        scale: Factor of the gradients until the backward divides it out, as fp16 would lose small ones; None for 1.
 
     Attributes:
-        unscaled: Whether there is none.
+        unscaled: Whether there is no factor.
     """
 
     def __init__(self, scale: float | Tensor | None = None) -> None:
         self._scale, self.unscaled = scale, scale is None
         self._sums: dict[Tensor, Sum] = {}
-        self._landed: list[tuple[Tensor, Tensor]] = []  # of tensors that are no leaves any more
+        self._moved: list[tuple[Tensor, Tensor]] = []  # gradients and the tensors behind the leaves
 
-    def take(self, loss: Tensor, leaves: Sequence[Tensor], sources: Sources) -> None:
+    def add_loss(self, loss: Tensor, leaves: Sequence[Tensor], sources: Sources) -> None:
         """Add the gradient of a loss, and free its graph.
 
         Args:
-            loss: A 0-dim tensor with a graph.
-            leaves: What its graph ends in; see `walk`.
-            sources: Of leaves that are cut from others.
+            loss: 0-dim tensor with a graph.
+            leaves: Leaves of the graph; see `walk`.
+            sources: For a leaf that is a slice of another one, that one and the slice.
         """
         start = torch.ones_like(loss) if self._scale is None else start_gradient(loss, self._scale)
         with without_autocast(), without_hooks(leaves), inside_forward():
@@ -108,16 +107,16 @@ class Gradients:
         else:
             total.add_slice(gradient, samples, whole)
 
-    def land(self, roots: Mapping[Tensor, Tensor]) -> None:
-        """Move what leaves have added up to the tensors that they were detached from."""
+    def move_to(self, roots: Mapping[Tensor, Tensor]) -> None:
+        """Move the gradients of leaves to the tensors that the leaves were detached from."""
         for leaf, root in roots.items():
             total = self._sums.pop(leaf, None)
             if total is not None and total.value is not None:
-                self._landed.append((total.value.to(root.dtype), root))
+                self._moved.append((total.value.to(root.dtype), root))
 
     def attach(self, value: Tensor) -> Tensor:
-        """Return a value with these gradients attached; they are held by the result alone."""
-        pairs, self._landed = self._landed, []
+        """Return a value with these gradients attached; only the result holds them afterwards."""
+        pairs, self._moved = self._moved, []
         pairs += [(total.value, leaf) for leaf, total in self._sums.items() if total.value is not None]
         self._sums.clear()
         return attach(value, pairs, self._scale)
@@ -132,14 +131,14 @@ def attach(
 ) -> Tensor:
     """Return a 0-dim value whose backward adds to each tensor the gradient that comes with it.
 
-    A chain of nodes, one a tensor, so that each product is handed over before the next one is made: the peak is 1.1
-    times the gradients in place of 2. Small tensors share a node.
+    A chain of nodes, one per tensor: each product is handed over before the next one is computed, so the peak is 1.1
+    times the gradients instead of 2. Small tensors share a node.
 
     Args:
-        value: 0-dim; its own graph is not part of the result.
+        value: 0-dim tensor; its own graph is not part of the result.
         pairs: Gradients and tensors; emptied.
-        scale: What the gradients are multiplied by already.
-        disposable: The gradients are nobody else's: the last backward multiplies them in place.
+        scale: Factor that the gradients contain already.
+        disposable: Whether nothing else uses the gradients, so the last backward may multiply them in place.
     """
     divisor = 1.0 if scale is None else scale
     value = value.detach()
@@ -152,11 +151,11 @@ def attach(
     return value
 
 
-_SMALL = 65536  # bytes; what a node may hold twice for a moment
+_SMALL = 65536  # bytes that a node may hold twice for a moment
 
 
 def _together(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Take the pairs out of the list, in groups that are small, or of one pair."""
+    """Pop the pairs from the list, in groups that are small, or of one pair."""
     pairs.reverse()
     while pairs:
         group, size = [pairs.pop()], 0
@@ -168,7 +167,7 @@ def _together(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tensor,
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the type to add gradients of a type up in: float32 for 16 bit."""
+    """Return the dtype in which gradients of a dtype add up: float32 for 16 bit."""
     return torch.float32 if dtype in SHORT else dtype
 
 
@@ -176,14 +175,14 @@ def factor_of(scale: Scale | None) -> float | Tensor | None:
     """Return the number that a scale stands for.
 
     Raises:
-        TypeError: It is neither a number, a tensor of one element, nor a callable that returns one.
-        ValueError: A number is not greater than 0.
+        TypeError: The scale is neither a number, a tensor of one element, nor a callable that returns one.
+        ValueError: The number is not greater than 0.
     """
     if scale is None:
         return None
     factor = scale() if callable(scale) else scale
     if isinstance(factor, Tensor) and factor.numel() == 1 and not factor.is_complex():
-        if factor.device.type != "cpu":  # its value would have to be waited for
+        if factor.device.type != "cpu":  # reading the value would synchronise
             return factor.detach().reshape(())
         factor = factor.item()
     if isinstance(factor, bool) or not isinstance(factor, int | float):
@@ -198,7 +197,7 @@ def factor_of(scale: Scale | None) -> float | Tensor | None:
 
 @contextmanager
 def without_hooks(leaves: Sequence[Tensor]) -> Iterator[None]:
-    """Put the hooks of leaves aside, which belong to the backward that the caller runs later."""
+    """Disable the hooks of leaves, which belong to the backward that the caller runs later."""
     hooked = [(leaf, hooks) for leaf in leaves if (hooks := leaf._backward_hooks)]
     for leaf, _ in hooked:
         leaf._backward_hooks = None
@@ -210,13 +209,13 @@ def without_hooks(leaves: Sequence[Tensor]) -> Iterator[None]:
 
 
 class _Attached(torch.autograd.Function):
-    """A value, and the gradients of some tensors: its backward multiplies them by what comes in."""
+    """A value with the gradients of some tensors: its backward multiplies them by the incoming gradient."""
 
     generate_vmap_rule = True  # a batched backward, which TorchJD runs by default
 
     @staticmethod
     def forward(value: Tensor, scale: Any, disposable: bool, count: int, *gradients_and_tensors: Tensor) -> Tensor:
-        """The value again."""
+        """Return a copy of the value."""
         return value.clone()
 
     @staticmethod
@@ -227,12 +226,12 @@ class _Attached(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:
-        """Hand the gradients on, scaled."""
+        """Return the gradients, scaled."""
         (start,) = incoming
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "fold, loss: expected a backward without create_graph=True; the gradient was computed in the forward, "
-                "and its own graph is gone, so that it cannot be differentiated again. For a gradient penalty or a "
+                "and its own graph is gone, so it cannot be differentiated again. For a gradient penalty or a "
                 "Hessian use the plain loss, or SummedLoss"
             )
         factor = start / ctx.scale
@@ -243,7 +242,7 @@ class _Attached(torch.autograd.Function):
 
 def _times(gradient: Tensor, factor: Tensor) -> Tensor:
     dtype = gradient.dtype if gradient.dtype.is_complex else factor.dtype
-    return gradient * factor.to(gradient.device, dtype)  # a loss may lie on another device than a head
+    return gradient * factor.to(gradient.device, dtype)  # a loss may be on another device than a head
 
 
 def _times_in_place(gradient: Tensor, factor: Tensor) -> Tensor:
@@ -251,20 +250,20 @@ def _times_in_place(gradient: Tensor, factor: Tensor) -> Tensor:
 
 
 def _is_last_backward(start: Tensor) -> bool:
-    """Return whether the backward that runs frees its graph; one that is batched may not write in place."""
+    """Return whether the current backward frees its graph; a batched one may not write in place."""
     functorch = torch._C._functorch
     batched = functorch.is_batchedtensor(start) or functorch.is_legacy_batchedtensor(start)
     return not batched and not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 class _Nothing(torch.autograd.Function):
-    """A value whose backward runs, and reaches nothing."""
+    """A value whose backward runs and reaches no leaf."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(value: Tensor, anchor: Tensor) -> Tensor:
-        """The value again."""
+        """Return a copy of the value."""
         return value.clone()
 
     @staticmethod
@@ -273,5 +272,5 @@ class _Nothing(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[None, None]:
-        """Hand nothing on."""
+        """Return no gradients."""
         return None, None

@@ -1,4 +1,4 @@
-"""The graph of one head, which ends at the cut."""
+"""The graph of one head, from its loss to the cut."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from mtl_accum.editions._engine.batch._pytree import leaves
 from mtl_accum.editions._engine.graph._gradients import Gradients, Sources
 from mtl_accum.editions._engine.graph._walk import Beginning, Graph, walk
 
-__all__ = ["Behind", "own_graph", "take"]
+__all__ = ["Behind", "backpropagate", "own_graph"]
 
 
 @dataclass(frozen=True)
 class Behind:
-    """What lies behind a cut, and what a graph in front of it may share with that.
+    """The graph behind a cut, and the part of it that a head's graph may share.
 
     Attributes:
-        roots: The tensors that were cut, with their graphs. Without any, nothing may lie behind.
-        beginning: When graphs in front of the cut were begun.
-        batch: Whose tensors, and pieces of them, both sides may read.
-        since: When the roots were begun, where no graph in front may read what was made since then: their graphs are
-            of pieces of the batch, and what else the pieces made is of one piece alone.
+        roots: Tensors that were cut, with their graphs. Without any, a head's graph may share nothing.
+        beginning: Beginning of the heads' graphs.
+        batch: Batch whose tensors, and slices of them, trunk and heads may both read.
+        since: Beginning of the roots' graphs, where these are of pieces of the batch: no head may read a node that was
+            made since then, as it belongs to one piece only.
     """
 
     roots: Sequence[Tensor]
@@ -33,38 +33,38 @@ class Behind:
     since: Beginning | None = None
 
     def meets(self, graph: Graph) -> bool:
-        """Return whether a graph reads what is not its own."""
+        """Return whether a head's graph shares nodes with the graph behind the cut."""
         if not graph.outside:
             return False
         cuts = {node for node in walk(_with_graphs(leaves(self.batch))).nodes if node.name() == "SliceBackward0"}
-        others = graph.outside - cuts  # which keep nothing that could be freed
+        others = graph.outside - cuts  # slices keep nothing that could be freed
         if not self.roots or (self.since is not None and self.since.nodes_since(others)):
             return bool(others)
         return not others.isdisjoint(walk(_with_graphs(self.roots)).nodes)
 
 
-def take(gradients: Gradients, loss: Tensor, sources: Sources, behind: Behind, who: str) -> None:
-    """Add the gradient of a loss to others, and free its graph.
+def backpropagate(gradients: Gradients, loss: Tensor, sources: Sources, behind: Behind, who: str) -> None:
+    """Backpropagate a head's loss as far as the cut, and free its graph.
 
     Args:
-        gradients: To add to.
-        loss: 0-dim, with a graph.
-        sources: The leaves of the cut.
-        behind: What lies behind the cut.
-        who: For messages.
+        gradients: Gradients to add to.
+        loss: 0-dim loss with a graph.
+        sources: Leaves of the cut.
+        behind: Graph behind the cut.
+        who: Name of the head in messages.
 
     Raises:
         RuntimeError: See `own_graph`.
     """
     graph = own_graph(loss, behind, who, dtypes=gradients.unscaled)
-    gradients.take(loss, graph.leaves, sources)
+    gradients.add_loss(loss, graph.leaves, sources)
 
 
 def own_graph(loss: Tensor, behind: Behind, who: str, *, dtypes: bool) -> Graph:
     """Return the graph behind a loss, which ends at the cut.
 
     Raises:
-        RuntimeError: The graph runs into the one behind the cut, or, where dtypes are looked at, it is in fp16.
+        RuntimeError: The graph shares nodes with the one behind the cut, or, with `dtypes`, it is in fp16.
     """
     graph = walk([loss], behind.beginning, dtypes=dtypes)
     if behind.meets(graph):

@@ -1,4 +1,4 @@
-"""A factor on the backward alone: a loss scaler, a piece's weight, a world size."""
+"""Factors of the backward alone: a loss scaler, a world size."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def backward_scale(scale: float | Tensor) -> Iterator[None]:
     Nested blocks multiply. Read in the calling thread only.
 
     Args:
-        scale: a number or a 0-dim tensor (no synchronisation then).
+        scale: Number, or 0-dim tensor, which causes no synchronisation.
 
     Raises:
-        TypeError: scale is neither.
+        TypeError: `scale` is neither.
     """
     if not isinstance(scale, int | float) and not (isinstance(scale, Tensor) and scale.dim() == 0):
         raise TypeError(f"scale must be a number or a 0-dim tensor, found {scale!r}")
@@ -40,7 +40,7 @@ def backward_scale(scale: float | Tensor) -> Iterator[None]:
 
 @contextmanager
 def set_aside() -> Iterator[float | Tensor | None]:
-    """Run the block without the scale around the caller, which it is handed in its place; None for 1."""
+    """Set the scale around the caller to 1 inside of the block, which gets the scale instead; None for 1."""
     scale = ambient_scale()
     token = _SCALE.set(1.0)
     try:
@@ -51,7 +51,7 @@ def set_aside() -> Iterator[float | Tensor | None]:
 
 @contextmanager
 def expecting(scale: float | Tensor | None) -> Iterator[None]:
-    """Tell losses that are computed in the block, and have their gradients made at once, what will multiply them."""
+    """Set the expected scale of losses in the block whose gradients are computed early."""
     token = _EXPECTED.set(scale)
     try:
         yield
@@ -60,17 +60,17 @@ def expecting(scale: float | Tensor | None) -> Iterator[None]:
 
 
 def expected_scale() -> float | Tensor | None:
-    """Return what a loss that is computed now will be multiplied by before its backward; None where it is unknown."""
+    """Return the factor of a loss in its later backward; None where it is unknown."""
     expected = _EXPECTED.get()
     return ambient_scale() if expected is None else expected
 
 
 def ambient_scale() -> float | Tensor | None:
-    """The product of the blocks around the caller; None for 1, which needs no multiplication."""
+    """Return the product of the scales around the caller; None for 1, which needs no multiplication."""
     scale = _SCALE.get()
     return None if not isinstance(scale, Tensor) and scale == 1.0 else scale
 
 
 def start_gradient(loss: Tensor, scale: float | Tensor) -> Tensor:
-    """The gradient to start a loss's backward with, in its precision and on its device."""
+    """Return the gradient to start a loss's backward with, in its precision and on its device."""
     return scale.to(loss) if isinstance(scale, Tensor) else torch.full_like(loss, scale)

@@ -1,4 +1,4 @@
-"""How often a tensor has been written to."""
+"""Autograd's version counter of a tensor."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ __all__ = ["version_of"]
 
 
 def version_of(tensor: Tensor) -> int:
-    """Return autograd's version of a tensor; 0 for one of inference mode, which has none."""
+    """Return autograd's version of a tensor; 0 for a tensor of inference mode, which has none."""
     return 0 if tensor.is_inference() else tensor._version

@@ -1,4 +1,4 @@
-"""What a graph of autograd ends in, found by walking it: raw tensors in closures too, which no search would reach."""
+"""Walks through autograd's graph to its leaves, including tensors in closures that no module search reaches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Beginning", "Graph", "walk"]
 
 
 class Beginning:
-    """A moment: which nodes of a graph were made after it in this thread."""
+    """A moment in this thread, to tell nodes of a graph that were made before it from later ones."""
 
     def __init__(self) -> None:
         with torch.inference_mode(False), torch.enable_grad():
@@ -22,11 +22,11 @@ class Beginning:
         self._number = node._sequence_nr()
 
     def before(self, node: Any) -> bool:
-        """Return whether a node was there already."""
+        """Return whether a node was made earlier."""
         return bool(node._sequence_nr() < self._number)
 
     def nodes_since(self, nodes: set[Any]) -> set[Any]:
-        """Return the nodes that were made after it."""
+        """Return the nodes that were made later."""
         return {node for node in nodes if not self.before(node)}
 
 
@@ -35,10 +35,10 @@ class Graph:
     """A graph of autograd, walked.
 
     Attributes:
-        leaves: The leaf tensors that it ends in, each once.
-        nodes: All nodes, without those of the leaves.
-        outside: Nodes that were there before it was begun.
-        in_float16: Whether a value in it has 16 bit without the range of float32; only where that was to be seen.
+        leaves: Leaf tensors, each once.
+        nodes: Nodes without those of the leaves.
+        outside: Nodes that were made before the beginning of the graph.
+        in_float16: Whether a value is in float16; False unless `dtypes` was set.
     """
 
     leaves: list[Tensor] = field(default_factory=list)
@@ -51,9 +51,9 @@ def walk(roots: Iterable[Tensor], beginning: Beginning | None = None, *, dtypes:
     """Walk the graph behind some tensors that require a gradient.
 
     Args:
-        roots: The tensors.
-        beginning: When their graph was begun; by default nothing is outside.
-        dtypes: Look for float16.
+        roots: Tensors that require a gradient.
+        beginning: Beginning of their graph; by default no node is outside.
+        dtypes: Whether to look for float16.
     """
     graph = Graph()
     leaves: dict[Tensor, None] = {}
@@ -68,7 +68,7 @@ def walk(roots: Iterable[Tensor], beginning: Beginning | None = None, *, dtypes:
         if node in graph.nodes:
             continue
         following = node.next_functions
-        if not following:  # a leaf's; a Function of somebody's may have an attribute of that name
+        if not following:  # a leaf's node; a user's Function may have an attribute of that name
             variable = getattr(node, "variable", None)
             if isinstance(variable, Tensor) and variable.requires_grad:
                 leaves[variable] = None

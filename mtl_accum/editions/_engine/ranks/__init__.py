@@ -1,1 +1,1 @@
-"""Several processes that share a step."""
+"""Several ranks: shares of a loss, absent tasks, DDP and FSDP2."""

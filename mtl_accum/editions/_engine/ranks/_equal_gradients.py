@@ -19,9 +19,9 @@ _ROUNDING = 1e-6  # relative to the norm; ranks of several kinds of GPU may add 
 def require_equal_gradients(parameters: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], group: Any = None) -> None:
     """Raise unless every rank has the same gradients, as it must after a backward that averages them.
 
-    Call it on every rank between backward and `optimizer.step()`, in the first steps of a training. It shows ranks that
-    were never averaged (parts called past DDP), and parameters that DDP left out (`static_graph=True` where other tasks
-    are absent on all ranks than in the first step). Inside `no_sync` gradients differ rightly.
+    Call it on every rank between backward and `optimizer.step()`, in the first steps of a training. It detects ranks
+    that were never averaged (parts called past DDP), and parameters that DDP left out (`static_graph=True` where other
+    tasks are absent on all ranks than in the first step). Inside `no_sync` gradients rightly differ.
 
     One collective: presence, norm and sum of each gradient. Nothing is compared where there is one process.
 
@@ -80,17 +80,17 @@ def _summary(name: str, gradient: Tensor | None) -> tuple[float, float, float]:
 
 
 def _apart(mine: list[float], other: list[float], numbers: int) -> bool:
-    (there, norm, total), (there_too, other_norm, other_total) = mine, other
-    if there != there_too or not math.isfinite(norm + other_norm):
-        return there != there_too or math.isfinite(norm) != math.isfinite(other_norm)
+    (present, norm, total), (other_present, other_norm, other_total) = mine, other
+    if present != other_present or not math.isfinite(norm + other_norm):
+        return present != other_present or math.isfinite(norm) != math.isfinite(other_norm)
     bound = _ROUNDING * max(norm, other_norm)
     return abs(norm - other_norm) > bound or abs(total - other_total) > bound * math.sqrt(numbers)
 
 
 def _listed(values: list[list[float]]) -> str:
     return ", ".join(
-        f"norm {norm:.6g} and sum {total:.6g} on rank {rank}" if there else f"none on rank {rank}"
-        for rank, (there, norm, total) in enumerate(values)
+        f"norm {norm:.6g} and sum {total:.6g} on rank {rank}" if present else f"none on rank {rank}"
+        for rank, (present, norm, total) in enumerate(values)
     )
 
 

@@ -13,11 +13,11 @@ __all__ = ["inside_forward"]
 
 @contextmanager
 def inside_forward() -> Iterator[None]:
-    """Run a backward in the forward of modules of `fully_shard`, and leave those as they are.
+    """Run a backward in the forward of modules of `fully_shard`, and keep the state of these modules.
 
     At the end of every backward that passed a sharded module, FSDP2 frees the parameters of all modules, those that
-    are running too, and takes their forward for ended. A head or a piece of the trunk that comes later would read
-    freed memory. Nothing happens in a process without sharded modules.
+    are running too, and marks their forward as ended. A later head or piece of the trunk would read freed
+    memory. Nothing happens in a process without sharded modules.
     """
     states = _running()
     groups = [group for state in states for group in _groups(state)]

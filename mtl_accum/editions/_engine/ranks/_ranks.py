@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 __all__ = ["Ranks", "checksum", "count_ranks", "gather_row", "is_distributed"]
 
-_BLOCK = 256  # numbers; rows are padded to a multiple of it, so that ranks with other tasks still have rows to compare
+_BLOCK = 256  # numbers; rows are padded to a multiple of it, so ranks with other tasks still have rows to compare
 
 
 @final
@@ -116,7 +116,7 @@ def gather_row(row: Sequence[float], group: Any = None) -> list[list[float]]:
 
 
 def _device(group: Any) -> torch.device:
-    """Return where a collective's tensors must lie: on the CPU if the group has a backend for it."""
+    """Return the device of a collective's tensors: the CPU if the group has a backend for it."""
     kinds = [pair.partition(":")[0] for pair in dist.get_backend_config(group).split(",")]
     return torch.device("cpu" if "cpu" in kinds else kinds[0])
 
@@ -140,7 +140,7 @@ def _require_alike(rows: Sequence[Any], what: str, mine: str, fix: str) -> None:
 
 
 def checksum(texts: Iterable[str]) -> float:
-    """Return a number that tells lists of texts apart."""
+    """Return a checksum of a list of texts."""
     return float(zlib.crc32("\0".join(texts).encode()))
 
 

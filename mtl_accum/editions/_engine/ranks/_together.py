@@ -1,4 +1,4 @@
-"""One loss on several ranks: each rank's tasks with their shares of the batch of all ranks."""
+"""A loss on several ranks: each rank's tasks, weighted by their shares of the batch of all ranks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mtl_accum.editions._engine._edition import Edition
 from mtl_accum.editions._engine._parts import require_parts
 from mtl_accum.editions._engine._types import Tasks, Trunk
 from mtl_accum.editions._engine._warn import warn_caller
-from mtl_accum.editions._engine.batch._counts import WeightedTask, read_counts, reduction_of, whole_task
-from mtl_accum.editions._engine.batch._inner_task import counted, couples_samples
-from mtl_accum.editions._engine.batch._pieces import Piece, Range, inner_passes, inner_pieces, inner_ranges, samples_of
+from mtl_accum.editions._engine.batch._counts import read_counts
+from mtl_accum.editions._engine.batch._inner_task import couples_samples, have_counts
+from mtl_accum.editions._engine.batch._pieces import Piece, Range, inner_pieces, samples_of
+from mtl_accum.editions._engine.batch._weighted_task import WeightedTask, counts_within, reduction_of, whole_task
 from mtl_accum.editions._engine.ranks._ranks import Ranks
 from mtl_accum.editions._engine.ranks._touch import is_sharded, run_with_others, touch
 from mtl_accum.editions._engine.ranks._under_ddp import require_unused_allowed
@@ -22,7 +24,7 @@ __all__ = ["Together", "share_out"]
 
 @dataclass(frozen=True)
 class Together:
-    """Which tasks a rank takes part in although it has no terms for them.
+    """The tasks that a rank takes part in without terms for them.
 
     Attributes:
         elsewhere: Names of the tasks that are absent on this rank and present on another.
@@ -42,7 +44,7 @@ class Together:
         return name in self.elsewhere or (self.in_step and name in self.anywhere)
 
     def task(self, name: str, task: Any, *, present: bool) -> Any:
-        """Return what to call for a task on a piece of this rank's batch.
+        """Return the function to call for a task on a piece of this rank's batch.
 
         Args:
             name: Name of the task.
@@ -50,7 +52,7 @@ class Together:
             present: Whether the piece has terms for it.
 
         Returns:
-            The task; what gives zeros in its place; or None if it is left out.
+            The task, a function that gives zeros in its place, or None if the task is left out.
         """
         if not present:
             return partial(touch, whole_task(task)) if self.touches(name) else None
@@ -60,16 +62,16 @@ class Together:
 
 
 def share_out(
-    edition: Any, trunk: Trunk, tasks: Tasks, batch: Any, ranks: Ranks
+    edition: Edition, trunk: Trunk, tasks: Tasks, batch: Any, ranks: Ranks
 ) -> tuple[Mapping[str, WeightedTask], Together]:
-    """Give each task its share of the loss of all ranks' batches.
+    """Weight each task by its share of the loss of all ranks' batches.
 
     Args:
-        edition: The edition; the same on all ranks.
-        trunk: The trunk.
+        edition: Edition; the same on all ranks.
+        trunk: Trunk.
         tasks: All tasks, in the same order on all ranks.
-        batch: This rank's batch.
-        ranks: The ranks.
+        batch: Batch of this rank.
+        ranks: Ranks that share the loss.
 
     Returns:
         The tasks, weighted, with their counts; and which of them take part without terms.
@@ -82,9 +84,9 @@ def share_out(
     _refuse_coupled(tasks)
     whole: Range = (0, _samples(tasks, batch))
     piece = Piece(whole, batch)
-    cut = any(samples != whole for samples in inner_ranges(edition, whole[1]))
+    cut = any(samples != whole for samples in edition.cuts(whole[1]))
     counts = read_counts(tasks, [piece, *(inner_pieces([piece], edition) if cut else ())])
-    passes = inner_passes(edition, whole[1])
+    passes = edition.passes(whole[1])
     sharded = bool(passes) and is_sharded(trunk, *tasks.values())
     shares = ranks.shares(
         {name: known[whole] for name, known in counts.items()},
@@ -103,9 +105,8 @@ def share_out(
     weighted = {}
     for name, task in tasks.items():
         factor = (shares[name] or 0.0) if counts[name][whole] else 0.0
-        weighted[name] = WeightedTask(
-            task, whole, whole, counts[name], partial(_warn_of_samples, name, batch, whole), factor=factor
-        )
+        on_call = partial(_warn_of_samples, name, batch, whole)
+        weighted[name] = WeightedTask(task, factor, counts_within(counts[name], whole), on_call)
     return weighted, together
 
 
@@ -121,17 +122,17 @@ def _refuse_coupled(tasks: Tasks) -> None:
 
 
 def _samples(tasks: Tasks, batch: Any) -> int:
-    """Return the samples of a batch; 1 where they cannot be told and no task counts them."""
+    """Return the number of samples of a batch; 1 where it is unknown and no task counts them."""
     try:
         return samples_of(batch, "batch")
     except (TypeError, ValueError):
-        if any(getattr(counted(task), "count", None) is None for task in tasks.values()):
+        if not have_counts(tasks.values()):
             raise
         return 1
 
 
 def _warn_of_samples(name: str, batch: Any, whole: Range, inner: Any) -> None:
-    """Warn that ranks weigh a function by its samples, where a task that it calls has another denominator."""
+    """Warn that ranks are weighted by samples for a function that calls a task with another denominator."""
     key = f"{name}: {type(inner).__name__}"
     if key in _warned:
         return
@@ -139,7 +140,7 @@ def _warn_of_samples(name: str, batch: Any, whole: Range, inner: Any) -> None:
     if own != whole[1]:
         _warned.add(key)
         warn_caller(
-            f"task '{name}' is a function without a count, so that ranks weigh as their samples ({whole[1]} here), but "
+            f"task '{name}' is a function without a count, so ranks weigh as their samples ({whole[1]} here), but "
             f"it calls a {type(inner).__name__} whose mean is over {own:g} terms here; set .count on the function "
             "(the denominator of its mean), or make it a module that holds the task"
         )

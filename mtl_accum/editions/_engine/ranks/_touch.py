@@ -29,7 +29,7 @@ def touch(task: Task, representation: Any, batch: Any = None) -> Tensor:
     Args:
         task: Function of the representation and the batch.
         representation: Any container of tensors.
-        batch: Not used, so that this can take a task's place.
+        batch: Not used, so this can take a task's place.
 
     Returns:
         A 0-dim zero. Its backward gives zeros to the representation and to every parameter of the task that requires
@@ -46,13 +46,13 @@ def touch(task: Task, representation: Any, batch: Any = None) -> Tensor:
 def run_with_others(name: str, task: Task, weighted: Task, representation: Any, batch: Any) -> Tensor:
     """Run a task that is present on this rank while another rank calls `touch` for it.
 
-    What the loss does not reach, of the task and of the representation, gets zeros, as it does on the other rank:
-    both reduce gradients of the same parameters.
+    Parameters of the task and tensors of the representation that the loss does not reach get zeros, as on the other
+    rank: both reduce gradients of the same parameters.
 
     Args:
         name: Name of the task in messages.
         task: Function of the representation and the batch.
-        weighted: What to call: the task, or the task times its weight.
+        weighted: Function to call: the task, or the task times its weight.
         representation: Any container of tensors.
         batch: Any container.
 
@@ -71,7 +71,7 @@ def run_with_others(name: str, task: Task, weighted: Task, representation: Any, 
     if list(map(id, order)) != list(map(id, expected)):
         raise RuntimeError(_other_order(name, task, expected, order))
     if not isinstance(loss, Tensor):
-        return cast("Tensor", loss)  # the caller refuses it
+        return cast("Tensor", loss)  # the caller raises
     given = [leaf for leaf in leaves(representation) if isinstance(leaf, Tensor) and leaf.requires_grad]
     known = [*parts.outside, *inside, *given]
     graph = walk([loss] if loss.requires_grad else [])
@@ -145,7 +145,7 @@ def _pass(module: nn.Module, tensor: Tensor) -> Tensor:
         return tensor
 
     with _replaced(module, {"forward": forward, **_hooks_of_fsdp(module)}):
-        result: Tensor = module._call_impl(tensor)  # not what module.compile() has put in its place
+        result: Tensor = module._call_impl(tensor)  # without the replacement of module.compile()
     return result
 
 
@@ -207,7 +207,7 @@ def _zero(tensors: Iterable[Tensor], like: Sequence[Tensor]) -> Tensor:
 
 
 class _Zeros(torch.autograd.Function):
-    """A zero that depends on tensors. Their gradients are made without `0 * tensor`, which is NaN for infinities."""
+    """A zero that depends on tensors. Their gradients are not `0 * tensor`, which is NaN for infinities."""
 
     @staticmethod
     def forward(ctx: Any, zero: Tensor, *tensors: Tensor) -> Tensor:
@@ -217,12 +217,12 @@ class _Zeros(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """Hand out zeros."""
+        """Return zeros."""
         return None, *(zeros() for zeros in ctx.zeros)
 
 
 def _expanded(tensor: Tensor) -> Callable[[], Tensor]:
-    """Return what makes zeros of a tensor's shape, in the memory of one number where the kind of tensor allows it."""
+    """Return a function that makes zeros of a tensor's shape, in the memory of one number where possible."""
     if type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_nested:
         shape, dtype, device = tensor.shape, tensor.dtype, tensor.device
         return lambda: torch.zeros((), dtype=dtype, device=device).expand(shape)

@@ -1,4 +1,4 @@
-"""DistributedDataParallel around a loss: what becomes of parameters that get no gradient."""
+"""Parameters without a gradient under DistributedDataParallel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _first_unused: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary(
 
 
 def tolerates_unused() -> bool:
-    """Return whether the caller runs in the forward of a DDP that looks for unused parameters in every step."""
+    """Return whether the caller runs in the forward of a DDP that detects unused parameters in every step."""
     ddp = _around()
     return ddp is not None and ddp.find_unused_parameters and not ddp.static_graph
 
@@ -33,7 +33,7 @@ def require_unused_allowed(
 
     Args:
         trunk: The trunk.
-        tasks: All tasks; to be called in every step, so that the first is known.
+        tasks: All tasks; call this in every step, so the first one is known.
         absent: Names of the tasks that are absent on all ranks.
 
     Raises:

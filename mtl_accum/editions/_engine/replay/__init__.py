@@ -1,1 +1,1 @@
-"""Passes that run more than once."""
+"""Functions that run more than once: replays, recomputation in the backward, and checks of both."""

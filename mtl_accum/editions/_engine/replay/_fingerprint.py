@@ -1,4 +1,4 @@
-"""Two numbers for every row of a representation: whether a second pass computed the same as the first."""
+"""Fingerprints of representations: two numbers for every row, to compare a second pass with the first."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _ROUNDING_ON_GPU = 5e-3  # TF32, where a library may take another algorithm the 
 
 
 class Fingerprint:
-    """A container of tensors, summed up: each row's norm, and a weighted sum of its entries.
+    """Norm and weighted sum of every row of the tensors in a container.
 
-    A row is what a tensor has for one sample, so that a change of a single sample shows; nothing of the tensors is kept
-    alive. Tensors without data (a dry run's), and those of other kinds, are left out.
+    A row belongs to one sample, so a change of a single sample shows. The tensors are not kept alive. Tensors without
+    data (of a dry run), and tensors of other kinds, are left out.
 
     Args:
         tree: Any container.
@@ -34,25 +34,25 @@ class Fingerprint:
             self._values = [_summary(leaf) for leaf in leaves(tree)]
 
     def differs(self, other: Fingerprint) -> bool:
-        """Return whether more than rounding is between the two."""
+        """Return whether two fingerprints differ by more than rounding."""
         if len(self._values) != len(other._values):
             return True
-        return any(_apart(mine, theirs) for mine, theirs in zip(self._values, other._values, strict=True))
+        return any(_differ(mine, theirs) for mine, theirs in zip(self._values, other._values, strict=True))
 
 
 def _summary(leaf: Any) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf if isinstance(leaf, Number | str | bytes) else None
     plain = type(leaf) in (Tensor, torch.nn.Parameter) and leaf.layout == torch.strided and not leaf.is_nested
-    if not plain or leaf.is_meta or not leaf.numel() or _out_of_sight(leaf):
+    if not plain or leaf.is_meta or not leaf.numel() or _unreadable(leaf):
         return None
-    leaf = leaf.resolve_conj().resolve_neg()  # views that no complex number can be taken apart in
+    leaf = leaf.resolve_conj().resolve_neg()  # `view_as_real` refuses such views
     if leaf.is_complex():
         leaf = torch.view_as_real(leaf)
     if leaf.is_floating_point() and leaf.dtype not in _ROUNDING:
         return None  # 8 bit: no arithmetic
     if leaf.dim() == 4 and not leaf.is_contiguous():
-        leaf = leaf.permute(0, 2, 3, 1)  # channels last lie in this order: flattening makes no copy
+        leaf = leaf.permute(0, 2, 3, 1)  # the memory order of channels last: flattening makes no copy
     rows = leaf.reshape(len(leaf) if leaf.dim() else 1, -1)
     if not leaf.is_floating_point():
         places = (1000 * _weights(rows.shape[1])).to(rows.device, torch.int64)
@@ -62,17 +62,17 @@ def _summary(leaf: Any) -> Any:
 
 
 def _weights(length: int) -> Tensor:
-    """Make a weight for each place of a row, none like its neighbours'.
+    """Return a weight for each entry of a row, all of them different.
 
-    A shift of all entries must not cancel, and tokens in another order must not sum up to the same: a pattern with a
-    period would let them, where it divides a token's width. No global generator is touched.
+    A shift of all entries must not cancel, and tokens in another order must have another sum: under weights with a
+    period that divides a token's width they would not. No global generator is used.
     """
     draw = torch.Generator("cpu").manual_seed(0)
     weights = torch.rand(length, generator=draw, dtype=torch.float64, device="cpu") + 0.5
     return torch.where(torch.rand(length, generator=draw, device="cpu") < 0.5, -weights, weights)
 
 
-def _apart(mine: Any, theirs: Any) -> bool:
+def _differ(mine: Any, theirs: Any) -> bool:
     if not isinstance(mine, tuple) or not isinstance(theirs, tuple):
         return bool(mine != theirs)
     if mine[:2] != theirs[:2]:
@@ -83,14 +83,14 @@ def _apart(mine: Any, theirs: Any) -> bool:
     if mine[2].is_cuda and mine[0] == torch.float32:
         bound = _ROUNDING_ON_GPU
     norm = torch.maximum(mine[3], theirs[3])
-    scale = norm + 1e-3 * norm.nan_to_num(0, 0, 0).mean()  # a row of zeros is no better known than its neighbours
+    scale = norm + 1e-3 * norm.nan_to_num(0, 0, 0).mean()  # a row of zeros is no more accurate than its neighbours
     same = ((mine[2] - theirs[2]).abs() <= 2 * bound * scale) & ((mine[3] - theirs[3]).abs() <= bound * scale)
     alike = same | (mine[2].isfinite().logical_not() & theirs[2].isfinite().logical_not())
     return not bool(alike.all())
 
 
-def _out_of_sight(leaf: Tensor) -> bool:
-    """Return whether a value cannot be looked at now: in a CUDA graph's capture, or under `vmap`."""
+def _unreadable(leaf: Tensor) -> bool:
+    """Return whether a value cannot be read: during the capture of a CUDA graph, or under `vmap`."""
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return True
     return leaf.is_cuda and torch.cuda.is_current_stream_capturing()

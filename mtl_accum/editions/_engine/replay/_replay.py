@@ -1,4 +1,4 @@
-"""Later passes of the same function: the same random numbers, the same buffers, and no trace afterwards."""
+"""Replays of a function: later passes draw the same random numbers, read the same buffers, and leave no trace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mtl_accum._state import BufferLog, HostState, RandomState, Saved
+from mtl_accum._state import BufferSnapshot, RngState, SavedBuffer
 from mtl_accum.editions._engine.replay._second_pass import Comparison, Watch
 from mtl_accum.editions._engine.replay._witness import Witness
 
@@ -18,60 +18,52 @@ __all__ = ["Replay"]
 class Replay:
     """Runs the first pass of a function live and every later one as a copy of it.
 
-    Under `SummedLoss` the trunk runs once: it draws its random numbers once and changes its buffers once.
-    A later pass therefore starts from the generator states and the buffers that the first one found, and what
-    it draws and changes is forgotten. Its buffers are clones, seen through `module._buffers`: writing into the
-    real ones between a forward and its backward would trip autograd's version check. Checkpointed layers run
-    again in the backward. Where the first pass had a backward of its own, this one's belongs to the replay too.
+    Under `SummedLoss` the trunk runs once: it draws its random numbers once and changes its buffers once. A later pass
+    therefore starts from the generator states and the buffers of the first one, and what it draws and changes is
+    forgotten. Its buffers are clones, put into `module._buffers`: writing into the real ones between a forward and its
+    backward would trip autograd's version check. Checkpointed layers run again in the backward: where the first pass
+    had a backward of its own, that of a later pass belongs to the replay too.
 
     Args:
-        modules: whose buffers the function may change.
-        watch: the step that runs it more than once.
+        modules: Modules whose buffers the function may change.
+        watch: Step that runs the function more than once.
     """
 
     def __init__(self, modules: Sequence[nn.Module], watch: Watch) -> None:
         self._modules, self._watch = modules, watch
-        self._start: RandomState | None = None
-        self._host: HostState | None = None  # None where nothing is drawn from Python's and numpy's generators
-        self._before: list[Saved] = []
-        self._aside: list[Tensor | None] = []  # one for each of _before during a replay, else none
+        self._start: RngState | None = None
+        self._saved: list[SavedBuffer] = []
+        self._aside: list[Tensor | None] = []  # one for each saved buffer during a replay, else none
         self._comparison = Comparison(modules, watch.edition) if watch.comparing else None
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """A pass: live the first time, afterwards a replay."""
-        now = RandomState()
+        """Surround a pass: the first one is live, later ones are replays."""
         if self._start is None:
-            host = HostState() if self._watch.keeps_host_states else None
-            self._start, log = now, BufferLog()
-            fresh = log.before(self._modules)
+            self._start, buffers = RngState.capture(), BufferSnapshot(self._modules)
             yield
-            log.after(fresh)
-            self._before = log.changed()
-            if host is not None and not host.same_as(HostState()):
-                self._host = host
-                self._watch.drew()
+            buffers.discard_unchanged(buffers.saved)
+            self._saved = buffers.saved
             return
-        host = HostState() if self._host is not None else None
-        clones = {id(saved.tensor): _clone(saved.value) for saved in self._before}  # shared ones too
-        self._aside = [clones[id(saved.tensor)] for saved in self._before]
-        self._start.restore()
-        if self._host is not None:
-            self._host.restore()
+        before = RngState.capture()
+        self._start.restore(before)
         try:
-            with self.backward():
+            if self._saved:
+                clones = {id(buffer.tensor): _clone(buffer.value) for buffer in self._saved}  # shared ones too
+                self._aside = [clones[id(buffer.tensor)] for buffer in self._saved]
+                with self.backward():
+                    yield
+            else:
                 yield
         finally:
-            now.restore()
-            if host is not None:
-                host.restore()
+            before.restore()
 
     def run(self, function: Callable[[], Any], batch: Any = None) -> Any:
-        """Run a pass; in a trunk's first steps, hold a later one against the first.
+        """Run a pass, and compare a later one with the first in a trunk's first steps.
 
         Args:
-            function: The pass.
-            batch: What it must not write into, if it is to run again.
+            function: Pass to run.
+            batch: Batch of the pass; writes to it are refused where the pass runs again.
 
         Raises:
             ReplayError: See `Comparison`.
@@ -83,21 +75,21 @@ class Replay:
         return outputs
 
     def witness(self, inputs: Sequence[Tensor]) -> Witness:
-        """Return what later passes read besides what is put back before them.
+        """Return a record of the tensors that later passes read, without the buffers that are restored before them.
 
         Args:
-            inputs: Tensors that nobody else compares.
+            inputs: Tensors whose versions autograd does not compare.
         """
-        return Witness(self._modules, {saved.slot for saved in self._before}, inputs, self._watch.edition)
+        return Witness(self._modules, {buffer.slot for buffer in self._saved}, inputs, self._watch.edition)
 
     def compare(self, outputs: Any) -> None:
-        """Note what the first pass computed, or hold a later one against it, in a trunk's first steps."""
+        """Record the outputs of the first pass, or compare those of a later one, in a trunk's first steps."""
         if self._comparison is not None:
             self._comparison.add(outputs)
 
     @contextmanager
     def backward(self) -> Iterator[None]:
-        """The backward of the latest pass; of a replay, with its buffers in place."""
+        """Surround the backward of the latest pass: the buffers of a replay are in place."""
         self._swap()
         try:
             yield
@@ -105,7 +97,7 @@ class Replay:
             self._swap()
 
     def _swap(self) -> None:
-        for index, (saved, other) in enumerate(zip(self._before, self._aside, strict=False)):
+        for index, (saved, other) in enumerate(zip(self._saved, self._aside, strict=False)):
             buffers = saved.owner._buffers
             buffers[saved.name], self._aside[index] = other, buffers[saved.name]
 

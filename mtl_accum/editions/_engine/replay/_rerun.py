@@ -1,4 +1,4 @@
-"""A forward of which only the inputs are kept, and which runs again in its backward, as its first pass did."""
+"""Recomputation in the backward: only the inputs of a forward are kept, and its second pass is a replay."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ __all__ = ["Rerun", "rerun"]
 
 
 def rerun(modules: list[nn.Module], watch: Watch, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
-    """Run a forward under `torch.utils.checkpoint`, where a graph is made.
+    """Run a forward under `torch.utils.checkpoint`, where gradients are enabled.
 
     Its second pass draws the random numbers of its first, and changes no buffer. It is refused where weights changed in
     between. Tensors that are inputs themselves, or require a gradient, are saved by autograd, which compares their
     versions; others must stay as the first pass left them. Containers are copied.
 
     Args:
-        modules: All that the forward reaches.
-        watch: The step that runs it again.
-        forward: Called with the inputs.
-        inputs: By position.
-        named: By name.
+        modules: All modules that the forward reaches.
+        watch: Step that runs the forward again.
+        forward: Function to run.
+        inputs: Inputs by position.
+        named: Inputs by name.
     """
     if not torch.is_grad_enabled():
         return forward(*inputs, **named)
@@ -55,13 +55,13 @@ def rerun(modules: list[nn.Module], watch: Watch, forward: Callable[..., Any], *
 
 
 class Rerun(Inside):
-    """A trunk of which every pass is kept as its inputs alone, and runs again in its backward.
+    """A trunk that keeps the inputs of every pass alone, and runs again in its backward.
 
     What runs around the trunk (checkpointed blocks, saved tensors on the host) runs around both passes.
 
     Args:
-        trunk: Maps a batch to its representation.
-        edition: The edition, whose name is for messages.
+        trunk: Function from a batch to its representation.
+        edition: Edition, whose name is for messages.
     """
 
     def __init__(self, trunk: Trunk, edition: object) -> None:
@@ -71,23 +71,22 @@ class Rerun(Inside):
 
     @staticmethod
     def of(trunk: Trunk, edition: object) -> Rerun:
-        """Return the trunk itself if it is one already."""
+        """Return a trunk that runs again: the given one if it is a `Rerun` already."""
         return trunk if isinstance(trunk, Rerun) else Rerun(trunk, edition)
 
     def __call__(self, batch: Any) -> Any:
         """Return the representation of a batch."""
-        with self._watch.first_passes():
-            return rerun(self._modules, self._watch, partial(current_around(), self._trunk), batch)
+        return rerun(self._modules, self._watch, partial(current_around(), self._trunk), batch)
 
 
 class _Passes:
     """The first pass of a forward, and later ones.
 
     Args:
-        replay: Runs them with the same random numbers and buffers.
-        forward: Called with the inputs.
-        values: The inputs' leaves.
-        spec: Their containers.
+        replay: Replay that gives all passes the same random numbers and buffers.
+        forward: Function to run.
+        values: Leaves of the inputs.
+        spec: Structure of the inputs.
     """
 
     def __init__(self, replay: Replay, forward: Callable[..., Any], values: list[Any], spec: TreeSpec) -> None:
@@ -96,7 +95,7 @@ class _Passes:
         self._witness: Witness | None = None  # of the first pass, once it is over
 
     def split(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        """Return the tensors that autograd is to save, and hold them no longer."""
+        """Return the tensors that autograd is to save, and release them."""
         direct = {id(value) for value in inputs}
         for index, value in enumerate(self._values):
             if isinstance(value, Tensor) and (value.requires_grad or id(value) in direct):
@@ -107,7 +106,7 @@ class _Passes:
         return saved
 
     def end_first(self) -> None:
-        """Note what later passes will read again."""
+        """Record the tensors that later passes will read again."""
         self._witness = self._replay.witness([value for value in self._values if isinstance(value, Tensor)])
 
     def __call__(self, *saved: Tensor) -> Any:

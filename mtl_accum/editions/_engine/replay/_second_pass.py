@@ -1,4 +1,4 @@
-"""Whether a trunk's second pass is the first one again: compared in the first steps, then trusted."""
+"""Comparison of a trunk's second pass with its first: in the first steps of an edition, later passes are trusted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from mtl_accum._state import HostState
 from mtl_accum.editions._engine.batch._pytree import paths
 from mtl_accum.editions._engine.graph._versions import version_of
 from mtl_accum.editions._engine.replay._fingerprint import Fingerprint
@@ -25,12 +24,12 @@ _ALWAYS: ContextVar[bool] = ContextVar("mtl_accum_always_comparing", default=Fal
 
 
 class ReplayError(RuntimeError):
-    """A trunk that has to run again does not compute the same again, so that the gradient would be another one."""
+    """A trunk that runs again computes another result than before: the gradient would be wrong."""
 
 
 @contextmanager
 def always_comparing() -> Iterator[None]:
-    """Compare second passes in every step inside the block, not only in a trunk's first ones."""
+    """Compare second passes in every step inside the block, not only in the first steps of a trunk."""
     token = _ALWAYS.set(True)
     try:
         yield
@@ -38,26 +37,19 @@ def always_comparing() -> Iterator[None]:
         _ALWAYS.reset(token)
 
 
-class _Trunk:
-    """What the steps so far have shown of a trunk."""
-
-    def __init__(self) -> None:
-        self.steps: Counter[str] = Counter()  # by the edition that runs it more than once
-        self.draws = False  # from Python's or numpy's global generator
-
-
-_TRUNKS: WeakKeyDictionary[Any, _Trunk] = WeakKeyDictionary()
+# Steps so far of a trunk, by the edition that runs it more than once.
+_STEPS_OF: WeakKeyDictionary[Any, Counter[str]] = WeakKeyDictionary()
 
 
 class Watch:
     """A step of an edition that runs the trunk more than once.
 
-    A trunk is known by the first module that it reaches, or by its code: a function may be made anew for every step.
+    A trunk is identified by the first module that it reaches, or by its code: a function may be new in every step.
 
     Args:
-        function: The trunk.
+        function: Trunk.
         modules: All modules that it reaches.
-        edition: The edition, whose name is for messages.
+        edition: Edition, whose name is for messages.
 
     Attributes:
         comparing: Whether later passes are compared with the first one in this step.
@@ -66,40 +58,11 @@ class Watch:
     def __init__(self, function: Callable[..., Any], modules: Sequence[nn.Module], edition: object) -> None:
         self.edition = type(edition).__name__
         try:
-            self._trunk = _TRUNKS.setdefault(modules[0] if modules else _code(function), _Trunk())
-        except TypeError:  # it cannot be referred to weakly, or has no hash
-            self._trunk = _Trunk()
-        self._trunk.steps[self.edition] += 1
-        self.comparing = self._trunk.steps[self.edition] <= _STEPS or _ALWAYS.get()
-
-    @property
-    def keeps_host_states(self) -> bool:
-        """Whether replays keep the states of Python's and numpy's generators, which takes longer than a small layer."""
-        return self.comparing or self._trunk.draws
-
-    def drew(self) -> None:
-        """Note that the trunk draws from Python's or numpy's generator."""
-        self._trunk.draws = True
-
-    @contextmanager
-    def first_passes(self) -> Iterator[None]:
-        """Look out for draws from Python's and numpy's generators, where not every replay keeps their states.
-
-        Raises:
-            ReplayError: There are some, for the first time, after the steps that are compared.
-        """
-        if self.keeps_host_states:
-            yield
-            return
-        before = HostState()
-        yield
-        if not before.same_as(HostState()):
-            self.drew()
-            raise ReplayError(
-                f"{self.edition}: the trunk drew from Python's or numpy's global generator for the first time in step "
-                f"{self._trunk.steps[self.edition]}, and that generator's state was not kept; call zero_grad and run "
-                "the step again"
-            )
+            steps = _STEPS_OF.setdefault(modules[0] if modules else _code(function), Counter())
+        except TypeError:  # there is no weak reference to it, or no hash
+            steps = Counter()
+        steps[self.edition] += 1
+        self.comparing = steps[self.edition] <= _STEPS or _ALWAYS.get()
 
 
 def _code(function: Callable[..., Any]) -> Any:
@@ -107,11 +70,11 @@ def _code(function: Callable[..., Any]) -> Any:
 
 
 class Comparison:
-    """The first pass of a trunk, summed up, to hold later passes against.
+    """Fingerprint of the first pass of a trunk, to compare later passes with.
 
     Args:
-        modules: Of the trunk, for the attributes that a message names.
-        edition: The name of the edition that runs the trunk again.
+        modules: Modules of the trunk, whose attributes a message names.
+        edition: Name of the edition that runs the trunk again.
     """
 
     def __init__(self, modules: Sequence[nn.Module], edition: str) -> None:
@@ -122,30 +85,30 @@ class Comparison:
 
     @contextmanager
     def watching(self, batch: Any) -> Iterator[None]:
-        """Note whether a pass writes into its batch."""
+        """Record whether a pass in the block writes into its batch."""
         before = _versions(batch)
         yield
         written = [path for path, version in _versions(batch).items() if before.get(path) != version]
         self._written = self._written or ", ".join(written)
 
     def add(self, outputs: Any) -> None:
-        """Sum up the first pass, or compare a later one with it.
+        """Record the outputs of the first pass, or compare those of a later one.
 
         Raises:
             ReplayError: They differ by more than rounding, or a pass has written into the batch.
         """
-        now = Fingerprint(outputs)
+        fingerprint = Fingerprint(outputs)
         if self._first is None:
-            self._first = now
+            self._first = fingerprint
             return
         if self._written:
             raise ReplayError(
-                f"{self._edition}: the trunk writes into its batch ({self._written}), so that its second pass starts "
+                f"{self._edition}: the trunk writes into its batch ({self._written}), so its second pass starts "
                 "from another one; write into a copy, or use Split(), which runs the trunk once"
             )
-        if self._first.differs(now):
+        if self._first.differs(fingerprint):
             raise ReplayError(
-                f"{self._edition}: the trunk's second pass computed something else than its first, so that the "
+                f"{self._edition}: the trunk's second pass computed something else than its first, so the "
                 f"gradient would be another one; {self._cause()}. Split() runs the trunk once"
             )
 
@@ -165,13 +128,13 @@ class Comparison:
 
 
 def _versions(batch: Any) -> dict[str, int]:
-    """Return how often each tensor of a batch has been written to, by its path."""
+    """Return the number of writes to each tensor of a batch, by its path."""
     tensors = ((path, leaf) for path, leaf in paths(batch, "batch") if isinstance(leaf, Tensor))
     return {path: version_of(leaf) for path, leaf in tensors}
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """Return what tells whether an attribute changed: tensors by object and version, plain values as they are."""
+    """Return the identity of every attribute, and the version of a tensor, to detect changes."""
     return {
         name: (id(value), version_of(value) if isinstance(value, Tensor) else 0)
         for name, value in vars(module).items()

@@ -1,4 +1,4 @@
-"""What a second pass reads, and whether it still is what the first pass read."""
+"""Versions of the tensors that a second pass reads: whether they still are those of the first pass."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["Witness"]
 
 
 class Witness:
-    """Parameters and constant buffers of modules, and inputs, as a first pass left them.
+    """Record of the parameters, constant buffers and inputs that a first pass has read.
 
-    Autograd compares the versions of what it saves; a pass that runs again saves nothing.
+    Autograd compares the versions of the tensors it saves; a pass that runs again saves none.
 
     Args:
-        modules: All that the pass reaches.
-        changing: Buffers, by owner's id and name, that are put back before a second pass.
-        inputs: Tensors of what the pass is called with.
-        edition: The name for messages.
+        modules: All modules that the pass reaches.
+        changing: Buffers, by owner's id and name, that are restored before a second pass.
+        inputs: Tensors of the pass's inputs.
+        edition: Name of the edition for messages.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Witness:
                 "trunk once"
             )
         # FSDP2 swaps whole parameters for their shards between the passes.
-        now = self._tensors if is_distributed() else self._read()
+        present = self._tensors if is_distributed() else self._read()
         changed = [
             f"{type(module).__name__}.{name}"
-            for (module, name, tensor), (_, _, other), before in zip(self._tensors, now, self._states, strict=False)
+            for (module, name, tensor), (_, _, other), before in zip(self._tensors, present, self._states, strict=False)
             if other is not tensor or _state(tensor) != before
         ]
-        if changed or len(now) != len(self._tensors):
+        if changed or len(present) != len(self._tensors):
             raise ReplayError(
                 f"{self._edition}: weights changed between the loss and its backward, in which the trunk runs again "
                 f"({', '.join(changed[:5])}); call backward before optimizer.step() and before weights are swapped, or "
@@ -75,6 +75,6 @@ class Witness:
 
 
 def _state(tensor: Tensor) -> tuple[int, int]:
-    """Return what an assignment to `.data` and a write change."""
+    """Return values that change with a write, and with an assignment to `.data`."""
     plain = tensor.layout is torch.strided and not is_distributed()
     return version_of(tensor), tensor.untyped_storage()._cdata if plain else 0
