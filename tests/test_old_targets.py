@@ -232,9 +232,7 @@ def test_an_old_target_builds(node: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("node", JOBS, ids=name_of)
-def test_an_old_job_takes_the_arguments_of_its_time(node: dict[str, Any], request: pytest.FixtureRequest) -> None:
-    if node["_target_"] == "mtl_accum.training.plan":
-        request.applymarker(pytest.mark.xfail(strict=True, reason="plan() has no default for form"))
+def test_an_old_job_takes_the_arguments_of_its_time(node: dict[str, Any]) -> None:
     with only_moves_are_announced():
         job = instantiate(node, _convert_="all")
     inspect.signature(job).bind(run=None)

@@ -91,7 +91,7 @@ class Judge:
     @cached_property
     def draws(self) -> bool:
         """Whether the network draws random numbers."""
-        return not self.reference.random.same(self._nothing.random)
+        return self.reference.random != self._nothing.random
 
     @cached_property
     def without_dropout(self) -> StepOutcome | None:
@@ -100,7 +100,7 @@ class Judge:
             return self.reference
         with NoDropout():
             outcome = self.network.run(SummedLoss())
-        return outcome if outcome.random.same(self._nothing.random) else None
+        return outcome if outcome.random == self._nothing.random else None
 
     @cached_property
     def rounding(self) -> Rounding:
@@ -161,7 +161,7 @@ def _compare(outcome: StepOutcome, expected: StepOutcome, rounding: Rounding | N
         losses=losses,
         gradients=gradients,
         buffers=buffers,
-        random=outcome.random.same(expected.random),
+        random=outcome.random == expected.random,
         parameter=parameter,
         tasks=tuple(
             name

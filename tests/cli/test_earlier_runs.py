@@ -72,9 +72,6 @@ def edit_saved_configuration(run: Path, edit: Callable[[dict[str, Any]], None]) 
     file.write_text(json.dumps({**values, "sha256": digest}))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="version 2 is not read; after cosine, compare() takes SGD for one with a closure"
-)
 def test_it_resumes_and_ends_as_a_run_that_was_not_stopped(stopped: Path) -> None:
     printed = command(*AGAIN, *SUMMED_ONLY, cwd=stopped)
     assert "stopped/checkpoints/step-0000000005: 5 steps are done" in printed
@@ -87,7 +84,6 @@ def test_it_resumes_and_ends_as_a_run_that_was_not_stopped(stopped: Path) -> Non
     assert [figures["epoch"] for figures in report["training"]["validation"]] == validation
 
 
-@pytest.mark.xfail(strict=True, reason="version 2 is not read; Auto has another name now, so it plans again")
 def test_it_resumes_with_the_plan_that_it_had(runs: Path) -> None:
     planned = ["edition=auto", "budget=2MiB", "resume=planned", "hydra.run.dir=resumed"]
     command(*SETTINGS, *planned, cwd=runs, building_only=True)
@@ -95,7 +91,6 @@ def test_it_resumes_with_the_plan_that_it_had(runs: Path) -> None:
     require_same_weights(runs / "resumed", runs / "planned_finished")
 
 
-@pytest.mark.xfail(strict=True, reason="version 2 is not read")
 def test_its_saved_configuration_runs(runs: Path) -> None:
     """The configuration names jobs and settings as they were called then, with the arguments of then."""
     saved = [f"--config-path={runs}/stopped/.hydra", "--config-name=config"]
@@ -117,13 +112,11 @@ def sparse(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.xfail(strict=True, reason="a key that is missing counts as a change")
 def test_a_key_that_the_saved_configuration_lacks_means_its_default(sparse: Path) -> None:
     command(*AGAIN, cwd=sparse, building_only=True)
     require_same_weights(sparse / "resumed", FINISHED)
 
 
-@pytest.mark.xfail(strict=True, reason="a key that is missing counts as a change")
 def test_a_key_that_the_saved_configuration_lacks_may_not_change(sparse: Path) -> None:
     done = mtl_accum(*AGAIN, "clip_norm=1", "model.tasks.digit.weight=3", cwd=sparse, building_only=True)
     assert done.returncode == 1
@@ -131,7 +124,6 @@ def test_a_key_that_the_saved_configuration_lacks_may_not_change(sparse: Path) -
     assert done.stderr.endswith(f"the configuration has changed since: {changes}\n")
 
 
-@pytest.mark.xfail(strict=True, reason="version 2 is not read")
 def test_it_evaluates_with_the_figures_that_it_had(runs: Path) -> None:
     for path, expected in (("finished", "finished/report.json"), ("stopped", "evaluated/evaluation.json")):
         command(*SETTINGS, "job=evaluate", f"path={path}", f"hydra.run.dir=of_{path}", cwd=runs)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from mtl_accum.training.checkpoint._digests import digest_of_file, digest_of_values, open_regular
-from mtl_accum.training.checkpoint._tensor_files import SUFFIX, read_tensors, table_of, write_tensors
+from mtl_accum.training.checkpoint._tensor_files import SUFFIX, Table, read_tensors, table_of, write_tensors
+from mtl_accum.training.checkpoint._version_2 import VERSION_2, read_tensors_of_version_2
 
 __all__ = ["STATE", "VERSION", "Checkpoint", "CheckpointError", "load", "read_values", "save"]
 
@@ -69,13 +70,10 @@ def load(path: Path) -> Checkpoint:
     """
     try:
         values = _read_state(path)
-        digests, table = values["files"], values["tensors"]
-        for name in sorted({*digests, *(file.name for file in path.glob(f"*{SUFFIX}"))}):
-            if not _FILE.fullmatch(name) or name not in digests:
-                raise ValueError(f"{name!r} is no file of this checkpoint")
-            if digest_of_file(path / name) != digests[name]:
-                raise ValueError(f"{name} is cut off or was changed after it was written")
-        tensors = read_tensors(path, table)
+        if values["version"] == VERSION_2:
+            tensors = read_tensors_of_version_2(path, values["files"])
+        else:
+            tensors = _read_files(path, values["files"], values["tensors"])
     except Exception as error:
         raise _unreadable(path, error) from None
     return Checkpoint(path, tensors, values)
@@ -91,6 +89,15 @@ def read_values(path: Path) -> dict[str, Any]:
         return _read_state(path)
     except Exception as error:
         raise _unreadable(path, error) from None
+
+
+def _read_files(folder: Path, digests: Mapping[str, str], table: Table) -> dict[str, Tensor]:
+    for name in sorted({*digests, *(file.name for file in folder.glob(f"*{SUFFIX}"))}):
+        if not _FILE.fullmatch(name) or name not in digests:
+            raise ValueError(f"{name!r} is no file of this checkpoint")
+        if digest_of_file(folder / name) != digests[name]:
+            raise ValueError(f"{name} is cut off or was changed after it was written")
+    return read_tensors(folder, table)
 
 
 def _write(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -122,7 +129,7 @@ def _move_in(aside: Path, path: Path) -> None:
 def _read_state(path: Path) -> dict[str, Any]:
     with open_regular(path / STATE) as file:
         values: dict[str, Any] = json.loads(file.read())
-    if values["version"] != VERSION:
+    if values["version"] not in (VERSION, VERSION_2):
         raise CheckpointError(
             f"{path}: expected a checkpoint of version {VERSION}, found {values['version']!r}; it was written by "
             "another mtl_accum, which is needed to go on from it"
