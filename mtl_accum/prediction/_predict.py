@@ -165,7 +165,7 @@ def _cuda_caveats(operators: set[str]) -> list[str]:
     caveats = [
         "predicted, not measured: to what the pool reserves a process adds its CUDA context and kernels, a few "
         "hundred MiB that differ between drivers; the pool is that of the default settings (no expandable segments)",
-        "what a kernel allocates for itself is not included (the element-wise map inside mse_loss, for a moment)",
+        "allocations inside a kernel are not included (the element-wise map of mse_loss, for a moment)",
     ]
     if operators & _CONVOLUTIONS:
         caveats.append(

@@ -140,9 +140,9 @@ def knobs(sweep: Mapping[str, Any]) -> list[str]:
 
 
 def sweep_table(sweep: Mapping[str, Any]) -> list[list[str]]:
-    """A row a job; cells of a job that failed say why."""
+    """Return a table with a row per job; the last column has the reason of a failure."""
     varied = knobs(sweep)
-    cells = [["job", *varied, "peak", "step", "samples / s", "gradient difference", "what went wrong"]]
+    cells = [["job", *varied, "peak", "step", "samples / s", "gradient difference", "failure"]]
     for row in sweep["rows"]:
         cells.append(
             [
@@ -159,9 +159,9 @@ def sweep_table(sweep: Mapping[str, Any]) -> list[list[str]]:
 
 
 def glance(sweep: Mapping[str, Any]) -> list[list[str]]:
-    """A row a setting, a column an edition: peak and time; and which needs least, which is fastest.
+    """Return a table of peak and time with a row per setting and a column per edition, and the best editions.
 
-    Empty where editions are not among what was varied.
+    It is empty unless editions and something else were varied.
     """
     varied = knobs(sweep)
     others = [name for name in varied if name != "edition"]

@@ -145,7 +145,7 @@ def _columns(source: str, first: str, samples: int | None) -> list[_Column]:
             _size("reserved, peak", "the pool that it held for that", source, "reserved_bytes"),
             _size(
                 "NVML, process",
-                "what the driver counts for the process: pool, context and libraries",
+                "memory of the process by the driver: pool, context and libraries",
                 source,
                 "process_bytes",
             ),
