@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,12 +25,11 @@ from mtl_accum import (
 )
 from mtl_accum.editions import Edition, InBackward, require_edition, require_editions
 from mtl_accum.planning import _timings, as_dict, format_edition, from_dict, overrides
+from mtl_accum.testing import assert_same_gradient, many_heads, vector
 from mtl_accum.verify import oracle
-from tests.asserts import assert_same_gradient
-from tests.memory.networks import many_heads
 from tests.odd_edition import HalvedHeads, Odd
-from tests.test_layers import ROOT
-from tests.workloads import vector
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Mine:
@@ -82,10 +82,10 @@ def test_an_edition_without_a_formula_is_no_candidate():
 
 def test_a_new_edition_is_built_from_its_yaml():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        where = f"hydra.searchpath=[file://{ROOT / 'tests' / 'conf'}]"
+        search_path = f"hydra.searchpath=[file://{ROOT / 'tests' / 'conf'}]"
         nested = Accumulated(HalvedHeads(), 4)
         for edition in (HalvedHeads(), nested):
-            config = compose("config", ["+experiment=two_task", *overrides(edition), where])
+            config = compose("config", ["+experiment=two_task", *overrides(edition), search_path])
             assert instantiate(config.edition) == instantiate(as_dict(edition)) == edition
     assert format_edition(nested) == "Accumulated(HalvedHeads(), micro_batches=4)"
     with pytest.raises(ValueError, match="_target_ must be one of .*found 'tests.odd_edition.HalvedHeads'"):

@@ -65,7 +65,7 @@ def test_statistics_of_pieces_on_request():
 
 ENGINE = "mtl_accum.editions._engine"
 MUTATIONS = {
-    "replay without random state": ("mtl_accum._state._rng.RngState.restore", lambda self: None),
+    "replay without random state": ("mtl_accum._state._rng.RngState.restore", lambda self, present=None: None),
     "replay without buffers": (f"{ENGINE}.replay._replay.Replay._swap", lambda self: None),
     "dL/dz of pieces not accumulated": (
         "mtl_accum.editions._engine._leaves._Leaf.add",

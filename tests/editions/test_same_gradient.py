@@ -98,7 +98,7 @@ def test_backward_scale_must_be_a_number():
 
 def test_the_test_bites_without_replay(monkeypatch):
     """PerTask without the first pass's random numbers is not exact; the assertion must say so."""
-    monkeypatch.setattr("mtl_accum._state._rng.RngState.restore", lambda self: None)
+    monkeypatch.setattr("mtl_accum._state._rng.RngState.restore", lambda self, present=None: None)
     with pytest.raises(ReplayError, match="second pass computed something else"):
         run_edition(PerTask(), vector())
     monkeypatch.setattr("mtl_accum.editions._engine.replay._second_pass.Comparison.add", lambda self, outputs: None)
