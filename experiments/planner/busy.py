@@ -24,7 +24,7 @@ from experiments.planner.grid import MODELS, SHARES, schedules
 from experiments.study import Report
 from mtl_accum import Edition, SummedLoss, plan
 from mtl_accum.memory import TrainingStep, keep_freed_memory
-from mtl_accum.planning import Tables, estimate, format_edition, simplicity, survey, timed
+from mtl_accum.planning import Tables, estimate, format_edition, measure_costs, simplicity, step_seconds
 from mtl_accum.prediction import DryRun
 from mtl_accum.verify import without_a_trace
 
@@ -57,8 +57,8 @@ class Subject:
         self.model, self.batch = MODELS[name]()
         self.optimizer = torch.optim.AdamW(self.model.parameters())
         parts = self.model.trunk, self.model.tasks, self.batch, self.optimizer
-        with DryRun(parts, cuda=False) as rehearsal:
-            network = survey(rehearsal, ["", "checkpointed"])
+        with DryRun(parts, cuda=False) as dry_run:
+            network = measure_costs(dry_run, ["", "checkpointed"])
         self.tables: Tables = network.tables
         self.samples = network.samples
         editions = schedules(self.model, self.batch)
@@ -93,12 +93,12 @@ class Subject:
         if not rivals:
             return "", 1.0
         with without_a_trace(self._step(edition)):
-            once = {rival: min(timed(self._step(rival)) for _ in range(2)) for rival in rivals}
+            once = {rival: min(step_seconds(self._step(rival)) for _ in range(2)) for rival in rivals}
             finalists = sorted(rivals, key=once.__getitem__)[:FINALISTS]
             seconds: dict[Edition, list[float]] = {one: [] for one in [edition, *finalists]}
             for _ in range(ROUNDS):
                 for one, row in seconds.items():
-                    row.append(timed(self._step(one)))
+                    row.append(step_seconds(self._step(one)))
         best = min(finalists, key=lambda one: median(seconds[one]))
         pairs = zip(seconds[edition], seconds[best], strict=True)
         return format_edition(best), median(mine / its for mine, its in pairs)

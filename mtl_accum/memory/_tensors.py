@@ -1,21 +1,21 @@
-"""The tensor meter: bytes of live tensor storages, by what they are, on any device and for fake tensors too."""
+"""Tensor meter: bytes of live tensor storages by category, on any device and for fake tensors."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
 from typing import Any, Self
 
 import torch
-from torch import Tensor, UntypedStorage
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mtl_accum.editions._engine import Kind, listen
-from mtl_accum.memory._readings import Breakdown, PeakMemory
-from mtl_accum.memory._storages import Event, Storage, called_by_autograd, storages
+from mtl_accum.memory._live_storages import LiveStorages
+from mtl_accum.memory._peak import Peak
+from mtl_accum.memory._readings import PeakMemory
+from mtl_accum.memory._storages import Event, called_by_autograd
 from mtl_accum.memory._timeline import Curve, Timeline
 
 __all__ = ["TensorMeter"]
@@ -25,25 +25,27 @@ _ADD = torch.ops.aten.add.Tensor
 
 
 class TensorMeter(TorchDispatchMode):
-    """Counts the bytes of all tensor storages that are alive inside its block.
+    """Counts the bytes of all tensor storages that are live inside its block.
 
-    Every operator is seen, those of the backward and of the optimizer too; a storage counts from its first
-    sight until Python and autograd have let go of it. Not seen: buffers inside a kernel (a convolution's
-    reordered copies), the intermediate tensors of compiled code, memory of other libraries until an operator
-    touches it.
+    Every operator counts, those of the backward and of the optimizer too. A storage counts from the first operator that
+    returns it until Python and autograd have released it. Not counted are buffers inside a kernel (a convolution's
+    reordered copies), the intermediate tensors of compiled code, and memory of other libraries until an operator
+    returns it.
+
+    The meter reads the live bytes after every operator. The highest reading is the peak; see `LiveStorages` for the
+    bytes and `Peak` for its categories. One kind of reading is postponed, see `_take_postponed_reading`.
 
     Args:
-        device: the device whose storages count.
-        parameters: of the network; their gradients are recognised by hooks while the meter runs.
-        buffers: of its modules.
-        optimizer: its state is recognised after each of its steps.
-        inputs: a pytree: the batch.
-        round_to: every storage counts as a multiple of so many bytes; the CUDA allocator's is 512.
-        trace: keep every event, for a snapshot or a simulated allocator.
+        device: Device whose storages count.
+        parameters: Parameters of the network; hooks recognise their gradients while the meter runs.
+        buffers: Buffers of the network's modules.
+        optimizer: Optimizer whose state is recognised after each of its steps.
+        inputs: Pytree of the batch.
+        round_to: Bytes that every storage is rounded up to a multiple of; the CUDA allocator's is 512.
+        trace: Whether to keep every event, for a snapshot or a simulated allocator.
 
     Attributes:
-        events: with `trace`, what came to life and died, in order.
-        operators: how many were seen.
+        operators: Number of operators that ran.
     """
 
     source = "tensors"
@@ -60,53 +62,54 @@ class TensorMeter(TorchDispatchMode):
         trace: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.events: list[Event] = []
         self.operators = 0
-        self._device, self._round_to, self._trace = device, round_to, trace
+        self._device = device
         self._parameters, self._optimizer = list(parameters), optimizer
-        self._storages: dict[int, Storage] = {}
         self._hooks = ExitStack()
-        self._live, self._made = 0, 0
-        self._now = {field.name: 0 for field in fields(Breakdown)}
-        self._sum: Event | None = None  # the birth of a sum of gradients
-        self._settled = True  # whether its operands had the time to die
-        self._generation, self._in_backward = 0, False  # generations of activations: a backward ends one
-        self._announced = ""  # the kind of the phase
+        self._peak = Peak()
+        self._live = LiveStorages(device, self._peak, round_to=round_to, trace=trace)
         self._timeline, self._curve = Timeline(), Curve()
-        self._resting(parameters, buffers, inputs)
-        self._base = self._peak = self._live
+        self._reading_postponed = False
+        self._in_backward = False
+        self._kind = ""  # of the phase that runs
+        self._result: PeakMemory | None = None
+        self._add_resident(parameters, buffers, inputs)
+        self._base = self._live.size
+        self._peak.set(self._base, self._live.categories, self._live.created)
         self._timeline.see(self._base, highest=True)
         self._curve.see(0, self._base)
-        self._result: PeakMemory | None = None
-        self._at_peak, self._peak_at = dict(self._now), self._made
-        self._peak_operator: Any = None
+
+    @property
+    def events(self) -> list[Event]:
+        """Creations and deaths of storages in their order, with `trace`."""
+        return self._live.events
 
     def unavailable(self) -> str | None:
-        """Why this meter cannot run here: it always can."""
+        """Return why this meter cannot run here: None, since it always can."""
         return None
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """Let compiled code run compiled; without it Dynamo would mark the user's code as skipped for ever."""
+        """Let compiled code run compiled; otherwise Dynamo would mark the user's code as skipped for good."""
         return True
 
     def __enter__(self) -> Self:
-        """Begin: hooks find gradients and optimizer state, phases are heard."""
+        """Start counting, with hooks for gradients and optimizer state."""
         self._hooks.enter_context(listen(self))
         for parameter in self._parameters:
             if parameter.requires_grad:
-                self._hooks.callback(parameter.register_post_accumulate_grad_hook(self._gradient).remove)
+                self._hooks.callback(parameter.register_post_accumulate_grad_hook(self._add_gradient).remove)
         if self._optimizer is not None:
-            self._hooks.callback(self._optimizer.register_step_post_hook(lambda *_: self._state()).remove)
+            self._hooks.callback(self._optimizer.register_step_post_hook(lambda *_: self._add_state()).remove)
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """End: what happens to tensors afterwards does not count, and nothing is held any more."""
+        """Stop counting, and release all tensors."""
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
         self._hooks.close()
         self._result = self.result()
-        self._storages.clear()
+        self._live.clear()
         self._parameters, self._optimizer = [], None
 
     def __torch_dispatch__(
@@ -116,160 +119,105 @@ class TensorMeter(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run the operator and count what it made."""
-        if not self._settled:
-            self._settle()
+        """Run an operator, and count the storages that it returns."""
+        if self._reading_postponed:
+            self._take_postponed_reading()
         out = func(*args, **(kwargs or {}))
         self.operators += 1
-        # In a backward gradients are off, but for a checkpointed layer that computes its activations again. Gradients
-        # that wait for a later backward are added up in its phase, between two passes through the graph.
+        # Inside a backward gradients are off, except where a checkpointed layer computes its activations again. The
+        # gradients that wait for a later backward are added up in its phase, between two passes through the graph.
         in_graph = torch._C._current_graph_task_id() != -1
-        backward = not torch.is_grad_enabled() if in_graph else self._announced == "backward"
+        backward = not torch.is_grad_enabled() if in_graph else self._kind == "backward"
         if backward and not self._in_backward:
-            self._generation += 1
+            self._live.generation += 1
         self._in_backward = backward
         category = "temporaries" if backward else "activations"
         if isinstance(out, Tensor):
-            self._add(out, category, func)
+            self._live.add(out, category, func, self._timeline.now)
         else:
             for leaf in tree_leaves(out):
                 if isinstance(leaf, Tensor):
-                    self._add(leaf, category, func)
+                    self._live.add(leaf, category, func, self._timeline.now)
         if backward and func is _ADD and called_by_autograd():
-            self._sum, self._settled = self.events[-1] if self._trace else None, False
+            self._live.begin_sum()
+            self._reading_postponed = True
         else:
-            self._look(func)
+            self._read(func)
         return out
 
     def begin(self, name: str, kind: Kind) -> None:
-        """A phase begins."""
-        self._settle()
-        self._announced = kind
-        self._timeline.begin(name, kind, self._live, self.operators)
+        """Note the start of a phase."""
+        self._take_postponed_reading()
+        self._kind = kind
+        self._timeline.begin(name, kind, self._live.size, self.operators)
 
     def end(self) -> None:
-        """It is over."""
-        self._settle()
-        self._announced = ""
-        self._timeline.end(self._live, self.operators)
+        """Note the end of a phase."""
+        self._take_postponed_reading()
+        self._kind = ""
+        self._timeline.end(self._live.size, self.operators)
 
     def result(self) -> PeakMemory:
-        """The peak since this meter was made; up to the end of its block, once that is over."""
+        """Return the peak since the meter was made, up to now or to the end of its block."""
         if self._result is not None:
             return self._result
-        self._settle()
+        self._take_postponed_reading()
         return PeakMemory(
             self.source,
             str(self._device),
-            peak_bytes=self._peak,
+            peak_bytes=self._peak.size,
             base_bytes=self._base,
-            end_bytes=self._live,
-            categories=Breakdown(**self._at_peak),
+            end_bytes=self._live.size,
+            categories=self._peak.breakdown(),
             peak_phase=self._timeline.peak_phase(),
-            peak_operator=None if self._peak_operator is None else str(self._peak_operator),
+            peak_operator=None if self._peak.operator is None else str(self._peak.operator),
             timeline=self._timeline.phases(),
             curve=self._curve.thinned(self.operators),
         )
 
-    def _look(self, operator: Any) -> None:
-        """Whether this is the highest point so far."""
-        highest = self._live > self._peak
+    def _read(self, operator: Any) -> None:
+        """Read the live bytes after an operator."""
+        highest = self._live.size > self._peak.size
         if highest:
-            self._peak, self._peak_at, self._peak_operator = self._live, self._made, operator
-            self._at_peak = self._now.copy()
-        self._timeline.see(self._live, highest=highest)
-        self._curve.see(self.operators, self._live)
+            self._peak.set(self._live.size, self._live.categories, self._live.created, operator)
+        self._timeline.see(self._live.size, highest=highest)
+        self._curve.see(self.operators, self._live.size)
 
-    def _settle(self) -> None:
-        """Look again after a sum of gradients.
+    def _take_postponed_reading(self) -> None:
+        """Take the reading that was postponed after autograd added gradients.
 
-        Where several gradients meet, autograd adds into the one that nobody else holds; but not while a dispatch
-        mode watches, then into a third tensor, and the first dies. So what counts is what is left a moment later.
+        Without a dispatch mode autograd adds in place, into the gradient that it holds alone. Under a dispatch mode it
+        allocates a third tensor, and frees the first operand a moment later. Reading the bytes only after that operand
+        is freed gives the figure of the addition in place.
         """
-        if not self._settled:
-            self._sum, self._settled = None, True
-            self._look(_ADD)
+        if self._reading_postponed:
+            self._reading_postponed = False
+            self._live.end_sum()
+            self._read(_ADD)
 
-    def _resting(self, parameters: Iterable[Tensor], buffers: Iterable[Tensor], inputs: Any) -> None:
-        """What is alive before the block; what is two things at once counts as the first."""
+    def _add_resident(self, parameters: Iterable[Tensor], buffers: Iterable[Tensor], inputs: Any) -> None:
+        """Add the storages that are live before the block; one with two categories has the first."""
         for parameter in parameters:
-            self._add(parameter, "parameters")
+            self._live.add(parameter, "parameters")
         for buffer in buffers:
-            self._add(buffer, "buffers")
-        self._state()
+            self._live.add(buffer, "buffers")
+        self._add_state()
         for parameter in parameters:
-            self._gradient(parameter)
+            self._add_gradient(parameter)
         for leaf in tree_leaves(inputs):
             if isinstance(leaf, Tensor):
-                self._add(leaf, "inputs")
+                self._live.add(leaf, "inputs")
 
-    def _gradient(self, parameter: Tensor) -> None:
+    def _add_gradient(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
-            self._add(parameter.grad, "gradients")
-            self._recognise(parameter.grad, "gradients")
+            self._add_recognised(parameter.grad, "gradients")
 
-    def _state(self) -> None:
+    def _add_state(self) -> None:
         for state in self._optimizer.state.values() if self._optimizer is not None else ():
             for value in tree_leaves(state):
                 if isinstance(value, Tensor):
-                    self._add(value, "optimizer_state")
-                    self._recognise(value, "optimizer_state")
+                    self._add_recognised(value, "optimizer_state")
 
-    def _add(self, tensor: Tensor, category: str, operator: Any = None) -> None:
-        if tensor.device == self._device:
-            for storage in storages(tensor):
-                key, size = id(storage), -(-storage.nbytes() // self._round_to) * self._round_to
-                known = self._storages.get(key)
-                if known is None:
-                    self._born(key, storage, size, category, operator)
-                elif known.size != size:
-                    self._resized(known, size)
-
-    def _born(self, key: int, storage: UntypedStorage, size: int, category: str, operator: Any) -> None:
-        self._made += 1
-        event = Event(self._made, size, str(operator or category), self._timeline.now) if self._trace else None
-        known = self._storages[key] = Storage(size, category, self._made, self._generation, event)
-        known.reference = weakref.ref(storage, lambda _: self._died(key))
-        self._live += size
-        self._now[category] += size
-        if event is not None:
-            self.events.append(event)
-
-    def _resized(self, known: Storage, size: int) -> None:
-        self._live += size - known.size
-        self._now[known.category] += size - known.size
-        if known.event is not None:
-            self.events.append(known.event._replace(size=-known.size))
-            known.event = known.event._replace(size=size)
-            self.events.append(known.event)
-        known.size = size
-
-    def _died(self, key: int) -> None:
-        known = self._storages.pop(key, None)
-        if known is None:  # the block is over
-            return
-        self._live -= known.size
-        self._now[known.category] -= known.size
-        if known.event is not None:
-            at = len(self.events)
-            if self._sum is not None and known.event is not self._sum:  # an operand: before the sum is born
-                at = next(index for index in reversed(range(at)) if self.events[index] is self._sum)
-            self.events.insert(at, known.event._replace(size=-known.size))
-        # No backward ran in its lifetime: nothing was kept for one. If it saw the peak, say so there.
-        if known.category == "activations" and known.generation == self._generation:
-            self._move_at_peak(known, "temporaries")
-
-    def _recognise(self, tensor: Tensor, category: str) -> None:
-        """A storage turns out to be something that it was from its birth on."""
-        for storage in storages(tensor):
-            known = self._storages.get(id(storage))
-            if known is not None and known.category in ("activations", "temporaries"):
-                self._now[known.category] -= known.size
-                self._now[category] += known.size
-                self._move_at_peak(known, category)
-                known.category = category
-
-    def _move_at_peak(self, known: Storage, category: str) -> None:
-        if known.birth <= self._peak_at:
-            self._at_peak[known.category] -= known.size
-            self._at_peak[category] += known.size
+    def _add_recognised(self, tensor: Tensor, category: str) -> None:
+        self._live.add(tensor, category, phase=self._timeline.now)
+        self._live.recognise(tensor, category)

@@ -1,16 +1,16 @@
-"""A memory budget in, the fastest exact schedule out."""
+"""Planning: from a memory budget to the fastest exact schedule."""
 
 from mtl_accum._renamed import renamed
 from mtl_accum.planning._budget import in_bytes
 from mtl_accum.planning._candidates import candidates, left_out
 from mtl_accum.planning._form import Form
 from mtl_accum.planning._formula import Tables, estimate, phases
+from mtl_accum.planning._measure_costs import measure_costs
 from mtl_accum.planning._notation import as_dict, format_edition, from_dict, overrides
-from mtl_accum.planning._plan import plan
+from mtl_accum.planning._planner import plan
 from mtl_accum.planning._result import BudgetError, LargestBatch, Plan, Schedule, Trial, schedules_of
 from mtl_accum.planning._simplicity import simplicity
-from mtl_accum.planning._survey import survey
-from mtl_accum.planning._timings import timed
+from mtl_accum.planning._timings import step_seconds
 
 __all__ = [
     "BudgetError",
@@ -27,13 +27,13 @@ __all__ = [
     "from_dict",
     "in_bytes",
     "left_out",
+    "measure_costs",
     "overrides",
     "phases",
     "plan",
     "schedules_of",
     "simplicity",
-    "survey",
-    "timed",
+    "step_seconds",
 ]
 
 __getattr__ = renamed(

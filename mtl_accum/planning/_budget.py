@@ -1,4 +1,4 @@
-"""How much memory a step may take: what a person writes, in bytes."""
+"""Memory budget of a step: from a size, a share or "auto" to bytes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mtl_accum.memory import host_memory
 
 __all__ = ["Budget", "in_bytes"]
 
-_RESERVE = 0.1  # of what is free: for the allocator's fragmentation, kernels' workspaces and lazily loaded code
+_RESERVE = 0.1  # share of the free memory: for fragmentation, kernels' workspaces and code that is loaded later
 _LEAST_RESERVE = 256 << 20
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What the live tensors of a step may take at the peak.
+    """Limit for the peak of a step's live tensors.
 
     Attributes:
-        size: in bytes.
-        words: how it came about, for the report.
+        size: Limit in bytes.
+        words: Derivation of the limit, for reports.
     """
 
     size: int
@@ -29,20 +29,20 @@ class Budget:
 
 
 def in_bytes(budget: int | str, device: torch.device, *, held: int = 0) -> Budget:
-    """A budget in bytes.
+    """Return a budget in bytes.
 
-    A size counts the tensors of the step alone. A share is one of the device's memory. "auto" is what is free there
-    now, with what this process's tensors take already, less a reserve of a tenth (256 MiB at least) for the
-    allocator's fragmentation, workspaces and code; the CUDA context is taken before.
+    A size counts the tensors of the step alone. A share is relative to the device's total memory. "auto" is the free
+    memory plus what this process's tensors occupy already, less a reserve of a tenth, and of at least 256 MiB, for
+    fragmentation, workspaces and code. The CUDA context is not part of the free memory.
 
     Args:
-        budget: bytes; or "6GiB", "6GB", "80%", "auto".
-        device: where the step will run; asked for its memory by shares and "auto" only.
-        held: bytes of the step's tensors that are on a CPU already; a GPU's allocator knows them itself.
+        budget: Number of bytes, or "6GiB", "6GB", "80%", "auto".
+        device: Device of the step; its memory is read for a share and for "auto" only.
+        held: Bytes of the step's tensors that are in host memory already; on a GPU they are in the allocator's figure.
 
     Raises:
-        TypeError: budget is neither a number nor text.
-        ValueError: it is nothing of the above; or it needs a device that is not here.
+        TypeError: `budget` is neither a number nor text.
+        ValueError: `budget` is no size, share or "auto"; or it needs the memory of an absent device.
     """
     if isinstance(budget, bool) or not isinstance(budget, int | str):
         raise TypeError(f"budget must be a number of bytes or text such as '6GiB', found {budget!r}")
@@ -65,12 +65,14 @@ def in_bytes(budget: int | str, device: torch.device, *, held: int = 0) -> Budge
 
 
 def _memory(device: torch.device, budget: object) -> tuple[int, int]:
-    """Free and total memory of a device, in bytes."""
+    """Return the free and the total memory of a device, in bytes."""
     if device.type == "cpu":
         return host_memory()
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.mem_get_info(device)
-    raise ValueError(f"budget={budget}: found no {device} here to ask for its memory; give a size, e.g. budget=24GiB")
+    raise ValueError(
+        f"budget={budget}: needs the memory of {device}, which was not found here; give a size, e.g. budget=24GiB"
+    )
 
 
 def _gib(size: int) -> str:

@@ -1,4 +1,4 @@
-"""The schedules among which to choose, and why others are not among them."""
+"""Candidate schedules for a network, and the reasons why others are left out."""
 
 from __future__ import annotations
 
@@ -24,44 +24,46 @@ from mtl_accum.planning._form import Form
 __all__ = ["HEAD_CHUNKS", "TRUNK_CHUNKS", "candidates", "left_out"]
 
 TRUNK_CHUNKS, HEAD_CHUNKS = "trunk chunks", "head chunks"
-_MOST_TASKS = 8  # for PerTask, which runs the trunk once a task
+_MOST_TASKS = 8  # for PerTask, which runs the trunk once per task
 
 
 def left_out(
     trunk: Trunk, tasks: Tasks, batch: Any, *, on_gpu: bool, form: Form = "forward_backward"
 ) -> dict[str, str]:
-    """What is no candidate for this network, and why: what cannot be exact, in the words of the edition that refuses.
+    """Return the kinds of schedules that are no candidates for a network, with the reasons.
+
+    A kind that cannot be exact is left out with the message of the edition that refuses it.
 
     Args:
-        trunk: maps the batch to the representation.
-        tasks: those that are present.
-        batch: any.
-        on_gpu: the step runs on one.
-        form: how the loop takes a schedule.
+        trunk: Function that maps the batch to the representation.
+        tasks: Tasks that are present in the batch, by name.
+        batch: Batch to plan for.
+        on_gpu: Whether the step runs on a GPU.
+        form: How the training loop calls a schedule.
 
     Returns:
         Reasons by "PerTask", "Cached", "trunk chunks", "Accumulated", "Checkpointed", "Offloaded", "head chunks".
     """
-    part = {"trunk": trunk}
+    trunk_by_name = {"trunk": trunk}
     heads = {f"task '{name}'": task for name, task in tasks.items()}
     checks: dict[str, list[Callable[[], object]]] = {
         "PerTask": [
             lambda: _refuse_as_loss(form),
-            lambda: refuse_hidden_modules(PerTask(), part),
+            lambda: refuse_hidden_modules(PerTask(), trunk_by_name),
             lambda: _refuse_many(tasks),
         ],
         "Cached": [
-            lambda: refuse_hidden_modules(Cached(1), part),
+            lambda: refuse_hidden_modules(Cached(1), trunk_by_name),
             lambda: samples_of(batch, "batch"),
         ],
-        TRUNK_CHUNKS: [lambda: refuse_batch_statistics(Cached(1), part)],
+        TRUNK_CHUNKS: [lambda: refuse_batch_statistics(Cached(1), trunk_by_name)],
         "Accumulated": [
-            lambda: refuse_hidden_modules(Accumulated(Split(), 2), part),
+            lambda: refuse_hidden_modules(Accumulated(Split(), 2), trunk_by_name),
             lambda: samples_of(batch, "batch"),
             lambda: refuse_coupled_samples(Accumulated(Split(), 2), tasks),
-            lambda: refuse_batch_statistics(Accumulated(Split(), 2), part | heads),
+            lambda: refuse_batch_statistics(Accumulated(Split(), 2), trunk_by_name | heads),
         ],
-        "Checkpointed": [lambda: refuse_hidden_modules(Checkpointed(Split()), part)],
+        "Checkpointed": [lambda: refuse_hidden_modules(Checkpointed(Split()), trunk_by_name)],
         "Offloaded": [lambda: _refuse_host(on_gpu)],
         HEAD_CHUNKS: [
             lambda: samples_of(batch, "batch"),
@@ -69,21 +71,26 @@ def left_out(
             lambda: refuse_batch_statistics(Split(head_chunks=2), heads),
         ],
     }
-    found = {}
-    for what, refuse in checks.items():
+    reasons = {}
+    for kind, refusals in checks.items():
         try:
-            for check in refuse:
-                check()
+            for refuse in refusals:
+                refuse()
         except (TypeError, ValueError) as error:
-            found[what] = str(error)
-    return found
+            reasons[kind] = str(error)
+    return reasons
 
 
 def candidates(heads: int, samples: int, without: Container[str] = ()) -> list[Edition]:
-    """Schedules for that many heads and samples, pieces in powers of two; the simple ones first.
+    """List the candidate schedules, simple ones first; numbers of pieces are powers of two.
 
-    `Accumulated(Cached(...))` is none: `Accumulated(Split(...))` with twice the micro-batches needs no more memory
-    and a trunk pass less.
+    `Accumulated(Cached(...))` is left out: `Accumulated(Split(...))` with twice the micro-batches needs no more memory
+    and one trunk pass less.
+
+    Args:
+        heads: Number of heads.
+        samples: Number of samples of the batch.
+        without: Kinds of schedules that are left out, as `left_out` names them.
     """
     counts = [2**n for n in range(1, samples.bit_length()) if 2**n <= samples]
     chunks = [1] if HEAD_CHUNKS in without else [1, *counts]
@@ -93,12 +100,12 @@ def candidates(heads: int, samples: int, without: Container[str] = ()) -> list[E
     if "Cached" not in without:
         sizes = [samples] if TRUNK_CHUNKS in without else [-(-samples // count) for count in (1, *counts)]
         whole += [Cached(size, head_chunks=count) for size in sizes for count in chunks]
-    found = [*whole]
+    editions = [*whole]
     if "Checkpointed" not in without:
-        found += [Checkpointed(edition) for edition in whole]
+        editions += [Checkpointed(edition) for edition in whole]
     if "Offloaded" not in without:
-        found += [Offloaded(edition) for edition in found]
-    return found if "PerTask" in without else [*found, PerTask()]
+        editions += [Offloaded(edition) for edition in editions]
+    return editions if "PerTask" in without else [*editions, PerTask()]
 
 
 def _splits(heads: int, chunks: list[int]) -> Iterator[Split]:
@@ -107,7 +114,7 @@ def _splits(heads: int, chunks: list[int]) -> Iterator[Split]:
 
 
 def _inside(heads: int, samples: int, micro_batches: int, chunks: list[int]) -> Iterator[Edition]:
-    """What a micro-batch may go through."""
+    """List the schedules inside a micro-batch."""
     size = -(-samples // micro_batches)
     yield SummedLoss()
     yield from _splits(heads, [count for count in chunks if count <= size])
@@ -115,7 +122,7 @@ def _inside(heads: int, samples: int, micro_batches: int, chunks: list[int]) -> 
 
 def _refuse_as_loss(form: Form) -> None:
     if form == "loss":
-        raise ValueError("PerTask: it has no loss, as every task's backward goes through the trunk by itself")
+        raise ValueError("PerTask: it has no loss, since every task has a backward of its own through the trunk")
 
 
 def _refuse_many(tasks: Tasks) -> None:
@@ -125,4 +132,4 @@ def _refuse_many(tasks: Tasks) -> None:
 
 def _refuse_host(on_gpu: bool) -> None:
     if not on_gpu:
-        raise ValueError("Offloaded: what the trunk saves is in the CPU's memory already")
+        raise ValueError("Offloaded: the trunk's saved tensors are in host memory already")

@@ -1,4 +1,4 @@
-"""What one part of the network needs at one number of samples, and the table that interpolates between them."""
+"""Costs of a network's parts at one number of samples, and the table that interpolates between several."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ __all__ = ["CostTable", "NetworkCosts", "PartCost", "with_all_heads"]
 
 
 class PartCost(NamedTuple):
-    """The trunk or a head, in bytes and seconds.
+    """Costs of the trunk or of a head, in bytes and seconds.
+
+    A rise is the distance from the live bytes at the start of a pass to its highest point.
 
     Attributes:
-        forward_rise: how far its forward goes above what was live when it began.
-        kept: what its forward leaves for the backward; the representation too, if it is the trunk.
-        backward_rise: how far its backward goes above what was live when it began, from no gradients.
-        again_rise: the same where the gradients are there and are added to.
-        held_rise: the same again, of the trunk, where dL/dz does not die when it has been used.
-        gradients: of its parameters, which the first backward makes.
-        largest: of these, the one that is largest.
-        forward_seconds: the forward's time.
-        backward_seconds: the backward's time.
+        forward_rise: Rise of the forward.
+        kept: Bytes that the forward leaves for the backward; for the trunk, with the representation.
+        backward_rise: Rise of a backward that creates the gradients.
+        again_rise: Rise of a backward that adds to existing gradients.
+        held_rise: For the trunk, `again_rise` where dL/dz outlives the backward.
+        gradients: Bytes of the gradients of the part's parameters, which its first backward creates.
+        largest: Bytes of the largest of these gradients.
+        forward_seconds: Seconds of the forward.
+        backward_seconds: Seconds of the backward.
     """
 
     forward_rise: float = 0.0
@@ -39,16 +41,19 @@ class PartCost(NamedTuple):
 
 
 class NetworkCosts(NamedTuple):
-    """The parts of a network at one number of samples.
+    """Costs of all parts of a network at one number of samples.
 
     Attributes:
-        trunk: with its graph.
-        blind: the trunk without a graph, forward only.
-        heads: by the task's name; of the tasks that are present.
-        representation: bytes of it.
-        cotangent: bytes of dL/dz, as it adds up.
-        optimizer: its step, as a forward.
-        loose: bytes of the representation that the trunk's own graph does not keep: gone where nobody else holds it.
+        trunk: Costs of the trunk with its graph.
+        blind: Costs of the trunk without a graph: a forward only.
+        heads: Costs of the heads of the present tasks, by name.
+        representation: Bytes of the representation.
+        cotangent: Bytes of the accumulated dL/dz, which is float32 for a 16-bit representation.
+        optimizer: Costs of the optimizer's step, as a forward.
+        loose: Bytes of the representation that the trunk's own graph does not keep: they are freed with the last
+            outside reference.
+        term: Bytes of dL/dz in the dtype of the representation, as autograd computes it: half of `cotangent` for a
+            16-bit representation, else equal to it.
     """
 
     trunk: PartCost
@@ -58,35 +63,43 @@ class NetworkCosts(NamedTuple):
     cotangent: float
     optimizer: PartCost
     loose: float = 0.0
+    term: float = 0.0
+
+    @property
+    def accumulates_in_float32(self) -> bool:
+        """Whether dL/dz is accumulated in a wider dtype than the representation's."""
+        return self.term < self.cotangent
 
 
 class CostTable:
-    """Pieces at some numbers of samples, and in between.
+    """Costs of a network at any number of samples, interpolated from a few known ones.
 
-    Every figure is piecewise linear in the number of samples: exact where it is affine, as the size of every tensor
-    with the samples in one dimension is, and from above where it is convex, as the highest of several such sums.
+    Every figure is piecewise linear in the number of samples. That is exact where the figure is affine, as the size of
+    every tensor with the samples in one dimension is, and too high where it is convex, as the maximum of several such
+    sums is.
 
     Args:
-        known: by the number of samples.
-        clock: where the seconds come from; None takes those that are known here.
+        known: Pairs of a number of samples and the costs there.
+        timings: Table whose seconds replace those of `known`; None keeps them.
     """
 
-    def __init__(self, known: Iterable[tuple[int, NetworkCosts]], clock: CostTable | None = None) -> None:
+    def __init__(self, known: Iterable[tuple[int, NetworkCosts]], timings: CostTable | None = None) -> None:
         self._known = dict(sorted(known))
         self._sizes = list(self._known)
-        self._clock = clock
+        self._timings = timings
         self.at = lru_cache(maxsize=None)(self._at)
 
-    def timed_by(self, clock: CostTable) -> CostTable:
-        """The same bytes with other seconds."""
-        return CostTable(self._known.items(), clock)
+    def with_timings(self, timings: CostTable) -> CostTable:
+        """Return a table with the bytes of this one and the seconds of another."""
+        return CostTable(self._known.items(), timings)
 
     def _at(self, samples: int) -> NetworkCosts:
-        """Between the two numbers that are nearest; beyond the largest, as between the last two."""
-        found = self._between(samples)
-        return found if self._clock is None else _with_seconds(found, self._clock.at(samples))
+        """Return the costs at a number of samples."""
+        costs = self._interpolate(samples)
+        return costs if self._timings is None else _with_seconds(costs, self._timings.at(samples))
 
-    def _between(self, samples: int) -> NetworkCosts:
+    def _interpolate(self, samples: int) -> NetworkCosts:
+        """Interpolate between the two nearest known sizes, or extrapolate from the last two."""
         if samples in self._known or len(self._sizes) == 1:
             return self._known.get(samples, self._known[self._sizes[0]])
         high = min(max(bisect.bisect(self._sizes, samples), 1), len(self._sizes) - 1)
@@ -96,7 +109,11 @@ class CostTable:
 
 
 def with_all_heads(known: Mapping[int, NetworkCosts]) -> list[tuple[int, NetworkCosts]]:
-    """Complete the heads: one that found no target in so few samples counts as in the next larger number."""
+    """Complete the heads at every size: a head without a target in few samples takes its costs at the next larger size.
+
+    Args:
+        known: Costs by number of samples.
+    """
     complete: list[tuple[int, NetworkCosts]] = []
     for size in sorted(known, reverse=True):
         heads = complete[-1][1].heads | known[size].heads if complete else known[size].heads
@@ -104,13 +121,13 @@ def with_all_heads(known: Mapping[int, NetworkCosts]) -> list[tuple[int, Network
     return complete
 
 
-def _with_seconds(pieces: NetworkCosts, clock: NetworkCosts) -> NetworkCosts:
-    def timed(part: PartCost, by: PartCost) -> PartCost:
-        return part._replace(forward_seconds=by.forward_seconds, backward_seconds=by.backward_seconds)
+def _with_seconds(costs: NetworkCosts, timings: NetworkCosts) -> NetworkCosts:
+    def timed(part: PartCost, timing: PartCost) -> PartCost:
+        return part._replace(forward_seconds=timing.forward_seconds, backward_seconds=timing.backward_seconds)
 
-    return pieces._replace(
-        trunk=timed(pieces.trunk, clock.trunk),
-        blind=timed(pieces.blind, clock.blind),
-        heads={name: timed(head, clock.heads[name]) for name, head in pieces.heads.items()},
-        optimizer=timed(pieces.optimizer, clock.optimizer),
+    return costs._replace(
+        trunk=timed(costs.trunk, timings.trunk),
+        blind=timed(costs.blind, timings.blind),
+        heads={name: timed(head, timings.heads[name]) for name, head in costs.heads.items()},
+        optimizer=timed(costs.optimizer, timings.optimizer),
     )

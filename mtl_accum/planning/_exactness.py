@@ -1,4 +1,4 @@
-"""Schedules held against `SummedLoss` on a few samples of the user's own batch, before one is called exact."""
+"""Exactness checks of a plan: schedules compared with `SummedLoss` on a few samples of the user's batch."""
 
 from __future__ import annotations
 
@@ -29,20 +29,24 @@ from mtl_accum.planning._notation import format_edition
 from mtl_accum.planning._simplicity import in_small
 from mtl_accum.verify import CheckedEdition, examine, without_a_trace
 
-__all__ = ["Exactness", "basic_kinds"]
+__all__ = ["ExactnessChecks", "basic_kinds"]
 
-_FEW = 5  # samples: two pieces of three and two
-_FEW_IN_PIECES_OF_PIECES = 11  # six and five, which are cut again, none to a single sample
-_WINDOWS = 8  # places in the batch where samples with targets are looked for
-_RUNS = 8  # of a network for one schedule in `check`
+_FEW = 5  # samples: pieces of three and two
+_FEW_CUT_TWICE = 11  # samples: pieces of six and five, which are cut again, none to a single sample
+_WINDOWS = 8  # positions in the batch that are tried for samples with targets
+_RUNS = 8  # steps of a network that `check` needs for one schedule
 _PATIENCE = 30.0  # seconds for one schedule
-_HURRY = 10.0  # seconds for all that are not about to be chosen
+_HURRY = 10.0  # seconds for all checks of schedules that are not about to be chosen
 _NOT_CHECKED = "not checked: "
-_LATER = _NOT_CHECKED + "for lack of time; job=check does it"
+_POSTPONED = _NOT_CHECKED + "for lack of time; job=check does it"
 
 
 def basic_kinds(samples: int) -> dict[str, Edition]:
-    """Return a schedule of every kind that the others are made of, by its name among what is left out."""
+    """Return a schedule of every kind that others are made of, by the name of the kind in `left_out`.
+
+    Args:
+        samples: Number of samples of the batch; 1 if it cannot be cut.
+    """
     kinds: dict[str, Edition] = {"PerTask": PerTask(), "Cached": Cached(samples), "Checkpointed": Checkpointed(Split())}
     if samples > 1:
         kinds |= {
@@ -53,50 +57,49 @@ def basic_kinds(samples: int) -> dict[str, Edition]:
     return kinds
 
 
-class Exactness:
-    """What is known of a network's schedules by numbers: losses, gradients and buffers compared by `check`.
+class ExactnessChecks:
+    """Compares losses, gradients and buffers of a network's schedules with those of `SummedLoss`, each kind once.
 
     Args:
-        step: A step of the network, on its device.
+        step: Step of the network, on its device.
         samples: Number of samples of the batch; 1 if it cannot be cut.
-        room: Bytes that may be taken, for the network and its copy in float64.
-        needs: Bytes that `SummedLoss` needs on so many samples.
+        room: Bytes that a check may take, for the network and its copy in float64.
+        needs: Bytes that `SummedLoss` needs, by number of samples.
 
     Attributes:
-        verdicts: By the schedule on the few samples, in writing: how far it is from `SummedLoss`, or why that is not
-            known.
+        verdicts: Difference from `SummedLoss`, or the reason why it is not known, by the schedule on the few samples.
     """
 
     def __init__(self, step: TrainingStep, samples: int, room: int, needs: Mapping[int, int]) -> None:
         self._step, self._samples, self._room, self._needs = step, samples, room, needs
         self._wrong: dict[str, str] = {}
         self._batches: dict[int, Any] = {}
-        self._seconds: dict[int, float] = {}  # of a SummedLoss, by the number of samples
+        self._seconds: dict[int, float] = {}  # of a step of SummedLoss, by number of samples
         self._spent = 0.0
         self.verdicts: dict[str, str] = {}
 
     @staticmethod
     def sizes(samples: int) -> set[int]:
-        """Return the numbers of samples that schedules are held against `SummedLoss` with."""
-        return {min(samples, _FEW), min(samples, _FEW_IN_PIECES_OF_PIECES)}
+        """Return the numbers of samples that checks run on."""
+        return {min(samples, _FEW), min(samples, _FEW_CUT_TWICE)}
 
     @staticmethod
     def few(edition: Edition, samples: int) -> int:
-        """Return how many samples a schedule is held against `SummedLoss` with."""
-        return min(samples, _FEW_IN_PIECES_OF_PIECES if _is_cut_twice(edition) else _FEW)
+        """Return the number of samples that the check of a schedule runs on."""
+        return min(samples, _FEW_CUT_TWICE if _is_cut_twice(edition) else _FEW)
 
-    def why_not(self, editions: Iterable[Edition], *, hurry: bool) -> dict[Edition, str]:
-        """Check schedules as far as their kinds are not known yet.
+    def inexact(self, editions: Iterable[Edition], *, hurry: bool) -> dict[Edition, str]:
+        """Check schedules whose kinds were not checked yet, and return those that are not exact.
 
         Args:
-            editions: The schedules.
-            hurry: Whether to check no more once checks have taken some seconds: for schedules that are not about to be
+            editions: Schedules to check.
+            hurry: Whether to postpone checks once they have taken some seconds, for schedules that are not about to be
                 chosen.
 
         Returns:
-            By schedule why it is not exact; without those that are, or that could not be checked.
+            Reasons by schedule; schedules that are exact, or that could not be checked, are missing.
         """
-        wrong = {}
+        reasons = {}
         for edition in editions:
             if _is_whole(edition):
                 continue
@@ -104,20 +107,22 @@ class Exactness:
             small = in_small(edition, self._samples, few)
             name = format_edition(small)
             late = hurry and self._spent > _HURRY
-            if self.verdicts.get(name, _LATER) == _LATER:
-                self.verdicts[name] = _LATER
+            if self.verdicts.get(name, _POSTPONED) == _POSTPONED:
+                self.verdicts[name] = _POSTPONED
                 if not late:
                     started = time.perf_counter()
                     self._check(small, name, few)
                     self._spent += time.perf_counter() - started
             if name in self._wrong:
-                wrong[edition] = self._wrong[name]
-        return wrong
+                reasons[edition] = self._wrong[name]
+        return reasons
 
     def pending(self, editions: Iterable[Edition]) -> set[Edition]:
-        """Return the schedules whose kind was not checked for lack of time."""
+        """Return the schedules whose check was postponed for lack of time."""
         small = {edition: in_small(edition, self._samples, self.few(edition, self._samples)) for edition in editions}
-        return {edition for edition, one in small.items() if self.verdicts.get(format_edition(one)) == _LATER}
+        return {
+            edition for edition, checked in small.items() if self.verdicts.get(format_edition(checked)) == _POSTPONED
+        }
 
     def _check(self, edition: Edition, name: str, few: int) -> None:
         reason = self._obstacle(few)
@@ -136,9 +141,9 @@ class Exactness:
         if reason:
             recover(self._step.device, reason)
             self.verdicts[name] = _NOT_CHECKED + reason
-            inner = _without_memory_of_trunk(edition)
+            inner = _without_trunk_wrapper(edition)
             if inner != edition and not _is_whole(inner):
-                self._as(inner, name, few)
+                self._copy_verdict(inner, name, few)
             return
         if checked.undecided and checked.verdict == "not decided":
             self.verdicts[name] = _NOT_CHECKED + checked.undecided.removeprefix("not decided: ")
@@ -148,18 +153,18 @@ class Exactness:
             self.verdicts[name] = "not exact, left out"
             self._wrong[name] = checked.refusal or checked.failure or _difference(checked, few)
 
-    def _as(self, inner: Edition, name: str, few: int) -> None:
-        """Take what is known of the schedule inside for the whole: how the trunk runs is checked by itself."""
+    def _copy_verdict(self, inner: Edition, name: str, few: int) -> None:
+        """Take the verdict of the schedule inside a trunk wrapper, which has a check of its own."""
         inside = format_edition(inner)
-        if self.verdicts.get(inside, _LATER) == _LATER:
+        if self.verdicts.get(inside, _POSTPONED) == _POSTPONED:
             self._check(inner, inside, few)
         self.verdicts[name] = f"as {inside}"
         if inside in self._wrong:
             self._wrong[name] = self._wrong[inside]
 
     def _obstacle(self, few: int) -> str:
-        """Say why a few samples cannot be had: memory, time, or a step that does not run on them."""
-        needed = 3 * self._needs[few]  # the network, its copy in twice the bytes
+        """Return why a check on a few samples is impossible (memory, time, a failing step); empty if it is not."""
+        needed = 3 * self._needs[few]  # the network, and its copy in float64 with twice the bytes
         if needed > self._room:
             return f"{few} samples need {needed >> 20} MiB, {self._room >> 20} MiB are free"
         if few not in self._batches:
@@ -186,14 +191,14 @@ class Exactness:
     def _checked(self, edition: Edition, few: int) -> CheckedEdition:
         step = self._step
         with without_a_trace(step):
-            self._summed(few)  # state that a trunk carries from batch to batch has the size of the few samples now
-            table = examine(
-                step.trunk, step.tasks, self._batches[few], optimizer=step.optimizer, editions={"it": edition}
+            self._summed(few)  # gives state that a trunk carries from batch to batch the size of the few samples
+            report = examine(
+                step.trunk, step.tasks, self._batches[few], optimizer=step.optimizer, editions={"checked": edition}
             )
-        return table.editions["it"]
+        return report.editions["checked"]
 
     def _sample(self, few: int) -> Any:
-        """Copy neighbouring samples in which, if possible, all tasks have targets in both pieces, unequally many."""
+        """Copy neighbouring samples, if possible with targets of all tasks in both pieces, unequally many of them."""
         batch, samples = self._step.batch, self._samples
         if samples <= few:
             return _copy(batch)
@@ -203,36 +208,37 @@ class Exactness:
 
 
 def _copy(batch: Any) -> Any:
-    """Copy the tensors of a batch, for a forward that writes into them."""
+    """Copy the tensors of a batch, since a forward may write into them."""
     return tree_map_only(Tensor, lambda t: t.detach().clone().requires_grad_(t.requires_grad), batch)
 
 
 def _quality(tasks: Tasks, batch: Any, few: int) -> tuple[int, int]:
-    """Count the tasks that have targets in both halves, and those that have unequally many."""
+    """Return the number of tasks with targets in both halves, and of those with unequally many in the two."""
     try:
         cuts = equal_ranges(few, 2)
         counts = read_counts(tasks, [Piece(cut, take(batch, cut)) for cut in cuts])
-    except Exception:  # whatever a user's count raises, the check itself will show it
+    except Exception:  # any error of a user's count; the check itself reports it
         return 0, 0
     rows = [[count[cut] for cut in cuts] for count in counts.values()]
     return sum(all(row) for row in rows), sum(len(set(row)) > 1 for row in rows)
 
 
-def _without_memory_of_trunk(edition: Any) -> Any:
-    """Return a schedule without checkpointing and offloading of the trunk."""
+def _without_trunk_wrapper(edition: Any) -> Any:
+    """Return a schedule without its outermost checkpointing or offloading of the trunk."""
     if isinstance(edition, AsLoss):
-        return dataclasses.replace(edition, edition=_without_memory_of_trunk(edition.edition))
+        return dataclasses.replace(edition, edition=_without_trunk_wrapper(edition.edition))
     return edition.edition if isinstance(edition, Checkpointed | Offloaded) else edition
 
 
 def _is_whole(edition: Any) -> bool:
-    """Tell whether a schedule neither cuts the batch, runs the trunk again, nor attaches gradients to a loss."""
+    """Return whether a schedule runs everything once, uncut, and attaches no gradients to a loss."""
     if isinstance(edition, AsLoss):
         return isinstance(edition.edition, SummedLoss)
     return isinstance(edition, SummedLoss) or (isinstance(edition, Split) and edition.head_chunks == 1)
 
 
 def _is_cut_twice(edition: Edition) -> bool:
+    """Return whether a schedule cuts its micro-batches again."""
     inner: Edition | None = edition
     while inner is not None:
         if isinstance(inner, Accumulated) and not _is_whole(inner.inner):
@@ -243,10 +249,10 @@ def _is_cut_twice(edition: Edition) -> bool:
 
 def _difference(checked: CheckedEdition, few: int) -> str:
     missing = f"no gradient for {', '.join(checked.missing)}" if checked.missing else ""
-    why = checked.reason or missing
-    return f"differs from SummedLoss by {_worst(checked):.1e} on {few} samples{f': {why}' if why else ''}"
+    reason = checked.reason or missing
+    return f"differs from SummedLoss by {_worst(checked):.1e} on {few} samples{f': {reason}' if reason else ''}"
 
 
 def _worst(checked: CheckedEdition) -> float:
-    shown = checked.decisive
-    return 0.0 if shown is None else max(shown.losses, shown.gradients, shown.buffers)
+    difference = checked.decisive
+    return 0.0 if difference is None else max(difference.losses, difference.gradients, difference.buffers)

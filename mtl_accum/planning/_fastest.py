@@ -1,8 +1,8 @@
-"""Which of several timed schedules to take, where every measurement may be off.
+"""Choice of the fastest schedule from noisy timings, by a sign test.
 
-The schedules take turns, so a round has one measurement of each, taken within the same moments. One schedule counts
-as faster than another if it is so in more rounds than chance explains: whatever a busy machine does to a single
-measurement, or to all of a round, it cannot make the slower one win nearly every round.
+The schedules take turns, so a round has one measurement of each, taken at nearly the same time. A schedule counts as
+faster than another if it wins more rounds than chance explains. A busy machine may spoil single measurements or whole
+rounds, but it does not let the slower schedule win nearly every round.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from statistics import median
 
 __all__ = ["WORTH", "fastest", "surely_faster"]
 
-WORTH = 0.97  # of a simpler schedule's time: less than that is not worth more pieces
-_DOUBT = 1 / 32  # probability that schedules which are equally fast give such a result
+WORTH = 0.97  # share of a simpler schedule's time that a complex one must stay below to be worth its pieces
+_DOUBT = 1 / 32  # accepted probability that two equally fast schedules give such a result
 
 
 def surely_faster(seconds: Sequence[float], than: Sequence[float], worth: float = 1.0) -> bool:
-    """Tell whether one schedule is faster than another, by a sign test over the rounds in which both ran.
+    """Return whether one schedule is faster than another, by a sign test over the rounds in which both ran.
 
     Args:
         seconds: Seconds of a schedule, by round.
-        than: Seconds of the other, by round.
-        worth: Share of the other's time that it has to stay below.
+        than: Seconds of the other schedule, by round.
+        worth: Share of the other's time that a won round stays below.
     """
     rounds = list(zip(seconds, than, strict=False))
     wins = sum(one < worth * other for one, other in rounds)
@@ -32,13 +32,13 @@ def surely_faster(seconds: Sequence[float], than: Sequence[float], worth: float 
 
 
 def fastest(rows: Sequence[Sequence[float]]) -> tuple[int, list[int]]:
-    """Choose the simplest schedule that none is surely faster than, and that no simpler one measures faster than.
+    """Choose the simplest schedule such that no schedule is surely faster and no simpler one has a smaller median.
 
     Args:
         rows: Seconds by round of every schedule, simplest first.
 
     Returns:
-        The index of the choice, and those of the schedules that cannot be told from it.
+        The index of the choice, and those of the schedules that are neither surely faster nor surely slower.
     """
     best = rows[0]
     records = [0]

@@ -1,4 +1,4 @@
-"""How a training loop takes a schedule: as a call that leaves gradients, or as a loss that it sends back itself."""
+"""Forms of a schedule in a training loop: a call that leaves gradients, or a loss for the loop's own backward."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Form = Literal["forward_backward", "loss"]
 
 
 def require_form(form: str) -> None:
-    """Raise ValueError unless there is such a form."""
+    """Raise ValueError unless a string names a form."""
     one_of(*get_args(Form))("form", form)
 
 
 def in_form(edition: Edition, form: Form) -> Edition:
-    """Return what runs a schedule in a form."""
-    return AsLoss(edition) if form == "loss" else edition  # type: ignore[arg-type]  # it raises for one without
+    """Return the edition that runs a schedule in a form."""
+    return AsLoss(edition) if form == "loss" else edition  # type: ignore[arg-type]  # it raises for an edition without a loss
 
 
 def without_form(edition: Any) -> Edition:
-    """Return the schedule itself: the one whose `.loss` is called, where it runs in the form of a loss."""
+    """Return the schedule itself, without the `AsLoss` that runs it in the form of a loss."""
     return edition.edition if isinstance(edition, AsLoss) else edition
 
 
 def call_of(schedule: str) -> str:
-    """Write down how a loop calls a schedule that it takes as a loss."""
+    """Return the code that calls a schedule in the form of a loss."""
     return f"total, losses = {schedule}.loss(trunk, tasks, batch), then total.backward()"

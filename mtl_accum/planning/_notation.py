@@ -1,4 +1,4 @@
-"""A schedule in writing: for the command line, for people, and for a checkpoint."""
+"""Notations of a schedule: overrides of the command line, Python code, and plain values for JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mtl_accum.editions import Edition, EditionLike
 
 __all__ = ["as_dict", "format_edition", "from_dict", "overrides"]
 
-# The editions of this package that have a file in conf/edition, by the name that a configuration gives them.
+# Editions of this package with a file in conf/edition, by their `_target_` in a configuration.
 _TARGETS: dict[str, type[Edition]] = {
     f"mtl_accum.{name}": kind
     for name, kind in sorted(vars(editions).items())
@@ -20,16 +20,16 @@ _TARGETS: dict[str, type[Edition]] = {
 
 
 def overrides(edition: Edition) -> list[str]:
-    """Write an edition as command-line overrides of the default configuration.
+    """Return the command-line overrides that give an edition from the default configuration.
 
     Returns:
-        The overrides; none where the edition, or one inside of it, has no file in `conf/edition`.
+        The overrides; none if the edition, or one inside it, has no file in `conf/edition`.
     """
     return list(_overrides(edition, "edition")) if _has_group(edition) else []
 
 
 def format_edition(edition: EditionLike) -> str:
-    """Write an edition as a person would in Python: without the arguments that have their default."""
+    """Return an edition as Python code, without the fields that have their defaults."""
     arguments = []
     for field in _fields(edition):
         value = getattr(edition, field.name)
@@ -41,28 +41,28 @@ def format_edition(edition: EditionLike) -> str:
 
 
 def as_dict(edition: EditionLike) -> dict[str, Any]:
-    """Write an edition as its configuration: plain values that JSON and a checkpoint can hold."""
+    """Return the configuration of an edition: plain values for JSON and checkpoints."""
     values = {field.name: getattr(edition, field.name) for field in _fields(edition)}
-    written = {name: as_dict(value) if isinstance(value, EditionLike) else value for name, value in values.items()}
-    return {"_target_": _target(type(edition)), **written}
+    plain = {name: as_dict(value) if isinstance(value, EditionLike) else value for name, value in values.items()}
+    return {"_target_": _target(type(edition)), **plain}
 
 
-def from_dict(written: Mapping[str, Any]) -> Edition:
-    """Make the edition that `as_dict` wrote down.
+def from_dict(config: Mapping[str, Any]) -> Edition:
+    """Return the edition of a configuration that `as_dict` returned.
 
     Raises:
         ValueError: `_target_` is no edition of this package, or the edition has no such field.
     """
-    kind = _TARGETS.get(str(written.get("_target_")))
+    kind = _TARGETS.get(str(config.get("_target_")))
     if kind is None:
         expected = ", ".join(_TARGETS)
-        raise ValueError(f"_target_ must be one of {expected}; found {written.get('_target_')!r}")
-    values = {name: value for name, value in written.items() if name != "_target_"}
+        raise ValueError(f"_target_ must be one of {expected}; found {config.get('_target_')!r}")
+    values = {name: value for name, value in config.items() if name != "_target_"}
     try:
-        made: Edition = kind(**{name: from_dict(v) if isinstance(v, Mapping) else v for name, v in values.items()})
+        edition: Edition = kind(**{name: from_dict(v) if isinstance(v, Mapping) else v for name, v in values.items()})
     except TypeError as error:
-        raise ValueError(f"{written['_target_']}: {error}") from None
-    return made
+        raise ValueError(f"{config['_target_']}: {error}") from None
+    return edition
 
 
 def _overrides(edition: Edition, place: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What operators cost on a device that is not there: by floating-point operations and bytes."""
+"""Operator times on an absent device, estimated from floating-point operations and bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mtl_accum.editions import TO_HOST
 
 __all__ = ["OperationCounter"]
 
-# A data-centre GPU of today, in round figures. Only ratios between schedules are made of them.
+# A current data-centre GPU, in round figures. They only enter ratios between schedules.
 _OPERATIONS_PER_SECOND = 100e12  # dense matrix products, tensor cores, as networks reach them
 _BYTES_PER_SECOND = 2e12  # device memory
 _BYTES_TO_HOST = 20e9  # a second, each way
@@ -25,17 +25,17 @@ _ToHost = Callable[[Tensor], Callable[[], Tensor]]
 
 
 class OperationCounter(TorchDispatchMode):
-    """Adds up the time that every operator inside its block would take by the roofline model.
+    """Adds up the time of every operator inside its block by the roofline model.
 
-    An operator takes the longer of its floating-point operations (counted for products, convolutions and attention by
-    `torch.utils.flop_counter`) at 100 TFLOP/s and its bytes read and written at 2 TB/s, and 5 us to be launched. Views
-    are free. What `Offloaded` sends to the host takes its time at 20 GB/s there, and back.
+    An operator takes 5 us for its launch, and the longer of two times: its floating-point operations at 100 TFLOP/s and
+    its bytes read and written at 2 TB/s. Operations are counted by `torch.utils.flop_counter`, for products,
+    convolutions and attention. Views are free. Tensors that `Offloaded` moves to the host take 20 GB/s each way.
 
     Reference: Williams, Waterman and Patterson (2009), Roofline: An Insightful Visual Performance Model for Multicore
     Architectures.
 
     Attributes:
-        seconds: so far.
+        seconds: Seconds of all operators so far.
     """
 
     def __init__(self) -> None:
@@ -44,35 +44,37 @@ class OperationCounter(TorchDispatchMode):
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """Leave the user's compiled code as it is."""
+        """Let compiled code run compiled."""
         return True
 
     def __enter__(self) -> Self:
-        """Begin."""
-        self._host = TO_HOST.set(self._timed(TO_HOST.get()))
+        """Start counting operators and transfers to the host."""
+        self._token = TO_HOST.set(self._timed(TO_HOST.get()))
         return super().__enter__()  # type: ignore[no-any-return,no-untyped-call]
 
     def __exit__(self, *exception: object) -> None:
-        """End."""
+        """Stop counting."""
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
-        TO_HOST.reset(self._host)
+        TO_HOST.reset(self._token)
 
     def _timed(self, to_host: _ToHost) -> _ToHost:
-        def there(tensor: Tensor) -> Callable[[], Tensor]:
-            way = tensor.nbytes / _BYTES_TO_HOST
-            self.seconds += way
-            back = to_host(tensor)
+        """Return a transfer to the host that adds the seconds of both ways."""
 
-            def and_back() -> Tensor:
-                self.seconds += way
-                return back()
+        def transfer(tensor: Tensor) -> Callable[[], Tensor]:
+            seconds = tensor.nbytes / _BYTES_TO_HOST
+            self.seconds += seconds
+            fetch = to_host(tensor)
 
-            return and_back
+            def timed_fetch() -> Tensor:
+                self.seconds += seconds
+                return fetch()
 
-        return there
+            return timed_fetch
+
+        return transfer
 
     def now(self) -> float:
-        """A clock that runs by operators."""
+        """Return the seconds so far: a clock for `Profile`."""
         return self.seconds
 
     def __torch_dispatch__(

@@ -1,4 +1,4 @@
-"""What a plan is: the schedule, why it was chosen, and what else there was."""
+"""Result of a plan: the chosen schedule, the alternatives, and the figures behind the choice."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from mtl_accum.report import mib, plan_markdown
 __all__ = ["BudgetError", "LargestBatch", "Plan", "Schedule", "Trial", "schedules_of"]
 
 
-_RUNG = 0.9
+_FALLBACK_SHARE = 0.9  # most of the schedule before it that a fallback's peak may be
 
 
 class BudgetError(ValueError):
-    """No exact schedule fits into the budget; the message says what holds the memory, and what would help."""
+    """No exact schedule fits into the budget; the message lists what needs the memory, and what would help."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """One way to compute the gradient, and what it would need.
+    """Schedule with its predicted memory and time.
 
     Attributes:
-        edition: computes the gradient.
-        peak_bytes: predicted, of live tensors.
-        time_ratio: predicted seconds of a step, relative to `SummedLoss`.
+        edition: Edition that computes the gradient.
+        peak_bytes: Predicted peak of live tensors, in bytes.
+        time_ratio: Predicted time of a step relative to `SummedLoss`; measured for a chosen schedule that ran.
     """
 
     edition: Edition
@@ -40,15 +40,15 @@ class Schedule:
 
 @dataclass
 class Trial:
-    """One schedule on the real device, whole steps with the optimizer.
+    """Trial of a schedule on the device: whole steps with the optimizer.
 
     Attributes:
-        edition: the schedule.
-        peak_bytes: of one step; None where memory ran out.
-        fits: whether that is within the budget.
-        step_seconds: of the timed steps, by round; empty if it does not fit.
-        tie: whether it cannot be told from the one that was chosen.
-        note: why it has no peak, other than that memory ran out.
+        edition: Edition that computes the gradient.
+        peak_bytes: Measured peak of one step, in bytes; None where memory ran out or the step was given up.
+        fits: Whether the peak is within the budget.
+        step_seconds: Seconds of the timed steps, by round; empty if the schedule does not fit.
+        tie: Whether its time cannot be distinguished from the chosen schedule's.
+        note: Reason for a missing peak other than a lack of memory.
     """
 
     edition: Edition
@@ -60,17 +60,17 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """Of a step, the median."""
+        """Median seconds of a step."""
         return median(self.step_seconds)
 
 
 @dataclass(frozen=True)
 class LargestBatch:
-    """How far one kind of schedule reaches.
+    """Largest batch that a kind of schedule fits into the budget.
 
     Attributes:
-        edition: of its kind, the one that needs least.
-        samples: of the largest batch that is predicted to fit; None if its size does not matter.
+        edition: Edition of that kind with the smallest peak.
+        samples: Number of samples of the largest batch that is predicted to fit; None if any batch does.
     """
 
     edition: Edition
@@ -79,27 +79,27 @@ class LargestBatch:
 
 @dataclass(frozen=True)
 class Plan:
-    """A schedule for a memory budget. All sizes in bytes.
+    """Schedule for a memory budget. All sizes are in bytes.
 
     Attributes:
-        budget: what the live tensors of a step may take.
-        device: that it is for.
-        samples: of the batch; 1 if it cannot be cut.
-        chosen: the fastest exact schedule that fits; None if none does.
-        peak: its prediction; of the smallest schedule that exists if none fits.
-        summed: what the summed loss would need.
-        front: no schedule is both faster and smaller than one of these; fastest first.
-        candidates: how many there were.
-        left_out: what cannot be exact here or makes no sense, and why.
-        largest_batch: by the kind of schedule.
-        timed_by: "timings of the pieces" or "operation counts".
-        trials: schedules that ran for real, with their measured peak and time.
-        holds: what no schedule can do without, by name.
-        advice: what would help if nothing fits.
-        spent: seconds that the plan took, by what it did.
-        exactness: by the schedule on a few samples, how far it is from `SummedLoss`, or why that was not checked.
-        notes: what else a reader must know.
-        form: how the training loop takes a schedule; in that of a loss, schedules are `AsLoss(...)`, which is what ran.
+        budget: Limit for the live tensors of a step.
+        device: Device that the plan is for.
+        samples: Number of samples of the batch; 1 if it cannot be cut.
+        chosen: Fastest exact schedule that fits; None if none does.
+        peak: Prediction for the chosen schedule, or for the one with the smallest peak if none fits.
+        summed: Memory of `SummedLoss`.
+        front: Pareto front: the schedules to which no other is both faster and smaller, fastest first.
+        candidates: Number of candidate schedules.
+        left_out: Reasons by kind of schedule, or single schedule, that is not exact here or makes no sense.
+        largest_batch: Largest batch by kind of schedule.
+        timed_by: Source of the seconds: "timings of the parts" or "operation counts".
+        trials: Schedules that ran on the device, with their measured peak and time.
+        holds: Memory that every schedule needs, by name.
+        advice: Changes that would help if nothing fits.
+        spent: Seconds that the plan took, by stage.
+        exactness: Difference from `SummedLoss` on a few samples, or the reason why it was not checked, by schedule.
+        notes: Restrictions of the plan, such as tasks without a target.
+        form: How the training loop calls a schedule. In the form of a loss, schedules are `AsLoss(...)`.
     """
 
     budget: Budget
@@ -123,53 +123,57 @@ class Plan:
 
     @property
     def edition(self) -> Edition:
-        """The chosen schedule; in the form of a loss, the one to call `.loss` on.
+        """The chosen edition; in the form of a loss, the one whose `.loss` the training loop calls.
 
         Raises:
-            BudgetError: none fits.
+            BudgetError: No schedule fits.
         """
-        return without_form(self._runs().edition)
+        return without_form(self._require_chosen().edition)
 
     @property
     def overrides(self) -> list[str]:
-        """What to write on the command line in place of `edition=auto`; raises as `edition` does."""
-        return overrides(self._runs().edition)
+        """Command-line overrides that replace `edition=auto`.
+
+        Raises:
+            BudgetError: No schedule fits.
+        """
+        return overrides(self._require_chosen().edition)
 
     @property
     def fallbacks(self) -> tuple[Schedule, ...]:
-        """What to go on with if memory runs out all the same, fastest first; each needs a tenth less than the last."""
+        """Schedules to continue with if memory runs out, fastest first; each needs a tenth less than the one before."""
         if self.chosen is None:
             return ()
         failed = [trial.edition for trial in self.trials if not trial.fits]
-        found, limit = [], _RUNG * self.chosen.peak_bytes
+        schedules, limit = [], _FALLBACK_SHARE * self.chosen.peak_bytes
         for schedule in self.front:
             if schedule.peak_bytes <= limit and schedule.edition not in failed:
-                found.append(schedule)
-                limit = _RUNG * schedule.peak_bytes
-        return tuple(found)
+                schedules.append(schedule)
+                limit = _FALLBACK_SHARE * schedule.peak_bytes
+        return tuple(schedules)
 
     def __str__(self) -> str:
         return "\n".join(plan_markdown(self.as_dict()))
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan in plain values, as JSON and a checkpoint can hold them; an edition is what Hydra instantiates."""
+        """Return the plan as plain values for JSON and checkpoints; editions are configurations for Hydra."""
         return {
             "budget": asdict(self.budget),
             "device": self.device,
             "samples": self.samples,
             "form": self.form,
-            "chosen": None if self.chosen is None else self._answer(self.chosen),
+            "chosen": None if self.chosen is None else self._chosen_row(self.chosen),
             "peak": asdict(self.peak),
             "summed": _row(self.summed),
             "front": [_row(schedule) for schedule in self.front],
             "fallbacks": [_row(schedule) for schedule in self.fallbacks],
             "candidates": self.candidates,
             "left_out": dict(self.left_out),
-            "largest_batch": [{**_written(row.edition), "samples": row.samples} for row in self.largest_batch],
+            "largest_batch": [{**_edition_row(row.edition), "samples": row.samples} for row in self.largest_batch],
             "timed_by": self.timed_by,
             "trials": [
                 {
-                    **_written(trial.edition),
+                    **_edition_row(trial.edition),
                     "peak_bytes": trial.peak_bytes,
                     "fits": trial.fits,
                     "step_seconds": list(trial.step_seconds),
@@ -185,31 +189,34 @@ class Plan:
             "notes": list(self.notes),
         }
 
-    def _runs(self) -> Schedule:
+    def _require_chosen(self) -> Schedule:
         if self.chosen is None:
-            raise BudgetError(self._why_not())
+            raise BudgetError(self._budget_message())
         return self.chosen
 
-    def _answer(self, chosen: Schedule) -> dict[str, Any]:
+    def _chosen_row(self, chosen: Schedule) -> dict[str, Any]:
         call = {"call": call_of(format_edition(self.edition))} if self.form == "loss" else {}
         return {**_row(chosen), "overrides": self.overrides, **call}
 
-    def _why_not(self) -> str:
-        held = ", ".join(f"{name} {mib(size)}" for name, size in self.holds.items())
+    def _budget_message(self) -> str:
+        needed = ", ".join(f"{name} {mib(size)}" for name, size in self.holds.items())
         return (
-            f"budget: expected at least {mib(self.peak.peak_bytes or 0)}, the smallest peak that an exact schedule "
-            f"has here, found {mib(self.budget.size)} ({self.budget.words}); no schedule can do without {held}; "
+            f"budget: expected at least {mib(self.peak.peak_bytes or 0)}, the smallest peak of an exact "
+            f"schedule here, found {mib(self.budget.size)} ({self.budget.words}); every schedule needs {needed}; "
             f"what would help: {'; '.join(self.advice)}"
         )
 
 
-def schedules_of(written: dict[str, Any]) -> list[Edition]:
-    """The schedules of a plan that was written down: the chosen one, then its fallbacks.
+def schedules_of(plan: dict[str, Any]) -> list[Edition]:
+    """Return the schedules of a plan from its `as_dict`: the chosen one, then its fallbacks.
+
+    Args:
+        plan: Plain values of a plan.
 
     Raises:
-        ValueError: it is no plan, or none of its schedules fitted.
+        ValueError: The values are no plan, or no schedule fitted.
     """
-    rows = [written.get("chosen"), *written.get("fallbacks", [])]
+    rows = [plan.get("chosen"), *plan.get("fallbacks", [])]
     if not isinstance(rows[0], dict):
         raise ValueError("plan: expected a schedule under 'chosen', found none")
     return [from_dict(row["edition"]) for row in rows]
@@ -217,11 +224,11 @@ def schedules_of(written: dict[str, Any]) -> list[Edition]:
 
 def _row(schedule: Schedule) -> dict[str, Any]:
     return {
-        **_written(schedule.edition),
+        **_edition_row(schedule.edition),
         "peak_bytes": schedule.peak_bytes,
         "time_ratio": schedule.time_ratio,
     }
 
 
-def _written(edition: Edition) -> dict[str, Any]:
+def _edition_row(edition: Edition) -> dict[str, Any]:
     return {"schedule": format_edition(edition), "edition": as_dict(edition)}

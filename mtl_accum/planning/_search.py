@@ -1,4 +1,4 @@
-"""The way from a network to the schedule that fits: probe, time, check, try, confirm."""
+"""Search for the fastest exact schedule in a budget: measure costs, rank, check, run trials, confirm."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import torch
 from mtl_accum.editions import Edition, Split, SummedLoss
 from mtl_accum.memory import Build, Parts, PeakMemory, TrainingStep
 from mtl_accum.planning._candidates import HEAD_CHUNKS, candidates, left_out
-from mtl_accum.planning._choice import Candidate, pareto, promising, ranked
-from mtl_accum.planning._clock import Clock
-from mtl_accum.planning._direct import Direct, by_formula, peak_of
-from mtl_accum.planning._exactness import Exactness, basic_kinds
+from mtl_accum.planning._device_run import DeviceRun
+from mtl_accum.planning._direct_prediction import DirectPredictions, by_formula, peak_of
+from mtl_accum.planning._exactness import ExactnessChecks, basic_kinds
 from mtl_accum.planning._form import Form, in_form
 from mtl_accum.planning._formula import Estimate, estimate
+from mtl_accum.planning._measure_costs import measure_costs
 from mtl_accum.planning._notation import format_edition
-from mtl_accum.planning._on_device import OnDevice
+from mtl_accum.planning._progress import Progress
+from mtl_accum.planning._ranking import Candidate, pareto_front, rank, shortlist
 from mtl_accum.planning._result import Schedule, Trial
-from mtl_accum.planning._run_off import run_off
 from mtl_accum.planning._simplicity import in_small, kind
-from mtl_accum.planning._survey import survey
-from mtl_accum.planning._timings import piece_sizes, time_graph, time_pieces
+from mtl_accum.planning._timings import sizes_to_time, time_graph, time_parts
+from mtl_accum.planning._trials import run_trials
 from mtl_accum.prediction import DryRun, PredictionError, workspaces
 from mtl_accum.verify import without_a_trace
 
 __all__ = ["Search"]
 
-# What is done with the trunk, and the candidates that it is there for.
+# Variants of the trunk, and the kinds of candidates that need them.
 _VARIANTS = {
     "": set(),
     "checkpointed": {"Checkpointed"},
@@ -39,28 +39,31 @@ _VARIANTS = {
 
 
 class Search:
-    """A network that has been probed, to be timed where it is on the device, and the schedules for it.
+    """Candidate schedules of a network, ranked by its costs, and the choice among them.
+
+    The costs are measured when the search is made. `check`, `time` and `choose` then follow in that order; the first
+    two do nothing unless the network is on the device.
 
     Args:
-        parts: trunk, tasks, batch and optimizer, or what builds them.
-        device: to plan for.
-        budget: in bytes.
-        real: a step of the network, if it is on the device; else None.
-        clock: counts the seconds.
-        form: how the loop takes a schedule.
+        parts: Trunk, tasks, batch and optimizer, or a function that builds them.
+        device: Device to plan for.
+        budget: Budget in bytes.
+        real: Step of the network if it is on the device, else None.
+        progress: Progress of the plan.
+        form: How the training loop calls a schedule.
         also: Further candidates.
 
     Attributes:
-        options: all candidates, fastest first.
-        tables: the pieces.
-        samples: of the batch.
-        rests: what is there whatever the schedule.
-        left_out: what is no candidate, and why.
-        timed: whether the seconds are the device's.
-        trials: what ran there.
-        absent: tasks that have no target in the batch.
-        exactness: what is known of the schedules by numbers; None where the network is not on the device.
-        caveats: what the figures leave uncertain.
+        candidates: All candidates, fastest first.
+        tables: Costs of the network.
+        samples: Number of samples of the batch.
+        resident: Bytes that are live whatever the schedule.
+        left_out: Reasons by kind of schedule that is no candidate.
+        timed: Whether the seconds were measured on the device.
+        trials: Trials on the device.
+        absent: Names of the tasks without a target in the batch.
+        checks: Exactness checks; None if the network is not on the device.
+        caveats: Uncertainties of the figures.
     """
 
     def __init__(
@@ -69,34 +72,36 @@ class Search:
         device: torch.device,
         budget: int,
         real: TrainingStep | None,
-        clock: Clock,
+        progress: Progress,
         *,
         form: Form = "forward_backward",
         also: Sequence[Edition] = (),
     ) -> None:
         self._form: Form = form
         self._also = also
-        self._given, self._cuda, self._budget = parts, device.type == "cuda", budget
-        self._real, self._clock = real, clock
+        self._parts, self._cuda, self._budget = parts, device.type == "cuda", budget
+        self._real, self._progress = real, progress
         self.trials: list[Trial] = []
-        self.exactness: Exactness | None = None
+        self.checks: ExactnessChecks | None = None
         self.timed = False
         self.caveats: tuple[str, ...] = ()
-        self._wrong: set[str] = set()  # kinds of schedules that are not exact
-        with clock("probing"):
-            measured = None if self._probed_without_data() else real
+        self._inexact: set[str] = set()  # kinds of schedules
+        with progress.stage("measuring costs"):
+            measured = None if self._measured_without_data() else real
             if measured is not None:
-                with OnDevice(measured) as stage:
-                    self._probe(stage, budget)
+                with DeviceRun(measured) as run:
+                    self._measure(run, budget)
                 self.caveats = ("shapes depend on values here: memory was measured on this batch, not predicted",)
-        self._direct = Direct(parts, measured, cuda=self._cuda, seconds_per_phase=self._pace, clock=clock)
+        self._direct = DirectPredictions(
+            parts, measured, cuda=self._cuda, seconds_per_phase=self._seconds_per_phase, progress=progress
+        )
 
-    def _probed_without_data(self) -> bool:
-        """Probe on tensors without data; False where that fails or is a bound, and the device can be asked."""
+    def _measured_without_data(self) -> bool:
+        """Measure costs on tensors without data; False where that fails or gives a bound, and the device can do it."""
         try:
-            with DryRun(self._given, cuda=self._cuda) as stage:
-                self._probe(stage, None)
-                self.caveats = tuple(stage.bounds())
+            with DryRun(self._parts, cuda=self._cuda) as run:
+                self._measure(run, None)
+                self.caveats = tuple(run.bounds())
         except PredictionError:
             if self._real is None:
                 raise
@@ -104,161 +109,187 @@ class Search:
             return False
         return not self.caveats or self._real is None
 
-    def _probe(self, stage: DryRun | OnDevice, room: int | None) -> None:
-        trunk, tasks, batch, _ = stage.parts
-        present = stage.present
+    def _measure(self, run: DryRun | DeviceRun, room: int | None) -> None:
+        """Measure the costs of the network, and rank the candidates by them.
+
+        Args:
+            run: Runner of steps, inside its block.
+            room: Bytes that a step on the device may take; None for steps without data.
+        """
+        trunk, tasks, batch, _ = run.parts
+        present = run.present
         self.absent = tuple(name for name in tasks if name not in present)
         self.left_out = left_out(trunk, present, batch, on_gpu=self._cuda, form=self._form)
         variants = [name for name, needed in _VARIANTS.items() if not needed & self.left_out.keys()]
-        network = survey(stage, variants, room)
+        network = measure_costs(run, variants, room)
         if network.uncuttable:
             self.left_out = dict.fromkeys(("Cached", HEAD_CHUNKS), network.uncuttable) | self.left_out
-        kept = sum(event.size for event in workspaces(stage.seen)) if self._cuda else 0
-        self.tables, self.samples = network.tables._replace(base=network.tables.base + kept), network.samples
-        self.rests = dataclasses.replace(network.rests, workspaces=kept)
-        self._pace = network.seconds_per_phase
+        workspace = sum(event.size for event in workspaces(run.operators)) if self._cuda else 0
+        self.tables, self.samples = network.tables._replace(base=network.tables.base + workspace), network.samples
+        self.resident = dataclasses.replace(network.resident, workspaces=workspace)
+        self._seconds_per_phase = network.seconds_per_phase
         self._rank()
 
     def _rank(self) -> None:
-        """List the candidates again, after one more is left out or the seconds are known better."""
+        """List and rank the candidates, by the latest costs and without the kinds that are left out."""
         heads = len(self.tables.at(self.samples).heads)
         schedules = [*candidates(heads, self.samples, self.left_out), *self._also]
         editions = [in_form(edition, self._form) for edition in schedules]
-        exact = [edition for edition in editions if kind(edition, self.samples) not in self._wrong]
-        self.options = ranked(exact, self.tables, self.samples)
+        exact = [edition for edition in editions if kind(edition, self.samples) not in self._inexact]
+        self.candidates = rank(exact, self.tables, self.samples)
 
     @property
     def summed(self) -> Estimate:
-        """What the summed loss needs."""
+        """Estimate of `SummedLoss`."""
         return estimate(SummedLoss(), self.tables, self.samples)
 
     @property
     def smallest(self) -> Candidate:
-        """The option that needs least memory."""
-        return min(self.options, key=lambda option: option.estimate.peak_bytes)
+        """Candidate with the smallest peak by the formula."""
+        return min(self.candidates, key=lambda candidate: candidate.estimate.peak_bytes)
 
     @property
     def anything_fits(self) -> bool:
-        """Whether some option fits by the formula, or is over the budget by no more than the formula may be off."""
-        return bool(promising(self.options, self._budget, lambda option: True))
+        """Whether some candidate's estimate is within the budget, or above it by no more than the formula's error."""
+        return bool(shortlist(self.candidates, self._budget, lambda candidate: True))
 
     def check(self, room: int) -> None:
-        """Hold every kind of schedule against `SummedLoss`, if the network is on the device; leave out what differs.
+        """Compare every kind of schedule with `SummedLoss` on the device, and leave out those that differ.
 
         Args:
-            room: bytes that a check may take.
+            room: Bytes that a check may take.
         """
         if self._real is None or not self.anything_fits:
             return
-        needs = {size: estimate(SummedLoss(), self.tables, size).peak_bytes for size in Exactness.sizes(self.samples)}
-        self.exactness = Exactness(self._real, self.samples, room, needs)
+        sizes = ExactnessChecks.sizes(self.samples)
+        needs = {size: estimate(SummedLoss(), self.tables, size).peak_bytes for size in sizes}
+        self.checks = ExactnessChecks(self._real, self.samples, room, needs)
         basic = basic_kinds(self.samples) | ({"Split": Split()} if self._form == "loss" else {})
         basic |= {format_edition(edition): edition for edition in self._also}
         kinds = {name: in_form(edition, self._form) for name, edition in basic.items() if name not in self.left_out}
-        wrong = self._why_not(kinds.values(), hurry=True)
-        self.left_out |= {name: wrong[edition] for name, edition in kinds.items() if edition in wrong}
-        self._wrong |= {kind(edition, self.samples) for edition in wrong}
+        reasons = self._check(kinds.values(), hurry=True)
+        self.left_out |= {name: reasons[edition] for name, edition in kinds.items() if edition in reasons}
+        self._inexact |= {kind(edition, self.samples) for edition in reasons}
         self._rank()
 
     def time(self) -> None:
-        """Take the seconds from short runs of the pieces, if the network is on the device and anything fits."""
+        """Time trunk and heads on the device, and rank the candidates by these seconds, if anything fits."""
         if self._real is None or not self.anything_fits:
             return
-        sizes = piece_sizes(self.tables, self.samples, self._budget)
+        sizes = sizes_to_time(self.tables, self.samples, self._budget)
         sizes = {variant: some for variant, some in sizes.items() if not _VARIANTS[variant] & self.left_out.keys()}
-        with self._clock("timing the pieces"), without_a_trace(self._real):
-            times = time_pieces(self._real.parts, sizes)
+        with self._progress.stage("timing the parts"), without_a_trace(self._real):
+            timings = time_parts(self._real.parts, sizes)
             per_graph = time_graph(self._real.parts, sizes[""][0]) if sizes[""] else 0.0
-        if times:
+        if timings:
             self.timed = True
-            self.tables = self.tables.timed_by(times, per_graph)
+            self.tables = self.tables.with_timings(timings, per_graph)
             self._rank()
 
     def choose(self) -> tuple[Candidate, PeakMemory] | None:
-        """The fastest option that fits and is exact, with its direct prediction; None if there is none."""
-        rest = self._promising()
-        too_low = 1.0
-        while rest:
-            order, rest = self._try(rest)
-            for option in order:
-                formula = option.estimate.peak_bytes
-                if too_low > 1.0 and too_low * formula > self._budget:
-                    continue  # the formula was too low for another one by as much
-                if self._leave_out(self._why_not([option.edition])):
+        """Choose a schedule, and predict its peak.
+
+        The chosen schedule's direct prediction is within the budget. On the device the schedule also ran within the
+        budget, its kind is not known to be inexact, and among those that ran none was surely faster than it. Elsewhere
+        it is the fastest by the formula of those that fit.
+
+        Returns:
+            The candidate and its prediction; None if no candidate fits and is exact.
+        """
+        waiting = self._shortlist()
+        formula_too_low = 1.0  # factor by which the formula was too low for the worst candidate so far
+        while waiting:
+            ordered, waiting = self._run_trials(waiting)
+            for candidate in ordered:
+                estimated = candidate.estimate.peak_bytes
+                if formula_too_low > 1.0 and formula_too_low * estimated > self._budget:
+                    continue  # it would not fit if the formula were too low by the same factor
+                if self._leave_out(self._check([candidate.edition])):
                     continue
-                with self._direct() as direct:
-                    record = direct(option)
+                with self._direct as direct:
+                    record = direct.predict(candidate)
                 if peak_of(record) <= self._budget:
-                    return option, record
-                too_low = max(too_low, peak_of(record) / formula)
-            rest = [option for option in rest if kind(option.edition, self.samples) not in self._wrong]
+                    return candidate, record
+                formula_too_low = max(formula_too_low, peak_of(record) / estimated)
+            waiting = [c for c in waiting if kind(c.edition, self.samples) not in self._inexact]
         return None
 
-    def front(self) -> tuple[Schedule, ...]:
-        """Schedules than which none is both smaller and faster; without those that there was no time to check."""
+    def pareto_front(self) -> tuple[Schedule, ...]:
+        """Return the Pareto front of the candidates, without those whose check was postponed for lack of time."""
         pending: set[str] = set()
         while True:
-            options = [option for option in self.options if kind(option.edition, self.samples) not in pending]
-            front = pareto(options, self.summed)
+            checked = [c for c in self.candidates if kind(c.edition, self.samples) not in pending]
+            front = pareto_front(checked, self.summed)
             editions = [schedule.edition for schedule in front]
-            if self._leave_out(self._why_not(editions, hurry=True)):
+            if self._leave_out(self._check(editions, hurry=True)):
                 continue
-            late = self.exactness.pending(editions) if self.exactness else set()
-            if not late:
+            postponed = self.checks.pending(editions) if self.checks else set()
+            if not postponed:
                 return front
-            pending |= {kind(edition, self.samples) for edition in late}
+            pending |= {kind(edition, self.samples) for edition in postponed}
 
-    def ratio(self, edition: Edition) -> float | None:
-        """The measured time of a schedule relative to `SummedLoss`; None if the two did not run side by side."""
+    def measured_ratio(self, edition: Edition) -> float | None:
+        """Return a schedule's measured time relative to `SummedLoss`; None unless both ran in the same rounds."""
         seconds = {trial.edition: trial.step_seconds for trial in self.trials}
         pairs = zip(seconds.get(edition, []), seconds.get(in_form(SummedLoss(), self._form), []), strict=False)
-        return median(ratios) if (ratios := [one / summed for one, summed in pairs]) else None
+        ratios = [own / summed for own, summed in pairs]
+        return median(ratios) if ratios else None
 
-    def formula(self, option: Candidate) -> PeakMemory:
-        """What the formula says of an option's memory."""
-        return by_formula(option, "by the formula of the pieces: nothing fits, so nothing ran", cuda=self._cuda)
+    def estimated(self, candidate: Candidate) -> PeakMemory:
+        """Return the estimate of a candidate that does not fit as a record."""
+        return by_formula(candidate, "by the formula: nothing fits, so nothing ran", cuda=self._cuda)
 
-    def _promising(self) -> list[Candidate]:
-        """Options that fit: by the formula, or by a direct prediction where the formula is just above the budget."""
-        ratios: list[float] = []  # of direct predictions to the formula
+    def _shortlist(self) -> list[Candidate]:
+        """Return the candidates that fit, by the formula or, slightly above the budget, by a direct prediction."""
+        ratios: list[float] = []  # of direct predictions to estimates
 
-        def fits(option: Candidate) -> bool:
-            formula = option.estimate.peak_bytes
-            if ratios and min(ratios) * formula > self._budget:
-                return False  # the formula is not as much too high as that would take
-            if self._direct.tired:
+        def fits(candidate: Candidate) -> bool:
+            estimated = candidate.estimate.peak_bytes
+            if ratios and min(ratios) * estimated > self._budget:
+                return False  # the formula was never too high by as much as that would take
+            if self._direct.out_of_patience:
                 return False
-            peak = peak_of(direct(option))
-            ratios.append(peak / formula)
+            peak = peak_of(direct.predict(candidate))
+            ratios.append(peak / estimated)
             return peak <= self._budget
 
-        with self._direct() as direct:
-            return promising(self.options, self._budget, fits)
+        with self._direct as direct:
+            return shortlist(self.candidates, self._budget, fits)
 
-    def _why_not(self, editions: Iterable[Edition], *, hurry: bool = False) -> dict[Edition, str]:
-        """Why schedules are not exact; those in a hurry are checked only as long as it takes seconds."""
-        if self.exactness is None:
+    def _check(self, editions: Iterable[Edition], *, hurry: bool = False) -> dict[Edition, str]:
+        """Return the reasons of schedules that are not exact; empty where the network is not on the device.
+
+        Args:
+            editions: Schedules to check.
+            hurry: Whether to postpone checks once they have taken some seconds.
+        """
+        if self.checks is None:
             return {}
-        with self._clock("checking exactness"):
-            return self.exactness.why_not(editions, hurry=hurry)
+        with self._progress.stage("checking exactness"):
+            return self.checks.inexact(editions, hurry=hurry)
 
-    def _leave_out(self, wrong: Mapping[Edition, str]) -> bool:
-        """Leave kinds of schedules out, and say whether there were any."""
-        for edition, reason in wrong.items():
-            small = in_small(edition, self.samples, Exactness.few(edition, self.samples))
+    def _leave_out(self, reasons: Mapping[Edition, str]) -> bool:
+        """Leave out the kinds of the given schedules, and return whether there were any."""
+        for edition, reason in reasons.items():
+            small = in_small(edition, self.samples, ExactnessChecks.few(edition, self.samples))
             self.left_out[format_edition(small)] = reason
-            self._wrong.add(kind(edition, self.samples))
-        if wrong:
+            self._inexact.add(kind(edition, self.samples))
+        if reasons:
             self._rank()
-        return bool(wrong)
+        return bool(reasons)
 
-    def _try(self, options: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-        """Options in the order in which to believe in them, and those that are left for later."""
+    def _run_trials(self, waiting: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+        """Run trials on the device.
+
+        Returns:
+            The candidates to choose from, best first, and those that have not run. Without the device these are all
+            of them in their order, and none.
+        """
         if self._real is None:
-            return options, []
-        with self._clock("trying the best"), without_a_trace(self._real):
-            tried = run_off(self._real.parts, options, self._budget, self.samples)
-        self.trials += tried
-        rest = {option.edition: option for option in options}
-        done = [(trial.fits, rest.pop(trial.edition)) for trial in tried]
-        return [option for fits, option in done if fits], list(rest.values())
+            return waiting, []
+        with self._progress.stage("running trials"), without_a_trace(self._real):
+            trials = run_trials(self._real.parts, waiting, self._budget, self.samples)
+        self.trials += trials
+        not_run = {candidate.edition: candidate for candidate in waiting}
+        ran = [(trial.fits, not_run.pop(trial.edition)) for trial in trials]
+        return [candidate for fits, candidate in ran if fits], list(not_run.values())

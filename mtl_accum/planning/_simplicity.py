@@ -1,4 +1,4 @@
-"""The order of schedules from simple to complex: what is preferred where time does not decide."""
+"""Simplicity of schedules, which decides between schedules of equal time; and schedules of a kind in small."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ __all__ = ["in_small", "kind", "passes", "pieces", "simplicity"]
 
 
 def simplicity(edition: Edition, samples: int, tasks: int, peak_bytes: int) -> tuple[int, int, int]:
-    """Order schedules: fewest pieces first, then fewest passes through the trunk, then the smallest peak.
+    """Return a sort key: fewest pieces first, then fewest passes through the trunk, then the smallest peak.
 
     Args:
         edition: The schedule.
         samples: Number of samples of the batch.
         tasks: Number of tasks.
-        peak_bytes: Peak of the schedule.
+        peak_bytes: Peak of the schedule in bytes.
     """
     return pieces(edition, samples), passes(edition, tasks), peak_bytes
 
 
 @singledispatch
 def pieces(edition: object, samples: int) -> int:
-    """Count the pieces that a schedule cuts a batch of so many samples into."""
+    """Return the number of pieces that a schedule cuts a batch into.
+
+    Args:
+        edition: Edition that runs the schedule.
+        samples: Number of samples of the batch.
+    """
     return 1
 
 
@@ -52,9 +57,9 @@ def _(edition: Any, samples: int) -> int:
 
 
 def passes(edition: Edition, tasks: int) -> int:
-    """Count the passes through the trunk, one more where its saved tensors go to the host and come back."""
+    """Return the number of passes through the trunk; a transfer of its saved tensors to the host counts as one."""
     if isinstance(edition, PerTask):
-        return max(2, tasks)  # of one task it is a longer way to do what Split does
+        return max(2, tasks)  # for one task it is a roundabout Split
     inner = 1 if edition.inner is None else passes(edition.inner, tasks)
     again = isinstance(edition, AsLoss) and _has_micro_batches(edition.inner)  # in the caller's backward
     return inner + (again or isinstance(edition, Cached | Checkpointed | Offloaded))
@@ -65,10 +70,10 @@ def _has_micro_batches(edition: Edition) -> bool:
 
 
 def in_small(edition: Any, samples: int, few: int) -> Edition:
-    """Return a schedule of the same kind for a few samples: in two pieces where the schedule has several.
+    """Return a schedule of the same kind for a few samples, with two pieces where the schedule has several.
 
     Args:
-        edition: A schedule for the batch.
+        edition: Schedule for the batch.
         samples: Number of samples of the batch.
         few: Number of samples of the small batch.
     """
@@ -89,5 +94,5 @@ def in_small(edition: Any, samples: int, few: int) -> Edition:
 
 
 def kind(edition: Edition, samples: int) -> str:
-    """Name what a schedule does, whatever the number of its pieces."""
+    """Return a name for all schedules that differ in their numbers of pieces only."""
     return repr(in_small(edition, samples, 4))

@@ -1,4 +1,4 @@
-"""CUDA's choice of operators, for tensors on the CPU: what a prediction for a GPU has to run."""
+"""CUDA's operators for tensors on the CPU: dropout, attention and autocast as a GPU runs them."""
 
 from __future__ import annotations
 
@@ -15,43 +15,44 @@ from torch.utils._pytree import tree_map_only
 __all__ = ["cuda_operators", "prefer_foreach"]
 
 _aten = torch.ops.aten
-_AUTOGRAD, _AUTOCAST, _ITS_AUTOCAST = "AutogradCPU", "AutocastCPU", "AutocastCUDA"
+_AUTOGRAD, _AUTOCAST, _CUDA_AUTOCAST = "AutogradCPU", "AutocastCPU", "AutocastCUDA"
 
-# How CUDA's autocast treats what the CPU's leaves alone (ATen/autocast_mode.h); all others run in float32.
+# Operators that CUDA's autocast casts and the CPU's does not (ATen/autocast_mode.h); all others run in float32.
 _LOWER = {"mv", "addmv", "addr", "einsum", "convolution", "_convolution", "prelu", "chain_matmul", "linalg_multi_dot"}
 _LOWER |= {"_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 _LOWER |= {"_scaled_dot_product_flash_attention"}
 _PROMOTE = {"addcdiv", "addcmul", "atan2", "bilinear", "cross", "dot", "vdot", "index_put", "tensordot", "scatter_add"}
-_FLOAT32_RESULT = {"prod", "softmax", "log_softmax", "cumprod", "cumsum", "sum"}  # by their argument dtype
+_FLOAT32_RESULT = {"prod", "softmax", "log_softmax", "cumprod", "cumsum", "sum"}  # through their dtype argument
 
 _LARGEST_FLASH_HEAD = 256  # elements
 _TURNED_OFF = (
-    "an autocast for CUDA was made where there is no such device and turned itself off: predicted without it; make it "
-    "inside forward, or the network inside build="
+    "an autocast for CUDA was made without such a device and turned itself off: predicted without it; make it inside "
+    "forward, or the network inside build="
 )
-_ONE_AT_A_TIME = threading.RLock()
+_LOCK = threading.RLock()
 
 
 @contextmanager
 def cuda_operators() -> Iterator[list[str]]:
-    """Inside the block operators on CPU tensors keep what they would keep on a CUDA device.
+    """Make operators on CPU tensors save the same tensors as on a CUDA device.
 
-    - dropout keeps a mask of one byte an element (the CPU's is as wide as the data);
-    - attention takes the flash kernel in 16 bit without a mask, else the memory-efficient one;
-    - autocast casts by CUDA's lists, and `torch.autocast("cuda")` works where there is no such device.
+    - Dropout saves a mask of one byte per element; the CPU's is as wide as the data.
+    - Attention runs the flash kernel in 16 bit without a mask, else the memory-efficient kernel.
+    - Autocast casts by CUDA's lists, and `torch.autocast("cuda")` works without such a device.
 
-    They are replaced in torch's dispatcher, for every thread, until the block ends; a second block waits for that.
+    The operators are replaced in torch's dispatcher, for all threads, until the block ends. A second block waits for
+    that.
 
     Yields:
-        What had to be left as it was, in words, as it turns up.
+        List of caveats, to which one is added for every autocast that had turned itself off before.
     """
-    with _ONE_AT_A_TIME, _autocast_on_cpu() as turned_off:
+    with _LOCK, _autocast_on_cpu() as turned_off:
         library = torch.library.Library("aten", "IMPL")
         try:
             library.impl("dropout", _dropout, _AUTOGRAD)
             library.impl("scaled_dot_product_attention", _attention, _AUTOGRAD)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that we replace the CPU's lists is the point
+                warnings.simplefilter("ignore")  # about replaced operators, which is the purpose
                 _replace_autocast(library)
             yield turned_off
         finally:
@@ -59,9 +60,10 @@ def cuda_operators() -> Iterator[list[str]]:
 
 
 def prefer_foreach(optimizer: torch.optim.Optimizer) -> None:
-    """Let an optimizer take the implementation that is CUDA's default: all parameters at once, lists of temporaries."""
+    """Set an optimizer to CUDA's default implementation, which updates all parameters at once with temporary lists."""
     for group in optimizer.param_groups:
-        tensor_rate = isinstance(group.get("lr"), Tensor) and not group.get("capturable")  # then torch does not either
+        # With a tensor as learning rate, foreach is not torch's choice either.
+        tensor_rate = isinstance(group.get("lr"), Tensor) and not group.get("capturable")
         if "foreach" in group and group["foreach"] is None and not group.get("fused") and not tensor_rate:
             group["foreach"] = True
 
@@ -106,13 +108,13 @@ def _attention(  # noqa: PLR0917  # the operator's signature
 
 
 def _flash(query: Tensor, value: Tensor, attn_mask: Tensor | None) -> bool:
-    """Whether a recent device would take the flash kernel (ATen/native/transformers/cuda/sdp_utils.cpp)."""
+    """Return whether a recent device runs the flash kernel (ATen/native/transformers/cuda/sdp_utils.cpp)."""
     enabled = torch.backends.cuda.flash_sdp_enabled() and query.dim() == 4 and attn_mask is None
     return enabled and _is_half(query) and query.size(-1) == value.size(-1) <= _LARGEST_FLASH_HEAD
 
 
 def _efficient(query: Tensor, value: Tensor) -> bool:
-    """Whether it would take the memory-efficient one: in float64 and for crooked sizes it takes neither."""
+    """Return whether a recent device runs the memory-efficient kernel; in float64 and for odd sizes it runs neither."""
     enabled = torch.backends.cuda.mem_efficient_sdp_enabled() and query.dim() == 4
     step = 8 if _is_half(query) else 4
     fits = not query.size(-1) % step and not value.size(-1) % step
@@ -125,30 +127,30 @@ def _repeated(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor
 
 
 def _replace_autocast(library: torch.library.Library) -> None:
-    """Make autocast on the CPU treat every operator as CUDA's does."""
-    ours = set(torch._C._dispatch_get_registrations_for_dispatch_key(_AUTOCAST))
-    theirs = set(torch._C._dispatch_get_registrations_for_dispatch_key(_ITS_AUTOCAST))
-    for full in sorted(ours - theirs):
-        if full.startswith("aten::"):
-            library.impl(full.removeprefix("aten::"), torch.library.fallthrough_kernel, _AUTOCAST)
-    for full in sorted(theirs - ours):
-        name, _, overload = full.removeprefix("aten::").partition(".")
+    """Replace the CPU's autocast rules by CUDA's, for every operator where they differ."""
+    on_cpu = set(torch._C._dispatch_get_registrations_for_dispatch_key(_AUTOCAST))
+    on_cuda = set(torch._C._dispatch_get_registrations_for_dispatch_key(_CUDA_AUTOCAST))
+    for registered in sorted(on_cpu - on_cuda):
+        if registered.startswith("aten::"):
+            library.impl(registered.removeprefix("aten::"), torch.library.fallthrough_kernel, _AUTOCAST)
+    for registered in sorted(on_cuda - on_cpu):
+        name, _, overload = registered.removeprefix("aten::").partition(".")
         packet = getattr(_aten, name, None)
-        if full.startswith("aten::") and packet is not None and name not in _PROMOTE:
+        if registered.startswith("aten::") and packet is not None and name not in _PROMOTE:
             operator = getattr(packet, overload or "default")
-            library.impl(full.removeprefix("aten::"), _casting(operator, name), _AUTOCAST)
+            library.impl(registered.removeprefix("aten::"), _casting(operator, name), _AUTOCAST)
 
 
 def _casting(operator: Any, name: str) -> Callable[..., Any]:
-    """An operator with the casts of CUDA's autocast before it."""
-    outside = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+    """Return an operator that casts its arguments first, as CUDA's autocast does."""
+    autocast_keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
     takes_dtype = name in _FLOAT32_RESULT
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        with torch._C._ExcludeDispatchKeyGuard(outside):
+        with torch._C._ExcludeDispatchKeyGuard(autocast_keys):
             if takes_dtype:
-                chosen = any(isinstance(value, torch.dtype) for value in (*args, *kwargs.values()))
-                if not chosen and _is_half(args[0]):
+                has_dtype = any(isinstance(value, torch.dtype) for value in (*args, *kwargs.values()))
+                if not has_dtype and _is_half(args[0]):
                     kwargs["dtype"] = torch.float32
             else:
                 target = torch.get_autocast_dtype("cpu") if name in _LOWER else torch.float32
@@ -168,21 +170,25 @@ def _cast(tensor: Tensor, target: torch.dtype) -> Tensor:
 
 @contextmanager
 def _autocast_on_cpu() -> Iterator[list[str]]:
-    """Let this thread's autocast for CUDA be the CPU's, whether its object is made now or was made long ago."""
+    """Turn this thread's autocasts for CUDA into autocasts for the CPU, made inside the block or before it.
+
+    Yields:
+        List to which a caveat is added for every autocast that had turned itself off before.
+    """
     kind: Any = torch.amp.autocast_mode.autocast
-    here = threading.get_ident()
+    thread = threading.get_ident()
     original = kind.__init__, kind.__enter__, kind.__exit__
-    taken: set[int] = set()
+    changed: set[int] = set()
     turned_off: list[str] = []
 
     def init(self: Any, device_type: str, dtype: torch.dtype | None = None, *args: Any, **kwargs: Any) -> None:
-        if device_type == "cuda" and threading.get_ident() == here:  # without a device it would turn itself off
+        if device_type == "cuda" and threading.get_ident() == thread:  # without such a device autocast turns itself off
             device_type, dtype = "cpu", dtype or torch.get_autocast_dtype("cuda")
         original[0](self, device_type, dtype, *args, **kwargs)
 
     def enter(self: Any) -> Any:
-        if self.device == "cuda" and threading.get_ident() == here:
-            taken.add(id(self))
+        if self.device == "cuda" and threading.get_ident() == thread:
+            changed.add(id(self))
             self.device = "cpu"
             if not self._enabled and not torch.cuda.is_available():
                 turned_off.append(_TURNED_OFF)
@@ -192,8 +198,8 @@ def _autocast_on_cpu() -> Iterator[list[str]]:
         try:
             return original[2](self, *exception)
         finally:
-            if id(self) in taken:
-                taken.remove(id(self))
+            if id(self) in changed:
+                changed.remove(id(self))
                 self.device = "cuda"
 
     kind.__init__, kind.__enter__, kind.__exit__ = init, enter, leave

@@ -1,4 +1,4 @@
-"""The peak of a step on a device that need not be there, from a run of the step on tensors without data."""
+"""Prediction of a step's peak memory from a dry run, for a device that need not be present."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["cpu_or_cuda", "predict", "predicted", "workspaces"]
 _MATMULS = {"addmm", "mm", "bmm", "baddbmm", "addbmm", "mv", "addmv"}
 _ATTENTION = {"_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"}
 _CONVOLUTIONS = {"convolution", "convolution_backward"}
-# cuBLAS gets one workspace a thread (the caller's, and autograd's for the device): 32 MiB since Hopper.
+# cuBLAS has a workspace per thread, for the caller's and for autograd's; it is 32 MiB since Hopper.
 _WORKSPACE_BEFORE_HOPPER, _WORKSPACE, _HOPPER = 8_519_680, 32 << 20, (9, 0)
 
 
@@ -36,34 +36,35 @@ def predict(
 ) -> PeakMemory:
     """Predict the peak memory of a training step, without the device and without allocating its tensors.
 
-    The step (edition, optimizer, zero_grad; the second one, so that the optimizer's state exists) runs on fake
-    tensors, which know shapes and no data, under the meter of live tensors. For "cpu" the figures are the
-    meter's own. For "cuda" the step takes CUDA's operators (dropout masks, attention kernels, autocast lists,
-    foreach optimizers), storages are rounded as CUDA's allocator does, cuBLAS's workspaces are added, and the
-    allocator's pool is simulated. What cannot be known is a caveat of the record.
+    The step (edition, optimizer, zero_grad) runs on fake tensors, which have shapes and no data, under the meter of
+    live tensors. It is the second step, since the first one creates the optimizer's state. For "cpu" the figures are
+    the meter's own. For "cuda" the step runs CUDA's operators (dropout masks, attention kernels, autocast lists,
+    foreach optimizers), storages are rounded as by CUDA's allocator, cuBLAS's workspaces are added, and the allocator's
+    pool is simulated. Uncertainties are caveats of the record.
 
     Nothing real changes: neither parameters, gradients, buffers and optimizer nor the random state. While a
     prediction for "cuda" runs, other threads' dropout, attention and autocast on the CPU are CUDA's too. Code that
-    asks `x.is_cuda` takes its branch for the CPU.
+    branches on `x.is_cuda` takes the branch for the CPU.
 
     Args:
-        trunk: maps the batch to the representation; on any device, "meta" too.
-        tasks: by name, maps the representation and the batch to a 0-dim loss.
-        batch: of the size to predict for; on any device, "meta" too.
-        optimizer: one or a list of several, whose steps are part of the predicted step; None leaves them out.
-        edition: computes the gradient.
+        trunk: Function that maps the batch to the representation; on any device, "meta" too.
+        tasks: Functions by name that map the representation and the batch to a 0-dim loss.
+        batch: Batch of the size to predict for; on any device, "meta" too.
+        optimizer: Optimizer, or list of several, whose steps are part of the predicted step; None leaves them out.
+        edition: Edition that computes the gradient.
         device: "cuda" or "cpu".
-        build: returns (trunk, tasks, batch, optimizer) in place of those given, and is called where tensors have
-            no data: for closures, and for networks that do not fit into memory here.
-        snapshot: a file for PyTorch's memory viewer (https://pytorch.org/memory_viz).
+        build: Function that returns (trunk, tasks, batch, optimizer) in place of the arguments. It is called where
+            tensors have no data: for closures, and for networks that do not fit into memory here.
+        snapshot: File for PyTorch's memory viewer (https://pytorch.org/memory_viz).
 
     Returns:
         The record, with source "predicted".
 
     Raises:
-        ValueError: device is neither; an optimizer needs a closure (LBFGS); or what the edition refuses.
-        TypeError: a callable keeps its modules in a closure, or a module is lazy; the message names the fix.
-        PredictionError: shapes depend on values, or the step does not run on tensors without data.
+        ValueError: `device` is neither; an optimizer needs a closure (LBFGS); `snapshot` is in no folder; or the
+            edition refuses the network.
+        TypeError: A callable keeps its modules in a closure, or a module is lazy; the message names the fix.
+        PredictionError: Shapes depend on values, or the step does not run on tensors without data.
     """
     cuda = cpu_or_cuda(device).type == "cuda"
     edition = require_edition(edition)
@@ -71,58 +72,80 @@ def predict(
         require_parts(trunk, tasks)
     if snapshot is not None and not Path(snapshot).parent.is_dir():
         raise ValueError(f"snapshot must be a file in a folder that exists, found {str(snapshot)!r}")
-    with DryRun(build or (trunk, tasks, batch, steppable(optimizer)), cuda=cuda) as rehearsal:
-        found, events = predicted(rehearsal, edition, cuda=cuda, trace=snapshot is not None)
+    with DryRun(build or (trunk, tasks, batch, steppable(optimizer)), cuda=cuda) as dry_run:
+        record, events = predicted(dry_run, edition, cuda=cuda, trace=snapshot is not None)
     if snapshot is not None:
         write_snapshot(events, Path(snapshot))
-    return dataclasses.replace(found, device=str(device))
+    return dataclasses.replace(record, device=str(device))
 
 
 def cpu_or_cuda(device: str | torch.device) -> torch.device:
-    """The device of that name, be it here or not; ValueError for any other."""
+    """Return the device of a name, present or not.
+
+    Raises:
+        ValueError: The name is neither "cpu" nor "cuda", with or without a number.
+    """
     if re.fullmatch(r"cpu|cuda(:\d+)?", str(device)) is None:
         raise ValueError(f"device must be cpu or cuda, found {device!r}")
     return torch.device(device)
 
 
-def predicted(
-    rehearsal: DryRun, edition: Edition, *, cuda: bool, trace: bool = False
-) -> tuple[PeakMemory, list[Event]]:
-    """The record of one step inside a rehearsal's block, and the events if they were asked for or needed."""
-    meter = rehearsal.step(edition, trace=cuda or trace)
+def predicted(dry_run: DryRun, edition: Edition, *, cuda: bool, trace: bool = False) -> tuple[PeakMemory, list[Event]]:
+    """Predict one step inside the block of a dry run.
+
+    Args:
+        dry_run: Dry run of the network.
+        edition: Edition that computes the gradient.
+        cuda: Whether the dry run is for a GPU.
+        trace: Whether to return the events on a CPU too.
+
+    Returns:
+        The record and the events of live tensors; for a CPU without `trace` there are none.
+    """
+    meter = dry_run.step(edition, trace=cuda or trace)
     device = "cuda" if cuda else "cpu"
-    found = dataclasses.replace(meter.result(), source="predicted", device=device, edition=repr(edition))
-    events, caveats = meter.events, rehearsal.caveats()
+    record = dataclasses.replace(meter.result(), source="predicted", device=device, edition=repr(edition))
+    events, caveats = meter.events, dry_run.caveats()
     if cuda:
-        kept = workspaces(rehearsal.seen)
-        events = [*kept, *events]
-        found = _allocated(found, sum(event.size for event in kept), events)
-        caveats += _cuda_caveats(rehearsal.seen)
-    return dataclasses.replace(found, caveats=tuple(caveats)), events
+        library = workspaces(dry_run.operators)
+        events = [*library, *events]
+        record = _in_allocator(record, sum(event.size for event in library), events)
+        caveats += _cuda_caveats(dry_run.operators)
+    return dataclasses.replace(record, caveats=tuple(caveats)), events
 
 
-def workspaces(seen: set[str]) -> list[Event]:
-    """What cuBLAS takes from the allocator at its first use, and keeps."""
-    if not seen & _MATMULS:
+def workspaces(operators: set[str]) -> list[Event]:
+    """Return the workspaces that cuBLAS allocates at its first use, and keeps.
+
+    Args:
+        operators: Names of the operators that ran.
+    """
+    if not operators & _MATMULS:
         return []
     before_hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() < _HOPPER
     size = _WORKSPACE_BEFORE_HOPPER if before_hopper else _WORKSPACE
     return [Event(-thread, size, "cuBLAS workspace", "") for thread in (1, 2)]
 
 
-def _allocated(found: PeakMemory, size: int, events: list[Event]) -> PeakMemory:
-    """Live tensors as CUDA's allocator would count them, with workspaces of so many bytes beside them."""
-    assert found.peak_bytes is not None and found.base_bytes is not None  # noqa: PT018  # for the type checker
-    assert found.end_bytes is not None and found.categories is not None  # noqa: PT018
+def _in_allocator(record: PeakMemory, size: int, events: list[Event]) -> PeakMemory:
+    """Return a record of live tensors as CUDA's allocator counts them.
+
+    Args:
+        record: Record of the live tensors.
+        size: Bytes of the workspaces.
+        events: Events of workspaces and live tensors.
+    """
+    assert record.peak_bytes is not None and record.base_bytes is not None  # noqa: PT018  # for the type checker
+    assert record.end_bytes is not None and record.categories is not None  # noqa: PT018
     allocator = CachingAllocator()
     allocator.replay(events)
-    rounding = allocator.highest - found.peak_bytes - size  # blocks that were not worth splitting
+    rounding = allocator.highest - record.peak_bytes - size  # of blocks that were not worth splitting
     return dataclasses.replace(
-        found,
+        record,
         peak_bytes=allocator.highest,
-        base_bytes=found.base_bytes + size,
-        end_bytes=found.end_bytes + size,
-        categories=dataclasses.replace(found.categories, workspaces=size, rounding=rounding),
+        base_bytes=record.base_bytes + size,
+        end_bytes=record.end_bytes + size,
+        categories=dataclasses.replace(record.categories, workspaces=size, rounding=rounding),
         timeline=tuple(
             dataclasses.replace(
                 phase,
@@ -130,30 +153,31 @@ def _allocated(found: PeakMemory, size: int, events: list[Event]) -> PeakMemory:
                 peak_bytes=phase.peak_bytes + size,
                 end_bytes=phase.end_bytes + size,
             )
-            for phase in found.timeline
+            for phase in record.timeline
         ),
-        curve=tuple((operators, live + size) for operators, live in found.curve),
+        curve=tuple((operators, live + size) for operators, live in record.curve),
         reserved_bytes=allocator.reserved,
     )
 
 
-def _cuda_caveats(seen: set[str]) -> list[str]:
+def _cuda_caveats(operators: set[str]) -> list[str]:
+    """Return the caveats of a prediction for CUDA, by the operators that ran."""
     caveats = [
         "predicted, not measured: to what the pool reserves a process adds its CUDA context and kernels, a few "
         "hundred MiB that differ between drivers; the pool is that of the default settings (no expandable segments)",
-        "what a kernel allocates for itself is not included (the element-wise map inside mse_loss, for a moment)",
+        "allocations inside a kernel are not included (the element-wise map of mse_loss, for a moment)",
     ]
-    if seen & _CONVOLUTIONS:
+    if operators & _CONVOLUTIONS:
         caveats.append(
             "workspaces of cuDNN's convolutions are not included: they depend on the kernel that it picks on the "
             "device, and can reach gigabytes under cudnn.benchmark"
         )
-    if seen & _MATMULS:
+    if operators & _MATMULS:
         caveats.append(
             "two cuBLAS workspaces are included, of 32 MiB each as from Hopper on (8.1 MiB each on older devices, "
             "taken where one is present; CUBLAS_WORKSPACE_CONFIG changes them)"
         )
-    if seen & _ATTENTION:
+    if operators & _ATTENTION:
         caveats.append(
             "attention: the flash or memory-efficient kernel is taken where shapes and types allow it on a recent "
             "device; one that takes another kernel may hold a score for every pair of positions"

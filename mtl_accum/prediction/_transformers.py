@@ -1,4 +1,4 @@
-"""The attention masks of Hugging Face's transformers, on tensors without data."""
+"""Attention masks of Hugging Face's transformers on tensors without data."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ _MASKED = (
     "an upper bound: transformers leaves out the attention mask where nothing is padded and no sequences are packed, "
     "which is not known without data; predicted with the mask"
 )
-_ONE_AT_A_TIME = threading.RLock()
+_LOCK = threading.RLock()
 
 
 @contextmanager
 def attention_masks() -> Iterator[list[str]]:
-    """Let transformers leave out a mask that it leaves out where tensors have data.
+    """Make transformers leave out the same attention masks as on tensors with data.
 
-    It looks at positions and padding to see whether a mask is needed, and on tensors without data makes one in any
-    case. Positions that are the same for all samples by their stride were made by the model, and pack nothing.
+    Transformers derives from positions and padding whether a mask is needed, and always builds one on tensors without
+    data. Positions with stride 0 over the samples were made by the model itself, so no sequences are packed.
 
-    Nothing is replaced where transformers is not loaded; else its functions are, until the block ends, and a block in
-    another thread waits for that.
+    Two functions of transformers are replaced until the block ends, if it is loaded. A block in another thread waits
+    for that.
 
     Yields:
-        What had to be left as it was, in words, as it turns up.
+        List of caveats, to which one is added when a mask is built that may not be needed.
     """
     masks = sys.modules.get("transformers.masking_utils")
     if masks is None or not hasattr(masks, "find_packed_sequence_indices") or not hasattr(masks, "is_tracing"):
         yield []
         return
     caveats: list[str] = []
-    look, ask = masks.find_packed_sequence_indices, masks.is_tracing
+    original_packed, original_tracing = masks.find_packed_sequence_indices, masks.is_tracing
 
     def packed(position_ids: Tensor) -> Any:
         made_by_the_model = isinstance(position_ids, FakeTensor) and position_ids.stride(0) == 0
-        return None if made_by_the_model else look(position_ids)
+        return None if made_by_the_model else original_packed(position_ids)
 
     def is_tracing(tensor: Any = None) -> Any:
         if isinstance(tensor, FakeTensor):
             caveats[:] = [_MASKED]
-        return ask(tensor)
+        return original_tracing(tensor)
 
-    with _ONE_AT_A_TIME, patch.multiple(masks, find_packed_sequence_indices=packed, is_tracing=is_tracing):
+    with _LOCK, patch.multiple(masks, find_packed_sequence_indices=packed, is_tracing=is_tracing):
         yield caveats

@@ -1,4 +1,4 @@
-"""Results whose size depends on values, as large as they can be: every mask true everywhere, all values different."""
+"""Upper bounds for results whose size depends on values: masks that are true everywhere, values that all differ."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ _MASKS = (torch.bool, torch.uint8)
 
 
 def _nonzero(func: Any, tensor: Tensor) -> Tensor:
-    """`torch.nonzero`, `torch.where(mask)`, `torch.argwhere`."""
+    """Return the largest result of `torch.nonzero`, `torch.where(mask)` or `torch.argwhere`."""
     return tensor.new_empty((tensor.numel(), tensor.dim()), dtype=torch.int64)
 
 
 def _index(func: Any, tensor: Tensor, indices: list[Tensor | None]) -> Any:
-    """`x[mask]`: each mask becomes the indices of all its elements."""
+    """Return the largest result of `x[mask]`: each mask is replaced by the indices of all its elements."""
     if not any(index is not None and index.dtype in _MASKS for index in indices):
         return NotImplemented
-    full: list[Tensor | None] = []
+    all_indices: list[Tensor | None] = []
     for index in indices:
         if index is not None and index.dtype in _MASKS:
-            full += [index.new_empty((index.numel(),), dtype=torch.int64) for _ in range(index.dim())]
+            all_indices += [index.new_empty((index.numel(),), dtype=torch.int64) for _ in range(index.dim())]
         else:
-            full.append(index)
-    return func(tensor, full)
+            all_indices.append(index)
+    return func(tensor, all_indices)
 
 
 def _masked_select(func: Any, tensor: Tensor, mask: Tensor) -> Tensor:
+    """Return the largest result of `torch.masked_select`."""
     return tensor.new_empty((torch.broadcast_shapes(tensor.shape, mask.shape).numel(),))
 
 
-def _unique(func: Any, tensor: Tensor, *settings: bool, **more: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, the place of each element among them, and counts; asked for or not."""
+def _unique(func: Any, tensor: Tensor, *flags: bool, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the largest values, the index of each element among them, and the counts, wanted or not."""
     return (
         tensor.new_empty((tensor.numel(),)),
         tensor.new_empty(tensor.shape, dtype=torch.int64),
@@ -44,7 +45,8 @@ def _unique(func: Any, tensor: Tensor, *settings: bool, **more: Any) -> tuple[Te
     )
 
 
-def _unique_dim(func: Any, tensor: Tensor, dim: int, *settings: bool, **more: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _unique_dim(func: Any, tensor: Tensor, dim: int, *flags: bool, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the largest rows, the index of each row among them, and the counts."""
     rows = tensor.shape[dim]
     inverse, counts = (tensor.new_empty((rows,), dtype=torch.int64) for _ in range(2))
     return torch.empty_like(tensor), inverse, counts

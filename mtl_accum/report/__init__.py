@@ -1,6 +1,6 @@
-"""Reports: from plain records (what `report.json` holds) to tables, pages and pictures.
+"""Reports: tables, pages and pictures of plain records, as `report.json` holds them.
 
-Imports neither torch nor anything else of this package.
+This package imports neither torch nor other packages of the project.
 """
 
 import warnings
@@ -10,6 +10,7 @@ from typing import Any
 from mtl_accum.report._console import show, show_path, show_plan, show_table
 from mtl_accum.report._escape import file_name, plain
 from mtl_accum.report._markdown import markdown, metrics_table
+from mtl_accum.report._pareto import pareto_front
 from mtl_accum.report._pictures import pictures
 from mtl_accum.report._plan_tables import plan_markdown
 from mtl_accum.report._read import VERSION, read
@@ -28,6 +29,7 @@ __all__ = [
     "metrics_table",
     "mib",
     "milliseconds",
+    "pareto_front",
     "pictures",
     "plain",
     "plain_table",
@@ -51,7 +53,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Resolve the job's old name; by hand, since the package imports nothing else of ours."""
+    """Resolve the former name of a job; without `_renamed`, which this package does not import."""
     if name != "rebuild":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn("mtl_accum.report.rebuild is now mtl_accum.jobs.rebuild", FutureWarning, stacklevel=2)

@@ -1,11 +1,11 @@
-"""What the memory at the peak is, and how it came and went: two kinds of tables."""
+"""Tables of memory by category at the peak and by phase."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from mtl_accum.report._table import mib, peak_source, record
+from mtl_accum.report._table import mib, peak_source, record_of
 
 __all__ = [
     "CATEGORIES",
@@ -17,7 +17,7 @@ __all__ = [
     "timeline_table",
 ]
 
-# By their names in the JSON: what a person calls them, and what they are.
+# Label and meaning of each category, by its name in the JSON.
 CATEGORIES = {
     "parameters": ("parameters", "of the network"),
     "buffers": ("buffers", "of its modules"),
@@ -33,51 +33,51 @@ CATEGORIES = {
         "everything else: made and freed within a forward, or by a backward (dL/dz too, and gradients that wait for "
         "the backward of a loss) or the optimizer for itself",
     ),
-    "workspaces": ("workspaces", "what cuBLAS keeps in the allocator"),
-    "rounding": ("rounding", "what the allocator hands out beyond what was asked for"),
+    "workspaces": ("workspaces", "memory that cuBLAS keeps in the allocator"),
+    "rounding": ("rounding", "memory that the allocator hands out beyond the requested sizes"),
 }
-_MOST_PHASES = 40  # rows of a timeline; of more, those of one name become one
+_MOST_PHASES = 40  # rows of a timeline; in a longer one, phases of the same name share a row
 
 
 def breakdown_source(report: Mapping[str, Any]) -> str:
-    """Whose figures have categories: the live tensors', on every device, or the prediction's."""
+    """Return the source of figures with categories: "tensors" on every device, or "predicted"."""
     return "predicted" if peak_source(report) == "predicted" else "tensors"
 
 
 def breakdown_table(report: Mapping[str, Any]) -> list[list[str]]:
-    """A row a category and a column an edition; categories that are nowhere are left out, as are editions without."""
+    """Return a table with a row per category and a column per edition, without empty rows and columns."""
     source = breakdown_source(report)
-    found = {row["edition"]: record(row, source) for row in report["editions"]}
-    known = {name: peak for name, peak in found.items() if peak is not None and peak.get("categories")}
+    records = {row["edition"]: record_of(row, source) for row in report["editions"]}
+    known = {name: record for name, record in records.items() if record is not None and record.get("categories")}
     if not known:
         return []
     rows = [["at the peak", *known]]
     for category, (label, _) in CATEGORIES.items():
-        sizes = [peak["categories"][category] for peak in known.values()]
+        sizes = [record["categories"][category] for record in known.values()]
         if any(sizes):
             rows.append([label, *map(mib, sizes)])
-    rows.append(["sum: the peak", *(mib(peak["peak_bytes"]) for peak in known.values())])
-    rows.append(["reached in", *(peak["peak_phase"] or "–" for peak in known.values())])
-    rows.append(["by the operator", *(peak["peak_operator"] or "–" for peak in known.values())])
+    rows.append(["sum: the peak", *(mib(record["peak_bytes"]) for record in known.values())])
+    rows.append(["reached in", *(record["peak_phase"] or "–" for record in known.values())])
+    rows.append(["by the operator", *(record["peak_operator"] or "–" for record in known.values())])
     return rows
 
 
 def steps_with_phases(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The editions whose record has phases, with that record."""
+    """Return the editions whose record has phases, each with its record."""
     source = breakdown_source(report)
-    known = ((row["edition"], record(row, source)) for row in report["editions"])
-    return [(name, found) for name, found in known if found is not None and found["timeline"]]
+    known = ((row["edition"], record_of(row, source)) for row in report["editions"])
+    return [(name, record) for name, record in known if record is not None and record["timeline"]]
 
 
 def category_notes(table: list[list[str]]) -> list[str]:
-    """What the categories of a table mean."""
+    """Return the meanings of a table's categories."""
     shown = {row[0] for row in table}
     return [f"{label}: {meaning}." for label, meaning in CATEGORIES.values() if label in shown]
 
 
-def timeline_table(found: Mapping[str, Any]) -> list[list[str]]:
-    """A row a phase: its highest point, and what was left at its end."""
-    phases = found["timeline"]
+def timeline_table(record: Mapping[str, Any]) -> list[list[str]]:
+    """Return a table with a row per phase: its peak, and the live bytes at its end."""
+    phases = record["timeline"]
     if not phases:
         return []
     rows = [["phase", "peak", "left at its end"]]
@@ -97,6 +97,9 @@ def timeline_table(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def phase_label(phase: Mapping[str, Any]) -> str:
-    """What a person calls a phase: "head digit backward", "optimizer"."""
+    """Return the label of a phase in a record: "head digit backward", "optimizer".
+
+    It equals the engine's label of the same phase; a test compares the two, since reports import no other package.
+    """
     name, kind = phase["name"], phase["kind"]
     return name if name == kind else f"{name} {kind}"

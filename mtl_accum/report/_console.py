@@ -1,4 +1,4 @@
-"""A report on the terminal."""
+"""Terminal output of reports and plans."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["show", "show_path", "show_plan", "show_table"]
 
 
 def show(report: Mapping[str, Any], folder: Path) -> None:
-    """Print what a person wants to see first: metrics, the tables, what they mean, and the conclusion."""
+    """Print the metrics of a report, its tables with their notes, and its conclusion last."""
     console = _console()
-    table, parts = editions_table(report), breakdown_table(report)
+    table, categories = editions_table(report), breakdown_table(report)
     if "training" in report:
         training, metrics = report["training"], report["metrics"].items()
         console.print(f"Trained {steps(training)} steps in {training['seconds']:.1f} s on {device(report)}.")
@@ -28,11 +28,11 @@ def show(report: Mapping[str, Any], folder: Path) -> None:
     else:
         console.print(f"One training step, {device(report)}.")
     console.print(batch(report))
-    for cells in filter(None, ([table.columns, *table.rows], parts)):
+    for cells in filter(None, ([table.columns, *table.rows], categories)):
         console.print()
         _print_table(console, cells)
     console.print()
-    for note in (*table.notes, *category_notes(parts)):
+    for note in (*table.notes, *category_notes(categories)):
         console.print(f"  {note}")
     console.print()
     console.print(table.conclusion)
@@ -40,13 +40,13 @@ def show(report: Mapping[str, Any], folder: Path) -> None:
 
 
 def show_plan(plan: Mapping[str, Any], folder: Path) -> None:
-    """Print a plan: its sections, and the answer last, where a person looks."""
+    """Print the sections of a plan, and its conclusion last, next to the prompt."""
     console = _console()
-    for part in plan_sections(plan):
-        console.print(part.title)
-        if part.table:
-            _print_table(console, part.table)
-        for line in part.lines:
+    for section in plan_sections(plan):
+        console.print(section.title)
+        if section.table:
+            _print_table(console, section.table)
+        for line in section.lines:
             console.print(f"  {line}")
         console.print()
     for line in plan_conclusion(plan):
@@ -54,13 +54,13 @@ def show_plan(plan: Mapping[str, Any], folder: Path) -> None:
     console.print(f"Plan: {_short(folder)}")
 
 
-def show_path(what: str, path: Path) -> None:
-    """Say where something was written."""
-    _console().print(f"{what}: {_short(path)}")
+def show_path(name: str, path: Path) -> None:
+    """Print the name of something that was written, and its path."""
+    _console().print(f"{name}: {_short(path)}")
 
 
 def show_table(cells: list[list[str]], lines: list[str]) -> None:
-    """Print a table and what is to be said below it."""
+    """Print a table and the lines below it."""
     console = _console()
     _print_table(console, cells)
     for line in lines:

@@ -1,4 +1,4 @@
-"""The figures of a page: memory by what it is, the saw of one step, memory against time, training curves."""
+"""Interactive figures of a page: peaks by category, the curve of one step, memory against time, training losses."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mtl_accum.report._breakdown import CATEGORIES, steps_with_phases
-from mtl_accum.report._parts import SOURCES, parts_of_peak, tradeoff
-from mtl_accum.report._step_curve import blocks, points
-from mtl_accum.report._style import CATEGORY_LOOKS, EDITION_COLOURS, KIND_COLOURS, OTHER_LOOK
+from mtl_accum.report._figure_data import SOURCES, categories_of_peak, tradeoff
+from mtl_accum.report._step_curve import phase_bars, points
+from mtl_accum.report._style import CATEGORY_STYLES, EDITION_COLOURS, KIND_COLOURS, OTHER_STYLE
 from mtl_accum.report._table import mib, peak_bytes, peak_source
 
 if TYPE_CHECKING:
@@ -27,24 +27,31 @@ __all__ = [
 ]
 
 _MIB = 2**20
-_PATTERNS = {"//": "/", "\\\\": "\\", "..": ".", "xx": "x", "--": "-", "": ""}  # matplotlib's hatches in plotly's words
+_PATTERNS = {
+    "//": "/",
+    "\\\\": "\\",
+    "..": ".",
+    "xx": "x",
+    "--": "-",
+    "": "",
+}  # plotly's patterns by matplotlib's hatch
 _OVERLAY = {"fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.6, "size": 6}
 DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"]
 GRID = "rgba(128, 128, 128, 0.25)"
 
 
 def peaks_figure(report: Mapping[str, Any]) -> Figure:
-    """A bar an edition, stacked by category."""
+    """Return a bar per edition, stacked by category."""
     figure = new_figure("peak, MiB", height=420)
     source = peak_source(report)
     rows = report["editions"]
     names = [escape(row["edition"]) for row in rows]
-    stacks = [dict(parts_of_peak(row, report, peak_bytes(row, source))) for row in rows]
-    for category in [*CATEGORY_LOOKS, ""]:
+    stacks = [dict(categories_of_peak(row, report, peak_bytes(row, source))) for row in rows]
+    for category in [*CATEGORY_STYLES, ""]:
         sizes = [stack.get(category, 0) for stack in stacks]
         if not any(sizes):
             continue
-        colour, hatch = CATEGORY_LOOKS.get(category, OTHER_LOOK)
+        colour, hatch = CATEGORY_STYLES.get(category, OTHER_STYLE)
         label = CATEGORIES[category][0] if category else "kernels and rounding"
         figure.add_bar(
             x=names,
@@ -59,15 +66,15 @@ def peaks_figure(report: Mapping[str, Any]) -> Figure:
         if peak is not None:
             figure.add_annotation(x=name, y=peak / _MIB, text=mib(peak), yshift=11, showarrow=False)
     figure.update_layout(barmode="stack", bargap=0.45)
-    figure.update_xaxes(type="category")  # an edition may be called 1 or 2026-01-31
+    figure.update_xaxes(type="category")  # the name of an edition may be a number or a date
     return figure
 
 
 def sources_figure(report: Mapping[str, Any]) -> Figure | None:
-    """On a GPU: what the allocator handed out, what it holds, and what the driver sees, side by side."""
+    """Return the peaks of allocator, pool and driver side by side; None without a GPU."""
     if peak_source(report) != "cuda":
         return None
-    figure = new_figure("at the most, MiB", height=380)
+    figure = new_figure("peak, MiB", height=380)
     for index, (key, label) in enumerate(SOURCES.items()):
         sizes = [peak_bytes(row, "cuda", key) for row in report["editions"]]
         figure.add_bar(
@@ -82,7 +89,7 @@ def sources_figure(report: Mapping[str, Any]) -> Figure | None:
 
 
 def step_curve_figure(report: Mapping[str, Any]) -> Figure | None:
-    """Live bytes through one step, an edition a line, and below it a ribbon of each edition's phases."""
+    """Return live bytes through one step with a line per edition, and a ribbon of each edition's phases below."""
     from plotly.subplots import make_subplots
 
     steps = steps_with_phases(report)
@@ -91,8 +98,8 @@ def step_curve_figure(report: Mapping[str, Any]) -> Figure | None:
     ribbons = 34 * len(steps)
     height = 360 + ribbons + 90
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.03, row_heights=[360, ribbons])
-    for index, (name, found) in enumerate(steps):
-        line = list(points(found))
+    for index, (name, record) in enumerate(steps):
+        line = list(points(record))
         colour = EDITION_COLOURS[index % len(EDITION_COLOURS)]
         figure.add_scatter(
             x=[x for x, _, _ in line],
@@ -105,17 +112,17 @@ def step_curve_figure(report: Mapping[str, Any]) -> Figure | None:
             row=1,
             col=1,
         )
-        ribbon = blocks(found)
+        bars = phase_bars(record)
         for kind, colour in KIND_COLOURS.items():
-            of_kind = [block for block in ribbon if block.kind == kind]
+            of_kind = [bar for bar in bars if bar.kind == kind]
             if not of_kind:
                 continue
             figure.add_bar(
                 y=[escape(name)] * len(of_kind),
-                base=[block.start for block in of_kind],
-                x=[block.end - block.start for block in of_kind],
-                text=[escape(block.name) for block in of_kind],
-                customdata=[escape(block.words) for block in of_kind],
+                base=[bar.start for bar in of_kind],
+                x=[bar.end - bar.start for bar in of_kind],
+                text=[escape(bar.name) for bar in of_kind],
+                customdata=[escape(bar.hover) for bar in of_kind],
                 orientation="h",
                 marker={"color": colour, "line": {"color": "white", "width": 1}},
                 textposition="inside",
@@ -128,7 +135,7 @@ def step_curve_figure(report: Mapping[str, Any]) -> Figure | None:
                 row=2,
                 col=1,
             )
-    _tidy(figure, height)
+    _set_layout(figure, height)
     figure.update_layout(barmode="overlay", bargap=0.15, uniformtext={"mode": "hide", "minsize": 9})
     figure.update_yaxes(title_text="live, MiB", rangemode="tozero", gridcolor=GRID, row=1, col=1)
     figure.update_yaxes(autorange="reversed", row=2, col=1)
@@ -138,7 +145,7 @@ def step_curve_figure(report: Mapping[str, Any]) -> Figure | None:
 
 
 def memory_and_time_figure(report: Mapping[str, Any]) -> Figure | None:
-    """A point an edition, and the front of those than which none is both smaller and faster; for more than two."""
+    """Return a point per edition and their Pareto front; None for fewer than three editions."""
     editions, front = tradeoff(report)
     if not editions:
         return None
@@ -168,7 +175,7 @@ def memory_and_time_figure(report: Mapping[str, Any]) -> Figure | None:
 
 
 def curves_figure(losses: Mapping[str, list[float | None]]) -> Figure:
-    """Every task's loss at every step."""
+    """Return every task's loss at every step."""
     figure = new_figure("loss", height=360)
     for index, (name, history) in enumerate(losses.items()):
         figure.add_scatter(
@@ -184,17 +191,17 @@ def curves_figure(losses: Mapping[str, list[float | None]]) -> Figure:
 
 
 def new_figure(title: str, *, height: int) -> Figure:
-    """An empty figure with a title at its vertical axis."""
+    """Return an empty figure with a title at its vertical axis."""
     from plotly.graph_objects import Figure
 
     figure = Figure()
-    _tidy(figure, height)
+    _set_layout(figure, height)
     figure.update_yaxes(title_text=title, gridcolor=GRID, zerolinecolor=GRID)
     return figure
 
 
-def _tidy(figure: Figure, height: int) -> None:
-    """No background and no colour of its own for text: the page has both, light and dark."""
+def _set_layout(figure: Figure, height: int) -> None:
+    """Set the layout, with the background and text colour of the page, which has a light and a dark theme."""
     figure.update_layout(
         template="none",
         height=height,

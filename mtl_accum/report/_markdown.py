@@ -1,4 +1,4 @@
-"""A report as Markdown."""
+"""Markdown page of a report."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["markdown"]
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The whole report as one Markdown page."""
+    """Return a report as one Markdown page."""
     table = editions_table(report)
     training = report.get("training")
-    drawn = pictures(report)
+    available = pictures(report)
     return "\n".join(
         [
             "# mtl_accum report",
@@ -38,11 +38,11 @@ def markdown(report: Mapping[str, Any]) -> str:
             "",
             *(f"- {plain(note)}" for note in table.notes),
             "",
-            *_picture("peaks", "peak memory of the editions by what it is", drawn),
-            *_picture("sources", "allocated, reserved and what the driver sees", drawn),
-            *_picture("tradeoff", "peak memory against time", drawn),
-            *_memory(report, drawn),
-            *(_training(training, report["metrics"], drawn) if training else []),
+            *_picture("peaks", "peak memory of the editions by category", available),
+            *_picture("sources", "allocated, reserved, and the driver's figures", available),
+            *_picture("tradeoff", "peak memory against time", available),
+            *_memory(report, available),
+            *(_training(training, report["metrics"], available) if training else []),
             *(["## The plan", "", *plan_markdown(report["plan"], "###")] if "plan" in report else []),
             "## What was run",
             "",
@@ -56,25 +56,25 @@ def markdown(report: Mapping[str, Any]) -> str:
     )
 
 
-def _picture(name: str, pictured: str, drawn: Iterable[str]) -> list[str]:
-    return [f"![{pictured}](pictures/{name}.png)", ""] if f"{name}.png" in drawn else []
+def _picture(name: str, description: str, available: Iterable[str]) -> list[str]:
+    return [f"![{description}](pictures/{name}.png)", ""] if f"{name}.png" in available else []
 
 
-def _memory(report: Mapping[str, Any], drawn: Iterable[str]) -> list[str]:
-    """What the peak is made of, and the phases of each edition."""
+def _memory(report: Mapping[str, Any], available: Iterable[str]) -> list[str]:
+    """Return the sections on the categories of the peak and on the phases of each edition."""
     table = breakdown_table(report)
     if not table:
         return []
-    lines = ["## What the memory is", "", *plain_table(table), ""]
+    lines = ["## Memory by category", "", *plain_table(table), ""]
     lines += [*(f"- {note}" for note in category_notes(table)), ""]
-    lines += ["## One step, phase by phase", "", *_picture("step", "live memory through one step", drawn)]
-    lines += ["What was live at the most in each phase, and when it had ended.", ""]
-    for name, found in steps_with_phases(report):
-        lines += [f"### {plain(name)}", "", *plain_table(timeline_table(found)), ""]
+    lines += ["## One step, phase by phase", "", *_picture("step", "live memory through one step", available)]
+    lines += ["The peak of each phase, and the live memory at its end.", ""]
+    for name, record in steps_with_phases(report):
+        lines += [f"### {plain(name)}", "", *plain_table(timeline_table(record)), ""]
     return lines
 
 
-def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None], drawn: Iterable[str]) -> list[str]:
+def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None], available: Iterable[str]) -> list[str]:
     return [
         "## Training",
         "",
@@ -82,12 +82,12 @@ def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None], 
         "",
         *(f"- {plain(change)}" for change in training.get("changes", [])),
         *([""] if training.get("changes") else []),
-        *_picture("training", "every task's loss at every step", drawn),
+        *_picture("training", "every task's loss at every step", available),
         *(
             line
-            for name in drawn
+            for name in available
             if name.startswith("images_")
-            for line in _picture(name[:-4], "before and after", drawn)
+            for line in _picture(name[:-4], "before and after", available)
         ),
         *plain_table(metrics_table(metrics)),
         "",
@@ -95,37 +95,37 @@ def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None], 
 
 
 def device(report: Mapping[str, Any]) -> str:
-    """The device in a few words."""
-    found = report["device"]
+    """Return a description of the device of a report."""
+    facts = report["device"]
     if report["kind"] == "prediction":
-        return f"predicted for {found['type']}, without running on it"
-    if found["type"] == "cuda":
-        driver = f", driver {found['driver']}" if found.get("driver") else ""
-        return f"{found['name']} ({found['total_bytes'] / 2**30:.0f} GiB{driver})"
-    return f"CPU: {found['name']}, {found['threads']} of {found['cores']} cores"
+        return f"predicted for {facts['type']}, without running on it"
+    if facts["type"] == "cuda":
+        driver = f", driver {facts['driver']}" if facts.get("driver") else ""
+        return f"{facts['name']} ({facts['total_bytes'] / 2**30:.0f} GiB{driver})"
+    return f"CPU: {facts['name']}, {facts['threads']} of {facts['cores']} cores"
 
 
 def versions(report: Mapping[str, Any]) -> list[str]:
-    """What it ran with."""
-    found = [f"{name} {version}" for name, version in report["versions"].items()]
-    return [*found, f"git commit {report['git_commit']}"] if report.get("git_commit") else found
+    """Return the versions of the libraries, and the commit, that a report was made with."""
+    libraries = [f"{name} {version}" for name, version in report["versions"].items()]
+    return [*libraries, f"git commit {report['git_commit']}"] if report.get("git_commit") else libraries
 
 
 def batch(report: Mapping[str, Any]) -> str:
-    """What one step was."""
+    """Return a sentence on the step that figures are for."""
     return f"Memory and time are for one step of {report['samples'] or 'an unknown number of'} samples."
 
 
 def steps(training: Mapping[str, Any]) -> int:
-    """How many steps the training took."""
+    """Return the number of steps of a training."""
     return max((len(history) for history in training["losses"].values()), default=0)
 
 
 def metrics_table(metrics: Mapping[str, float | None]) -> list[list[str]]:
-    """What was found on the test data."""
+    """Return the table of metrics on the test data."""
     return [["measure", "on the test data"], *([name, figure(value)] for name, value in metrics.items())]
 
 
 def figure(value: float | None) -> str:
-    """A metric with four decimals, a dash where there is none."""
+    """Return a metric with four decimals; a dash if there is none."""
     return "–" if value is None else f"{value:.4f}"

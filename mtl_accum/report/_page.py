@@ -1,4 +1,4 @@
-"""A report as one page that needs nothing else: figures to hover over, tables, light and dark."""
+"""HTML page of a report: one file with interactive figures and tables, for light and dark themes."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from plotly.graph_objects import Figure
 
-__all__ = ["Part", "html", "markup", "render"]
+__all__ = ["PageSection", "html", "markup", "render"]
 
 
 @dataclass(frozen=True)
-class Part:
-    """A section of the page.
+class PageSection:
+    """Section of the page.
 
     Attributes:
-        title: its heading.
-        words: what to look at, in a sentence or two.
-        figure: markup of a figure.
-        images: rows of images, each with its name and its PNG in base64.
-        tables: cells, the first row being the heading.
-        notes: one thing each.
+        title: Heading of the section.
+        text: Introduction in a sentence or two.
+        figure: Markup of a figure.
+        images: Rows of images, each with its name and its PNG in base64.
+        tables: Cells of each table, headings first.
+        notes: Sentences below the tables.
     """
 
     title: str
-    words: str = ""
+    text: str = ""
     figure: str = ""
     images: Sequence[Mapping[str, str]] = ()
     tables: list[list[list[str]]] = field(default_factory=list)
@@ -50,23 +50,30 @@ class Part:
 
 
 def html(report: Mapping[str, Any]) -> str:
-    """The whole report as one page: no file beside it, no request to anybody."""
+    """Return a report as one page that needs neither other files nor a network."""
     facts = [*versions(report), f"seed {report['seed']}"]
     return render(
         title="mtl_accum: predicted memory" if report["kind"] == "prediction" else "mtl_accum: memory and time",
         command=report["command"],
         started=f"{report['created']}, {device(report)}",
         answer=editions_table(report).conclusion,
-        parts=_parts(report),
+        sections=_sections(report),
         facts=facts,
         config=json.dumps(report["config"], indent=2),
     )
 
 
 def render(
-    *, title: str, command: str, started: str, answer: str, parts: Iterable[Part], facts: list[str], config: str
+    *,
+    title: str,
+    command: str,
+    started: str,
+    answer: str,
+    sections: Iterable[PageSection],
+    facts: list[str],
+    config: str,
 ) -> str:
-    """A page of parts; all text is escaped."""
+    """Return a page with sections; all text is escaped."""
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
@@ -76,60 +83,73 @@ def render(
         command=command,
         started=started,
         answer=answer,
-        parts=list(parts),
+        sections=list(sections),
         facts=facts,
         config=config,
     )
 
 
-def _parts(report: Mapping[str, Any]) -> Iterator[Part]:
+def _sections(report: Mapping[str, Any]) -> Iterator[PageSection]:
     table = editions_table(report)
-    yield Part("The editions side by side", batch(report), tables=[[table.columns, *table.rows]], notes=table.notes)
-    parts = breakdown_table(report)
-    words = "The highest point of one step, by what the bytes are."
-    peaks = markup(peaks_figure(report), "peaks")
-    yield Part("What the memory is", words, peaks, tables=[parts] if parts else [], notes=category_notes(parts))
+    yield PageSection(
+        "The editions side by side", batch(report), tables=[[table.columns, *table.rows]], notes=table.notes
+    )
+    categories = breakdown_table(report)
+    yield PageSection(
+        "Memory by category",
+        "The peak of one step, by category.",
+        markup(peaks_figure(report), "peaks"),
+        tables=[categories] if categories else [],
+        notes=category_notes(categories),
+    )
     sources = sources_figure(report)
     if sources is not None:
-        yield Part("The allocator and the driver", "Three ways to count the same step.", markup(sources, "sources"))
-    saw = step_curve_figure(report)
-    if saw is not None:
-        how = "predicted" if breakdown_source(report) == "predicted" else "live"
-        words = (
-            f"Memory {how} after every operator of one step. Below, the phases of each edition: forward blue, backward "
-            "red, optimizer green. Where all heads' forwards follow each other, their memory adds up; where each head "
-            "has its backward at once, it does not. A click in the legend hides an edition."
+        yield PageSection(
+            "The allocator and the driver", "Three ways to count the same step.", markup(sources, "sources")
         )
-        yield Part("One step", words, markup(saw, "saw"))
+    step_curve = step_curve_figure(report)
+    if step_curve is not None:
+        source = "predicted" if breakdown_source(report) == "predicted" else "live"
+        text = (
+            f"Memory {source} after every operator of one step. Below, the phases of each edition: forward blue, "
+            "backward red, optimizer green. Where all heads' forwards follow each other, their memory adds up; where "
+            "each head has its backward at once, it does not. A click in the legend hides an edition."
+        )
+        yield PageSection("One step", text, markup(step_curve, "step"))
     scatter = memory_and_time_figure(report)
     if scatter is not None:
-        words = "Further left is faster, further down is smaller."
-        yield Part("Memory against time", words, markup(scatter, "scatter"))
+        text = "Further left is faster, further down is smaller."
+        yield PageSection("Memory against time", text, markup(scatter, "tradeoff"))
     if report.get("training"):
         yield _training(report["training"], report["metrics"])
-    for name, strips in report.get("images", {}).items():
-        yield Part(
-            f"Images: {name}", "Of the test data, what the network makes of them and what it should.", "", strips
+    for name, image_rows in report.get("images", {}).items():
+        yield PageSection(
+            f"Images: {name}", "Images of the test data with the network's outputs and the targets.", "", image_rows
         )
     if "plan" in report:
         sections = plan_sections(report["plan"])
         tables = [section.table for section in sections if section.table]
-        yield Part("The plan", " ".join(plan_conclusion(report["plan"])), tables=tables)
+        yield PageSection("The plan", " ".join(plan_conclusion(report["plan"])), tables=tables)
 
 
-def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Part:
-    words = f"{training['epochs']} epochs, {steps(training)} steps in {training['seconds']:.1f} s."
-    drawn = markup(curves_figure(training["losses"]), "curves") if any(training["losses"].values()) else ""
+def _training(training: Mapping[str, Any], metrics: Mapping[str, float | None]) -> PageSection:
+    text = f"{training['epochs']} epochs, {steps(training)} steps in {training['seconds']:.1f} s."
+    figure = markup(curves_figure(training["losses"]), "curves") if any(training["losses"].values()) else ""
     tables = [metrics_table(metrics)] if metrics else []
-    return Part("Training", words, drawn, tables=tables, notes=list(training.get("changes", [])))
+    return PageSection("Training", text, figure, tables=tables, notes=list(training.get("changes", [])))
 
 
-def markup(drawn: Figure, name: str) -> Any:
-    """A figure as markup that the template takes as it is; texts in it are escaped where they are made."""
+def markup(figure: Figure, name: str) -> Any:
+    """Return a figure as markup that the template inserts unescaped; its texts are escaped where they are made.
+
+    Args:
+        figure: Figure to draw.
+        name: Identifier of its element.
+    """
     from markupsafe import Markup
 
     config = {"displayModeBar": False, "responsive": True}
-    text = drawn.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=config)
+    text = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=config)
     return Markup(text)
 
 

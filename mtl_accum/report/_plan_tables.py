@@ -1,4 +1,4 @@
-"""A plan as text: what was chosen and why, what else there is, and what would help if nothing fits."""
+"""Text of a plan: the choice and its reasons, the alternatives, and advice if nothing fits."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["Section", "plan_conclusion", "plan_markdown", "plan_sections"]
 
 Plan = Mapping[str, Any]
 _REFERENCE = "SummedLoss"
-_NEAR = 0.1  # of the front, what differs less is not shown
+_NEAR = 0.1  # schedules of the front whose peaks differ by less than this share are shown once
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the text.
+    """Section of the text.
 
     Attributes:
-        title: its heading.
-        table: cells, the first row being the heading; empty if there is none.
-        lines: one thing each.
+        title: Heading of the section.
+        table: Cells of a table, headings first; empty if there is none.
+        lines: Sentences below the table.
     """
 
     title: str
@@ -34,11 +34,11 @@ class Section:
 
 
 def plan_conclusion(plan: Plan) -> list[str]:
-    """The answer: what to do, and what it costs."""
+    """Return the conclusion of a plan: the schedule to use, and its costs."""
     budget, summed, chosen = plan["budget"], plan["summed"], plan["chosen"]
     limit = f"the budget of {mib(budget['size'])} ({budget['words']})"
     if chosen is None:
-        return [f"Nothing fits into {limit}: the smallest peak that an exact schedule has is {_peak(plan)}."]
+        return [f"Nothing fits into {limit}: the smallest peak of an exact schedule is {_peak(plan)}."]
     return [
         f"{chosen['schedule']} fits into {limit}: it needs {_peak(plan)} where {_REFERENCE} needs "
         f"{mib(summed['peak_bytes'])}, in {chosen['time_ratio']:.2f} times its time.",
@@ -48,49 +48,54 @@ def plan_conclusion(plan: Plan) -> list[str]:
 
 
 def plan_sections(plan: Plan) -> list[Section]:
-    """Everything else, the most useful first."""
-    parts = [
+    """Return the other sections of a plan, the most useful first."""
+    sections = [
         Section(
             "The choice",
             _front(plan),
             [
-                f"Of {plan['candidates']} schedules, some of those than which none is both faster and smaller.",
+                f"Of {plan['candidates']} schedules, some on the Pareto front: no other is both faster and smaller.",
                 f"Memory: predicted peak of live tensors. Time: by {plan['timed_by']}.",
             ],
         ),
-        Section("Tried on the device", _trials(plan)),
-        Section("What the peak is", _categories(plan)),
+        Section("Trials on the device", _trials(plan)),
+        Section("The peak by category", _categories(plan)),
         Section(
             "The largest batch",
             [
                 ["schedule", "samples"],
                 *([row["schedule"], _samples(row["samples"])] for row in plan["largest_batch"]),
             ],
-            [f"That would fit, by the kind of schedule; planned was for {plan['samples']}."],
+            [f"The largest that would fit, by kind of schedule; the plan is for {plan['samples']}."],
         ),
         Section(
-            "Held against SummedLoss", lines=[f"{name}: {text}" for name, text in plan.get("exactness", {}).items()]
+            "Compared with SummedLoss", lines=[f"{name}: {text}" for name, text in plan.get("exactness", {}).items()]
         ),
-        Section("Left out", lines=[f"{what}: {_reason(what, why)}" for what, why in plan["left_out"].items()]),
+        Section("Left out", lines=[f"{kind}: {_reason(kind, text)}" for kind, text in plan["left_out"].items()]),
     ]
     if plan.get("notes"):
-        parts.insert(0, Section("Note", lines=list(plan["notes"])))
+        sections.insert(0, Section("Note", lines=list(plan["notes"])))
     if plan["chosen"] is None:
-        held = [[name, mib(size)] for name, size in plan["holds"].items()]
-        parts.insert(0, Section("What would help", lines=list(plan["advice"])))
-        parts.insert(0, Section("What no schedule can do without", [["part", "size"], *held]))
-    spent = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in plan["spent"].items())
-    parts.append(Section("How long the plan took", lines=[f"{spent}."]))
-    return [part for part in parts if len(part.table) > 1 or (not part.table and part.lines)]
+        needed = [[name, mib(size)] for name, size in plan["holds"].items()]
+        sections.insert(0, Section("What would help", lines=list(plan["advice"])))
+        sections.insert(0, Section("What every schedule needs", [["part", "size"], *needed]))
+    spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in plan["spent"].items())
+    sections.append(Section("How long the plan took", lines=[f"{spent}."]))
+    return [section for section in sections if len(section.table) > 1 or (not section.table and section.lines)]
 
 
 def plan_markdown(plan: Plan, level: str = "##") -> list[str]:
-    """The plan as lines of Markdown."""
+    """Return a plan as lines of Markdown.
+
+    Args:
+        plan: Plan as plain values.
+        level: Markup of the headings.
+    """
     lines = [line for text in plan_conclusion(plan) for line in (plain(text), "")]
-    for part in plan_sections(plan):
-        lines += [f"{level} {part.title}", ""]
-        lines += [*plain_table(part.table), ""] if part.table else []
-        lines += [*(f"- {plain(line)}" for line in part.lines), ""] if part.lines else []
+    for section in plan_sections(plan):
+        lines += [f"{level} {section.title}", ""]
+        lines += [*plain_table(section.table), ""] if section.table else []
+        lines += [*(f"- {plain(line)}" for line in section.lines), ""] if section.lines else []
     return lines
 
 
@@ -125,10 +130,10 @@ def _trials(plan: Plan) -> list[list[str]]:
 
 
 def _categories(plan: Plan) -> list[list[str]]:
-    found = plan["peak"]["categories"]
-    if found is None:
+    sizes = plan["peak"]["categories"]
+    if sizes is None:
         return []
-    rows = [[label, mib(found[name])] for name, (label, _) in CATEGORIES.items() if found[name]]
+    rows = [[label, mib(sizes[name])] for name, (label, _) in CATEGORIES.items() if sizes[name]]
     return [["at the peak", "predicted"], *rows, ["reached in", plan["peak"]["peak_phase"] or "–"]]
 
 
@@ -140,5 +145,6 @@ def _samples(count: int | None) -> str:
     return "any" if count is None else "none" if count == 0 else str(count)
 
 
-def _reason(what: str, why: str) -> str:
-    return why.removeprefix(f"{what}: ")
+def _reason(kind: str, text: str) -> str:
+    """Return a reason without the kind of schedule that it may begin with."""
+    return text.removeprefix(f"{kind}: ")

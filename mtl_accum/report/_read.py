@@ -1,4 +1,4 @@
-"""Reading what a run or a sweep has written, and saying in one line what is wrong with it."""
+"""Reading and validation of reports: JSON files of runs, predictions, sweeps, plans and failures."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "VERSION", "read"]
 
-VERSION = 3  # of the JSON; 2: records hold categories, phases and more of the allocator; 3: images, rows say where
-# The file that holds each kind; what it has stands in `schema.json`.
+VERSION = 3  # of the JSON; 2: records hold categories, phases and more of the allocator; 3: images, devices of rows
+# File of each kind; `schema.json` has their contents.
 KINDS = {
     "run": "report.json",
     "prediction": "report.json",
@@ -24,14 +24,17 @@ KINDS = {
 
 
 def read(path: Path, name: str = "path") -> tuple[Path, dict[str, Any]]:
-    """The file and the content of a report.
+    """Read a report.
 
     Args:
-        path: a JSON file, or the folder of a run or sweep, where the most comprehensive one is taken.
-        name: the knob that it comes from.
+        path: JSON file; or folder of a run or sweep, whose most comprehensive report is read.
+        name: Name of the setting that the path comes from, for messages.
+
+    Returns:
+        The file, and its content.
 
     Raises:
-        ValueError: there is none; it is cut off or something else; or of a version that is not known here.
+        ValueError: There is no report; the file is truncated, or no report; or its version is unknown.
     """
     file = path
     if path.is_dir():
@@ -42,28 +45,28 @@ def read(path: Path, name: str = "path") -> tuple[Path, dict[str, Any]]:
     if not file.is_file():
         raise ValueError(f"{name}={path}: expected the folder of a run or sweep or its JSON file, found nothing there")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        report = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file}: expected a report, found a file that is cut off or no JSON ({error})") from None
-    if not isinstance(found, dict) or "version" not in found or "kind" not in found:
+    if not isinstance(report, dict) or "version" not in report or "kind" not in report:
         raise ValueError(f"{file}: expected a report of mtl_accum, found JSON without its version and kind")
-    if found["version"] != VERSION:
+    if report["version"] != VERSION:
         raise ValueError(
-            f"{file}: expected version {VERSION}, found {found['version']!r}; it was written by another mtl_accum"
+            f"{file}: expected version {VERSION}, found {report['version']!r}; it was written by another mtl_accum"
         )
-    if found["kind"] not in KINDS:
-        raise ValueError(f"{file}: kind must be one of {', '.join(KINDS)}; found {found['kind']!r}")
-    wrong = _wrong(found)
-    if wrong:
-        raise ValueError(f"{file}: expected a {found['kind']} as schema.json has it, found {wrong}")
-    return file, found
+    if report["kind"] not in KINDS:
+        raise ValueError(f"{file}: kind must be one of {', '.join(KINDS)}; found {report['kind']!r}")
+    error_text = _schema_error(report)
+    if error_text:
+        raise ValueError(f"{file}: expected a {report['kind']} as schema.json has it, found {error_text}")
+    return file, report
 
 
-def _wrong(found: dict[str, Any]) -> str:
-    """What does not fit the schema, with its place; nothing where all does."""
+def _schema_error(report: dict[str, Any]) -> str:
+    """Return the first deviation from the schema with its place; empty if there is none."""
     from jsonschema.exceptions import best_match
 
-    error = best_match(_schema(found["kind"]).iter_errors(found))
+    error = best_match(_schema(report["kind"]).iter_errors(report))
     if error is None:
         return ""
     place = ".".join(str(part) for part in error.absolute_path)

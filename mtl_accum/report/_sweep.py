@@ -1,4 +1,4 @@
-"""A sweep: what its jobs have measured, as a table, a page and plots against what was varied."""
+"""Reports of a sweep: its jobs' results as a table, a page, and plots against everything that was varied."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from mtl_accum.report._escape import plain
 from mtl_accum.report._markdown import device, versions
-from mtl_accum.report._page import Part, markup, render
+from mtl_accum.report._page import PageSection, markup, render
 from mtl_accum.report._pictures import plot_pictures
 from mtl_accum.report._read import KINDS, VERSION, read
 from mtl_accum.report._sweep_figures import Plot, lines_figure, sweep_plots
@@ -35,16 +35,17 @@ _REPORT, _FAILURE, _SWEEP = (KINDS[kind] for kind in ("run", "failure", "sweep")
 
 
 def write_sweep(folder: Path) -> dict[str, Any]:
-    """Write `sweep.json`, `sweep.csv`, `sweep.md` and `sweep.html` of all jobs that have left something.
+    """Write `sweep.json`, `sweep.csv`, `sweep.md` and `sweep.html` from the files of the sweep's jobs.
 
     Args:
-        folder: of the sweep, with a folder a job. Rows of an earlier sweep into it stay, but for jobs done again.
+        folder: Folder of the sweep, with a folder per job. Rows of an earlier sweep in it stay, except those of jobs
+            that ran again.
 
     Returns:
-        The sweep as it was written; no rows where no job has left anything.
+        The sweep as it was written; without rows if no job has written anything.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: The folder cannot be written.
     """
     sweep = collect(folder)
     if sweep["rows"]:
@@ -53,7 +54,15 @@ def write_sweep(folder: Path) -> dict[str, Any]:
 
 
 def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """The same of rows from elsewhere; of several with the same settings the last one counts."""
+    """Write the files of a sweep from rows.
+
+    Args:
+        folder: Folder of the sweep.
+        rows: Rows as `row_of` returns them; of several with the same settings the last one counts.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
     _write(_sweep({_key(row): row for row in rows}), folder)
 
 
@@ -84,54 +93,56 @@ def _page(
     sweep: Mapping[str, Any], table: list[list[str]], pivot: list[list[str]], answer: str, plots: Sequence[Plot]
 ) -> str:
     varied = knobs(sweep)
-    parts = (
-        [Part("At a glance", "Peak memory and time of one step, a column an edition.", tables=[pivot])] if pivot else []
-    )
+    sections = []
+    if pivot:
+        text = "Peak memory and time of one step, with a column per edition."
+        sections.append(PageSection("At a glance", text, tables=[pivot]))
     for number, plot in enumerate(plots):
-        parts.append(Part(plot.title, "One step, a line an edition.", markup(lines_figure(plot), f"sweep{number}")))
-    parts.append(Part("Every job", tables=[table]))
+        figure = markup(lines_figure(plot), f"sweep{number}")
+        sections.append(PageSection(plot.title, "One step, with a line per edition.", figure))
+    sections.append(PageSection("Every job", tables=[table]))
     common = [f"{name}={value}" for name, value in sweep["rows"][0]["overrides"].items() if name not in varied]
-    where = dict.fromkeys(fact for row in sweep["rows"] for fact in row["where"])
+    environment = dict.fromkeys(fact for row in sweep["rows"] for fact in row["where"])
     return render(
         title="mtl_accum: sweep",
         command=f"over {', '.join(varied) or 'nothing'}",
         started=sweep["created"],
         answer=answer,
-        parts=parts,
-        facts=[*([" ".join(common)] if common else []), *where],
+        sections=sections,
+        facts=[*([" ".join(common)] if common else []), *environment],
         config="",
     )
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    """The rows of a sweep, from what its jobs have left."""
+    """Return a sweep from the files that its jobs and an earlier sweep wrote."""
     rows: dict[str, dict[str, Any]] = {}
     for row in _read(folder / _SWEEP).get("rows", []):
         rows[_key(row)] = row
     for job in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: _number(path.name)):
-        written = _read(job / _REPORT) or _read(job / _FAILURE)
-        if written:
-            row = row_of(job.name, written)
+        report = _read(job / _REPORT) or _read(job / _FAILURE)
+        if report:
+            row = row_of(job.name, report)
             rows[_key(row)] = row
     return _sweep(dict(sorted(rows.items(), key=lambda item: _number(item[1]["job"]))))
 
 
 def knobs(sweep: Mapping[str, Any]) -> list[str]:
-    """What was varied, in the order of the command line."""
+    """Return the names of everything that was varied, in the order of the command line."""
     values: dict[str, set[str]] = {}
     for row in sweep["rows"]:
         for name in row["overrides"]:
             values.setdefault(name, set())
     for row in sweep["rows"]:
-        for name, found in values.items():
-            found.add(row["overrides"].get(name, ""))
-    return [name for name, found in values.items() if len(found) > 1]
+        for name, different in values.items():
+            different.add(row["overrides"].get(name, ""))
+    return [name for name, different in values.items() if len(different) > 1]
 
 
 def sweep_table(sweep: Mapping[str, Any]) -> list[list[str]]:
-    """A row a job; cells of a job that failed say why."""
+    """Return a table with a row per job; the last column has the reason of a failure."""
     varied = knobs(sweep)
-    cells = [["job", *varied, "peak", "step", "samples / s", "gradient difference", "what went wrong"]]
+    cells = [["job", *varied, "peak", "step", "samples / s", "gradient difference", "failure"]]
     for row in sweep["rows"]:
         cells.append(
             [
@@ -148,9 +159,9 @@ def sweep_table(sweep: Mapping[str, Any]) -> list[list[str]]:
 
 
 def glance(sweep: Mapping[str, Any]) -> list[list[str]]:
-    """A row a setting, a column an edition: peak and time; and which needs least, which is fastest.
+    """Return a table of peak and time with a row per setting and a column per edition, and the best editions.
 
-    Empty where editions are not among what was varied.
+    It is empty unless editions and something else were varied.
     """
     varied = knobs(sweep)
     others = [name for name in varied if name != "edition"]
@@ -163,10 +174,10 @@ def glance(sweep: Mapping[str, Any]) -> list[list[str]]:
         settings.setdefault(setting, {})[row["overrides"].get("edition", "")] = row
     cells = [
         [
-            *(*setting, *(_cell(found.get(edition)) for edition in editions)),
-            *(_least(found, lambda row: row["peak_bytes"]), _least(found, step_time)),
+            *(*setting, *(_cell(by_edition.get(edition)) for edition in editions)),
+            *(_least(by_edition, lambda row: row["peak_bytes"]), _least(by_edition, step_time)),
         ]
-        for setting, found in settings.items()
+        for setting, by_edition in settings.items()
     ]
     return [[*others, *editions, "least memory", "fastest"], *cells]
 
@@ -179,28 +190,28 @@ def _cell(row: Mapping[str, Any] | None) -> str:
 
 
 def _least(rows: Mapping[str, Mapping[str, Any]], figure: Callable[[Mapping[str, Any]], float | None]) -> str:
-    """The edition whose figure is the smallest."""
+    """Return the edition whose figure is the smallest."""
     known = {edition: value for edition, row in rows.items() if (value := figure(row)) is not None}
     return min(known, key=lambda edition: known[edition]) if known else "–"
 
 
 def conclusion(sweep: Mapping[str, Any]) -> str:
-    """How many jobs there are, which needed least, and which failed."""
+    """Return the number of jobs and of failures, the least memory and the highest throughput."""
     rows = sweep["rows"]
     failed = [row for row in rows if row["failure"]]
     measured = [row for row in rows if row["peak_bytes"] is not None]
-    words = f"{len(rows)} jobs" if len(rows) != 1 else "1 job"
+    text = f"{len(rows)} jobs" if len(rows) != 1 else "1 job"
     if failed:
-        words += f", {len(failed)} of which failed"
+        text += f", {len(failed)} of which failed"
     if measured:
         least = min(measured, key=lambda row: row["peak_bytes"])
-        words += f". The least memory: {mib(least['peak_bytes'])} with {_settings(sweep, least)}"
+        text += f". The least memory: {mib(least['peak_bytes'])} with {_settings(sweep, least)}"
     timed = [row for row in measured if row["step_seconds"] and row["samples"]]
     if timed:
         fastest = max(timed, key=lambda row: row["samples"] / median(row["step_seconds"]))
         speed = samples_per_second(fastest, fastest["samples"])
-        words += f". The most samples per second: {speed} with {_settings(sweep, fastest)}"
-    return f"{words}."
+        text += f". The most samples per second: {speed} with {_settings(sweep, fastest)}"
+    return f"{text}."
 
 
 def _settings(sweep: Mapping[str, Any], row: Mapping[str, Any]) -> str:
@@ -208,25 +219,30 @@ def _settings(sweep: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     return ", ".join(varied) or f"job {row['job']}"
 
 
-def row_of(job: str, written: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sweep keeps of a job: of its only edition, or of the first."""
+def row_of(job: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a job in a sweep: its settings, and the figures of its first edition.
+
+    Args:
+        job: Name of the job's folder.
+        report: Report or failure that the job wrote.
+    """
     row: dict[str, Any] = {
         "job": job,
-        "overrides": _overrides(written["command"]),
+        "overrides": _overrides(report["command"]),
         "edition": None,
         "source": None,
         "peak_bytes": None,
         "step_seconds": [],
-        "samples": written.get("samples"),
+        "samples": report.get("samples"),
         "gradient_difference": None,
         "gradient_rounding": False,
-        "metrics": written.get("metrics", {}),
-        "where": [device(written), *versions(written)] if "device" in written else [],
-        "failure": written.get("reason"),
+        "metrics": report.get("metrics", {}),
+        "where": [device(report), *versions(report)] if "device" in report else [],
+        "failure": report.get("reason"),
     }
-    editions = written.get("editions")
+    editions = report.get("editions")
     if editions:
-        source, first = peak_source(written), editions[0]
+        source, first = peak_source(report), editions[0]
         row |= {
             "edition": first["edition"],
             "source": source,
@@ -240,8 +256,8 @@ def row_of(job: str, written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _overrides(command: str) -> dict[str, str]:
-    words = (word.partition("=") for word in shlex.split(command) if "=" in word)
-    return {name.lstrip("+"): value for name, _, value in words}
+    assignments = (word.partition("=") for word in shlex.split(command) if "=" in word)
+    return {name.lstrip("+"): value for name, _, value in assignments}
 
 
 def _key(row: Mapping[str, Any]) -> str:
@@ -253,7 +269,7 @@ def _number(job: str) -> tuple[int, str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A report; nothing where there is none, or not yet a whole one."""
+    """Return a report; empty if there is none, or none that is complete."""
     try:
         return read(path)[1]
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The figures of a sweep: memory and time against every number that was varied."""
+"""Figures of a sweep: memory and time against every varied number."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Plot:
-    """What a figure shows, whoever draws it.
+    """Data of a figure, for the page and for pictures.
 
     Attributes:
-        what: "memory" or "time".
-        knob: the number on the horizontal axis.
-        axis: title of the vertical axis, with its unit.
-        lines: by name, points from left to right: the number, the height, and the height in words.
+        quantity: "memory" or "time".
+        knob: Name of the varied number on the horizontal axis.
+        axis: Title of the vertical axis, with its unit.
+        lines: Points from left to right by the name of a line: the number, the height, and the height as text.
     """
 
-    what: str
+    quantity: str
     knob: str
     axis: str
     lines: dict[str, list[tuple[float, float, str]]]
 
     @property
     def title(self) -> str:
-        """Its heading."""
-        return f"{self.what.capitalize()} against {self.knob}"
+        """Heading of the figure."""
+        return f"{self.quantity.capitalize()} against {self.knob}"
 
 
 def sweep_plots(rows: Sequence[Row], knobs: Sequence[str]) -> Iterator[Plot]:
-    """Peak memory and time against every number that was varied, a line an edition.
+    """Return the plots of peak memory and time against every varied number, with a line per edition.
 
     Args:
-        rows: of the sweep.
-        knobs: what was varied.
+        rows: Rows of the sweep.
+        knobs: Names of everything that was varied.
     """
     for knob in knobs:
         known = [row for row in rows if _is_number(row["overrides"].get(knob))]
@@ -58,17 +58,17 @@ def sweep_plots(rows: Sequence[Row], knobs: Sequence[str]) -> Iterator[Plot]:
                 Plot("memory", knob, "peak, MiB", _lines(known, knob, others, _peak)),
                 Plot("time", knob, "step, ms (median)", _lines(known, knob, others, _step)),
             )
-            yield from (plot for plot in plots if plot.lines)  # of jobs that failed there is nothing to draw
+            yield from (plot for plot in plots if plot.lines)  # none if all jobs failed
 
 
 def lines_figure(plot: Plot) -> Figure:
-    """A plot to hover over."""
+    """Return an interactive figure of a plot."""
     figure = new_figure(plot.axis, height=400)
     for index, (name, line) in enumerate(plot.lines.items()):
         figure.add_scatter(
             x=[x for x, _, _ in line],
             y=[y for _, y, _ in line],
-            text=[said for *_, said in line],
+            text=[label for *_, label in line],
             name=escape(name),
             mode="lines+markers",
             line={"color": EDITION_COLOURS[index % len(EDITION_COLOURS)], "dash": DASHES[index % len(DASHES)]},
@@ -85,9 +85,9 @@ def _lines(
 ) -> dict[str, list[tuple[float, float, str]]]:
     lines: dict[str, list[tuple[float, float, str]]] = {}
     for row in rows:
-        found = height(row)
-        if found is not None:
-            lines.setdefault(_name(row, others), []).append((float(row["overrides"][knob]), *found))
+        point = height(row)
+        if point is not None:
+            lines.setdefault(_name(row, others), []).append((float(row["overrides"][knob]), *point))
     return {name: sorted(line) for name, line in lines.items()}
 
 
@@ -102,10 +102,10 @@ def _step(row: Row) -> tuple[float, str] | None:
 
 
 def _name(row: Row, others: Sequence[str]) -> str:
-    """The edition, and what else is varied."""
-    said = [f"{other}={row['overrides'].get(other, '')}" for other in others if other != "edition"]
+    """Return the name of a line: the edition, and the other varied settings."""
+    settings = [f"{other}={row['overrides'].get(other, '')}" for other in others if other != "edition"]
     edition = row["overrides"].get("edition") or row["edition"] or ""
-    return ", ".join([edition, *said]).strip(", ") or "all"
+    return ", ".join([edition, *settings]).strip(", ") or "all"
 
 
 def _is_number(text: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The editions side by side, as text: columns, what each means, and one sentence."""
+"""Comparison table of editions: columns with their meanings, notes, and a conclusion."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
     "peak_bytes",
     "peak_source",
     "plain_table",
-    "record",
+    "record_of",
     "samples_per_second",
     "step_time",
 ]
@@ -31,13 +31,13 @@ _NONE = "–"
 
 @dataclass(frozen=True)
 class Table:
-    """A table and the words below it.
+    """Table with its notes and conclusion.
 
     Attributes:
-        columns: headings.
-        rows: cells, a dash where nothing was measured.
-        notes: what the columns and the editions mean, and every caveat.
-        conclusion: one sentence.
+        columns: Headings of the columns.
+        rows: Cells of each row, with a dash where nothing was measured.
+        notes: Meanings of columns and editions, and all caveats.
+        conclusion: Conclusion in one sentence.
     """
 
     columns: list[str]
@@ -50,11 +50,11 @@ class Table:
 class _Column:
     heading: str
     meaning: str
-    cell: Callable[[Row, Row], str]  # the row, and the row that it is held against
+    cell: Callable[[Row, Row], str]  # of the row, and of the row that it is compared with
 
 
 def editions_table(report: Mapping[str, Any]) -> Table:
-    """The measured editions of a report; the first one is what the others are held against."""
+    """Return the table of a report's editions; the first one is the reference of the others."""
     rows: list[Row] = report["editions"]
     first = rows[0]
     source = peak_source(report)
@@ -76,37 +76,47 @@ def editions_table(report: Mapping[str, Any]) -> Table:
 
 
 def markdown_table(cells: list[list[str]]) -> list[str]:
-    """Rows of cells, the first one being the heading, as lines of a Markdown table; cells may hold Markdown."""
+    """Return the lines of a Markdown table; cells may hold Markdown.
+
+    Args:
+        cells: Cells of each row, headings first.
+    """
     escaped = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in cells]
     rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
     return ["| " + " | ".join(row) + " |" for row in (escaped[0], rule, *escaped[1:])]
 
 
 def plain_table(cells: list[list[str]]) -> list[str]:
-    """Make the lines of a Markdown table of cells that are plain text."""
+    """Return the lines of a Markdown table whose cells are plain text."""
     return markdown_table([[plain(cell) for cell in row] for row in cells])
 
 
 def peak_source(report: Mapping[str, Any]) -> str:
-    """The meter whose peak is compared: "cuda" on a GPU, "tensors" elsewhere, "predicted" where nothing ran."""
+    """Return the source of the compared peaks: "cuda" on a GPU, "tensors" elsewhere, "predicted" for a prediction."""
     if report["kind"] == "prediction":
         return "predicted"
     return "cuda" if report["device"]["type"] == "cuda" else "tensors"
 
 
 def peak_bytes(row: Row, source: str, key: str = "peak_bytes") -> int | None:
-    """A figure in bytes of one meter; None if that was not measured."""
-    found = record(row, source)
-    return None if found is None else found[key]
+    """Return a figure of an edition in bytes; None if it was not measured.
+
+    Args:
+        row: Edition of a report.
+        source: Source of the record: "cuda", "tensors", "process" or "predicted".
+        key: Name of the figure.
+    """
+    record = record_of(row, source)
+    return None if record is None else record[key]
 
 
-def record(row: Row, source: str) -> Mapping[str, Any] | None:
-    """What one meter found out about an edition; None if it was not measured."""
-    return next((found for found in row["memory"] if found["source"] == source), None)
+def record_of(row: Row, source: str) -> Mapping[str, Any] | None:
+    """Return an edition's record from one source; None if it was not measured."""
+    return next((record for record in row["memory"] if record["source"] == source), None)
 
 
 def mib(size: float | None) -> str:
-    """Bytes as MiB with one decimal; what that would round to nothing as KiB, and what is more than 10 GiB as GiB."""
+    """Format bytes as MiB with one decimal; as KiB below 0.05 MiB, and as GiB from 10 GiB on."""
     if size and abs(size) >= 10 * 2**30:
         return f"{size / 2**30:.1f} GiB"
     if size and abs(size) < 0.05 * 2**20:
@@ -135,7 +145,7 @@ def _columns(source: str, first: str, samples: int | None) -> list[_Column]:
             _size("reserved, peak", "the pool that it held for that", source, "reserved_bytes"),
             _size(
                 "NVML, process",
-                "what the driver counts for the process: pool, context and libraries",
+                "memory of the process by the driver: pool, context and libraries",
                 source,
                 "process_bytes",
             ),
@@ -190,25 +200,25 @@ def _against_memory(source: str, first: str) -> _Column:
 def _step(row: Row, _: Row) -> str:
     if not row["step_seconds"]:
         return _NONE
-    middle, low, high = (1000 * of(row["step_seconds"]) for of in (median, min, max))
+    middle, low, high = (1000 * statistic(row["step_seconds"]) for statistic in (median, min, max))
     return f"{middle:.1f} ({low:.1f} to {high:.1f}) ms"
 
 
 def samples_per_second(row: Row, samples: int | None) -> str:
-    """How many samples a second one step goes through."""
+    """Format the samples per second of a step."""
     step = step_time(row)
     return f"{samples / step:.0f}" if samples and step else _NONE
 
 
 def difference(row: Row) -> str:
-    """How far the gradient is from the summed loss's."""
+    """Format the difference of an edition's gradient from that of the summed loss."""
     if row["gradient_difference"] is None:
         return _NONE
     return f"{row['gradient_difference']:.1e}{' (rounding)' * bool(row.get('gradient_rounding'))}"
 
 
 def milliseconds(step: float | None) -> str:
-    """Seconds in milliseconds with one decimal."""
+    """Format seconds as milliseconds with one decimal."""
     return _NONE if step is None else f"{1000 * step:.1f} ms"
 
 
@@ -217,7 +227,7 @@ def _predicted_in(row: Row, _: Row) -> str:
 
 
 def step_time(row: Row) -> float | None:
-    """The median of the timed steps; None if there are none."""
+    """Return the median of the timed steps; None if there are none."""
     return median(row["step_seconds"]) if row["step_seconds"] else None
 
 
@@ -226,7 +236,7 @@ def _ratio(value: float | None, base: float | None) -> str:
 
 
 def _conclusion(rows: list[Row], source: str) -> str:
-    """One plain sentence: what the others saved against the first edition, and what they cost."""
+    """Return a sentence on the memory and time of the other editions relative to the first one."""
     base, parts = rows[0], []
     base_peak, base_seconds = peak_bytes(base, source), step_time(base)
     for row in rows[1:]:
@@ -244,12 +254,12 @@ def _conclusion(rows: list[Row], source: str) -> str:
         step = f", and {milliseconds(base_seconds)} a step" if base_seconds else ""
         return f"{_name(base)}: a peak of {mib(base_peak)}{step}."
     if not parts:
-        return "There is nothing to compare: the notes say what could not be measured, and why."
+        return "There is nothing to compare; the notes list what could not be measured, and why."
     predicted = "predicted " if source == "predicted" else ""
     return f"Of the {predicted}peak memory of {_name(base)}, {'; '.join(parts)}."
 
 
 def _name(row: Row) -> str:
-    """What a person calls the edition: "Edition 2 (per_task)", and the name in the table where they differ."""
+    """Return the title of an edition with its name in the table where they differ: "Edition 2 (per_task)"."""
     title, colon, _ = row["meaning"].partition(":")
     return row["edition"] if not colon or title.lower() == row["edition"] else f"{title} ({row['edition']})"

@@ -1,4 +1,4 @@
-"""Writing a run's files, all of them whole."""
+"""Writing of reports: all files of a run complete, or none."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def write(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Write `report.json`, `report.md`, `report.html` and the folder `pictures` into a folder.
 
     Args:
-        content: the report without its version; its kind is "run" unless it says "prediction".
-        folder: must exist.
+        content: Report without its version; its kind is "run" unless it is given.
+        folder: Existing folder.
 
     Returns:
         The report as it was written.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: The folder cannot be written.
     """
     report: dict[str, Any] = _finite({"version": VERSION, "kind": "run", **content})
     write_whole(
@@ -53,11 +53,11 @@ def write_plan(content: Mapping[str, Any], folder: Path) -> None:
     """Write `plan.json` and `plan.md` into a folder.
 
     Args:
-        content: how it was started, and the plan itself under "plan".
-        folder: must exist.
+        content: Command and configuration, and the plan itself under "plan".
+        folder: Existing folder.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: The folder cannot be written.
     """
     report: dict[str, Any] = _finite({"version": VERSION, "kind": "plan", **content})
     page = "\n".join(["# mtl_accum plan", "", code(report["command"]), "", *plan_markdown(report["plan"])])
@@ -68,14 +68,14 @@ def write_evaluation(content: Mapping[str, Any], folder: Path) -> dict[str, Any]
     """Write `evaluation.json` and `evaluation.md` into a folder.
 
     Args:
-        content: how it was started, the weights' place, and what was found under "metrics".
-        folder: must exist.
+        content: Command and configuration, the path of the weights, and the results under "metrics".
+        folder: Existing folder.
 
     Returns:
         The report as it was written.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: The folder cannot be written.
     """
     report: dict[str, Any] = _finite({"version": VERSION, "kind": "evaluation", **content})
     table = plain_table(metrics_table(report["metrics"]))
@@ -85,47 +85,47 @@ def write_evaluation(content: Mapping[str, Any], folder: Path) -> dict[str, Any]
 
 
 def write_failure(content: Mapping[str, Any], folder: Path) -> None:
-    """Write `failure.json` into the folder of a sweep's job that has failed.
+    """Write `failure.json` into the folder of a failed job of a sweep.
 
     Args:
-        content: the command, its configuration, and the reason.
-        folder: must exist.
+        content: Command, configuration, and the reason of the failure.
+        folder: Existing folder.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: The folder cannot be written.
     """
     report: dict[str, Any] = _finite({"version": VERSION, "kind": "failure", **content})
     write_whole(folder, {"failure.json": _json(report)})
 
 
 def timestamp() -> str:
-    """Now, as reports say it."""
+    """Return the current time in the format of reports."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write_whole(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:
-    """Write files aside first and move them in when all are done: an interruption leaves nothing half written.
+    """Write all files into a temporary folder, then move them in: an interruption leaves no file half written.
 
     Args:
-        folder: must exist.
-        writers: by path in the folder, what writes it; moved in this order.
+        folder: Existing folder.
+        writers: Functions by path in the folder that write to the path they are given; files are moved in this order.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: The folder cannot be written.
     """
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as aside:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
         for name, write_to in writers.items():
-            (Path(aside) / name).parent.mkdir(exist_ok=True)
-            with _naming(folder / name):
-                write_to(Path(aside) / name)
+            (Path(temporary) / name).parent.mkdir(exist_ok=True)
+            with _file_in_errors(folder / name):
+                write_to(Path(temporary) / name)
         for name in writers:
             (folder / name).parent.mkdir(exist_ok=True)
-            os.replace(Path(aside) / name, folder / name)
+            os.replace(Path(temporary) / name, folder / name)
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Name the file in an error of the system: that of a full disk names none."""
+def _file_in_errors(path: Path) -> Iterator[None]:
+    """Add the file to an error of the system, which has none where the disk is full."""
     try:
         yield
     except OSError as error:
@@ -141,7 +141,7 @@ def _json(report: Mapping[str, Any]) -> Callable[[Path], object]:
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for NaN and infinity, which JSON does not know."""
+    """Return a value with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {str(key): _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

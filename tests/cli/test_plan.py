@@ -16,7 +16,7 @@ def test_a_plan_and_what_it_prints_reproduces_it(tmp_path):
     assert done.returncode == 0, done.stderr
     plan = json.loads((tmp_path / "plan" / "plan.json").read_text())["plan"]
     assert plan["peak"]["peak_bytes"] <= plan["budget"]["size"] == 4 * 2**20
-    assert plan["timed_by"] == "timings of the pieces"
+    assert plan["timed_by"] == "timings of the parts"
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("On the command line: "))
     pasted = line.removeprefix("On the command line: ").split()
     assert pasted == plan["chosen"]["overrides"]

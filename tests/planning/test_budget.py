@@ -88,5 +88,5 @@ def test_a_device_that_is_there(monkeypatch):
 
 def test_a_device_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="budget=auto: found no cuda here to ask for its memory; give a size, e.g."):
+    with pytest.raises(ValueError, match="budget=auto: needs the memory of cuda, which was not found here; give"):
         in_bytes("auto", torch.device("cuda"))

@@ -54,7 +54,7 @@ def test_what_cannot_be_cut():
 
 def test_a_cpu_and_many_tasks():
     load, found = reasons(NOTHING, on_gpu=False)
-    assert found == {"Offloaded": "Offloaded: what the trunk saves is in the CPU's memory already"}
+    assert found == {"Offloaded": "Offloaded: the trunk's saved tensors are in host memory already"}
     tasks = {str(n): nn.Linear(1, 1) for n in range(9)}
     assert left_out(load.trunk, tasks, load.batch, on_gpu=True) == {
         "PerTask": "PerTask: 9 trunk passes; Split needs one, and no more memory"

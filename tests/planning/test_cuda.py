@@ -23,7 +23,7 @@ def test_on_the_device(budget):
     after = everything(model, optimizer)
     assert len(before) == len(after)
     assert all(map(torch.equal, before, after))
-    assert found.timed_by == "timings of the pieces"
+    assert found.timed_by == "timings of the parts"
     step = TrainingStep(model.trunk, model.tasks, batch, optimizer, found.edition)
     step()
     with CudaMeter(torch.device("cuda", 0)) as meter:

@@ -133,7 +133,7 @@ def test_an_honest_network_loses_nothing():
     }
     assert all(" from SummedLoss on " in text for text in found.exactness.values()), found.exactness
     assert found.notes == ()
-    assert "## Held against SummedLoss" in str(found)
+    assert "## Compared with SummedLoss" in str(found)
 
 
 def test_where_the_network_is_not_on_the_device_it_says_so():
@@ -168,7 +168,9 @@ def test_a_target_that_is_nowhere_is_named():
     trunk, tasks = plain(), {**heads(), "c": Task(nn.Linear(8, 1), F.mse_loss, "tpyo")}
     batch = {"x": torch.randn(SAMPLES, 5, 4), "a": torch.randn(SAMPLES, 1), "b": torch.randn(SAMPLES, 1)}
     found = plan(trunk, tasks, batch, budget="1GiB")
-    assert found.notes == ("no target in this batch: 'c'; planned is for the others. A misspelt target looks the same",)
+    assert found.notes == (
+        "no target in this batch: 'c'; the plan is for the others. A misspelt target looks the same",
+    )
 
 
 def test_a_batch_that_is_written_into_stays_as_it_was():

@@ -1,10 +1,9 @@
-"""The formula against a direct prediction of every schedule, from two probes of the network."""
+"""The formula against a direct prediction of every schedule, from the costs at two sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
-from itertools import count, product
+from itertools import product
 
 import pytest
 import torch
@@ -13,8 +12,7 @@ from _pytest.mark.structures import ParameterSet
 from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum.planning._costs import CostTable, NetworkCosts, PartCost
 from mtl_accum.planning._formula import Tables, estimate, phases
-from mtl_accum.planning._probe import Stopwatch
-from mtl_accum.planning._survey import survey
+from mtl_accum.planning._measure_costs import measure_costs
 from mtl_accum.prediction import DryRun
 from mtl_accum.testing import MODES, NETWORKS
 
@@ -51,30 +49,30 @@ ON_CUDA = [Offloaded(Split()), Offloaded(Checkpointed(Accumulated(Split(), 3)))]
 
 
 def losses(samples: int) -> list[object]:
-    """All that have one, in that form."""
+    """List the schedules that have a loss, in that form."""
     return [AsLoss(edition) for edition in schedules(samples) if edition != PerTask()]
 
 
-def compare(
-    network: str, mode: str, *, cuda: bool, of: Callable[[int], list[object]] = schedules
-) -> dict[object, float]:
-    """By the schedule, the formula's peak relative to a direct prediction's."""
+def compare(name: str, mode: str, *, cuda: bool, of: Callable[[int], list[object]] = schedules) -> dict[object, float]:
+    """Return the relative error of the formula's peak, by schedule."""
     torch.manual_seed(0)
-    sizes = SIZES[network]
+    sizes = SIZES[name]
     samples = sizes["samples"]
-    model, batch = NETWORKS[network](mode, **sizes)
+    model, batch = NETWORKS[name](mode, **sizes)
     variants = ["", "checkpointed", *(["offloaded", "offloaded, checkpointed"] if cuda else [])]
     parts = (model.trunk, model.tasks, batch, torch.optim.AdamW(model.parameters()))
-    with DryRun(parts, cuda=cuda) as rehearsal:
-        found = survey(rehearsal, variants)
-        assert (found.samples, found.uncuttable) == (samples, "")
+    with DryRun(parts, cuda=cuda) as dry_run:
+        network = measure_costs(dry_run, variants)
+        assert (network.samples, network.uncuttable) == (samples, "")
         chosen = [*of(samples), *(ON_CUDA if cuda and of is schedules else [])]
-        direct = {edition: rehearsal.step(edition).result().peak_bytes for edition in chosen}
-    return {edition: estimate(edition, found.tables, samples).peak_bytes / peak - 1 for edition, peak in direct.items()}
+        direct = {edition: dry_run.step(edition).result().peak_bytes for edition in chosen}
+    return {
+        edition: estimate(edition, network.tables, samples).peak_bytes / peak - 1 for edition, peak in direct.items()
+    }
 
 
 def cells(networks: Iterable[str], modes: Iterable[str], *quick: tuple[str, str]) -> list[ParameterSet]:
-    """Every network in every mode: a cell takes seconds, so those that are not among the quick ones are slow.
+    """Combine networks and modes; a cell takes seconds, so those that are not among the quick ones are slow.
 
     Over the tests of this file, each network meets each kind of mode and device in a quick cell.
     """
@@ -132,30 +130,30 @@ def test_the_formula_of_a_loss_in_16_bit_and_for_cuda(network, mode, cuda):
 
 def test_a_loss_takes_another_pass_where_its_trunk_runs_again_in_the_backward():
     part = PartCost(forward_seconds=1.0, backward_seconds=2.0)
-    pieces = NetworkCosts(
+    whole = NetworkCosts(
         part, PartCost(forward_seconds=1.0), {"a": part, "b": part}, 0.0, 0.0, PartCost(forward_seconds=0.5)
     )
     half = PartCost(forward_seconds=0.5, backward_seconds=1.0)
     halves = NetworkCosts(
         half, PartCost(forward_seconds=0.5), {"a": half, "b": half}, 0.0, 0.0, PartCost(forward_seconds=0.5)
     )
-    tables = Tables(0.0, 0.0, {"": CostTable([(4, halves), (8, pieces)])})
+    tables = Tables(0.0, 0.0, {"": CostTable([(4, halves), (8, whole)])})
     for edition in (SummedLoss(), Split(), Split(head_chunks=2), Cached(4)):
         assert estimate(AsLoss(edition), tables, 8).seconds == estimate(edition, tables, 8).seconds
     seconds = estimate(Accumulated(Split(), 2), tables, 8).seconds
     assert estimate(AsLoss(Accumulated(Split(), 2)), tables, 8).seconds == seconds + 1.0
 
 
-def test_time_is_the_sum_of_the_pieces():
+def test_time_is_the_sum_of_the_phases():
     part = PartCost(forward_seconds=1.0, backward_seconds=2.0)
-    pieces = NetworkCosts(
+    whole = NetworkCosts(
         part, PartCost(forward_seconds=1.0), {"a": part, "b": part}, 0.0, 0.0, PartCost(forward_seconds=0.5)
     )
     half = PartCost(forward_seconds=0.5, backward_seconds=1.0)
     halves = NetworkCosts(
         half, PartCost(forward_seconds=0.5), {"a": half, "b": half}, 0.0, 0.0, PartCost(forward_seconds=0.5)
     )
-    tables = Tables(0.0, 0.0, {"": CostTable([(4, halves), (8, pieces)])}, per_graph=0.25)
+    tables = Tables(0.0, 0.0, {"": CostTable([(4, halves), (8, whole)])}, per_graph=0.25)
     expected = {
         SummedLoss(): 9.25,
         Split(): 9.5,
@@ -177,22 +175,8 @@ def test_a_table_is_linear_in_between_and_beyond():
     assert table.at(13).heads["a"].gradients == 7.0
 
 
-def test_an_edition_of_somebody_elses_has_no_formula():
+def test_an_edition_of_another_package_has_no_formula():
     with pytest.raises(TypeError, match="no formula for 3"):
         phases(3, None, 1, True)
     with pytest.raises(TypeError, match="no formula for AsLoss.* a dL/dz for each task"):
         phases(AsLoss(Split(), each=True), None, 1, True)
-
-
-@lru_cache
-def ticks():
-    return count()
-
-
-def test_the_stopwatch_names_the_phases():
-    watch = Stopwatch(lambda: float(next(ticks())))
-    watch.begin("head a", "forward")
-    watch.end()
-    watch.begin("optimizer", "optimizer")
-    watch.end()
-    assert watch.phases == [("head a forward", 1.0), ("optimizer", 1.0)]

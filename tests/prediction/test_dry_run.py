@@ -124,10 +124,10 @@ def test_a_task_without_labels_is_absent_in_a_prediction_too():
 )
 def test_the_users_choice_of_an_attention_kernel_counts(backend, expected):
     model, batch = transformer("autocast", width=32)
-    with sdpa_kernel(backend), DryRun((model.trunk, model.tasks, batch, None), cuda=True) as rehearsal:
-        rehearsal.step(SummedLoss())
+    with sdpa_kernel(backend), DryRun((model.trunk, model.tasks, batch, None), cuda=True) as dry_run:
+        dry_run.step(SummedLoss())
     kernels = {"_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention", "_safe_softmax"}
-    assert rehearsal.seen & kernels == {expected}
+    assert dry_run.operators & kernels == {expected}
 
 
 @pytest.mark.parametrize(("width", "values"), [(8, 16), (6, 6)], ids=["other width", "crooked"])

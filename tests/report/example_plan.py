@@ -32,7 +32,7 @@ def plan(**changes):
             {"schedule": "SummedLoss()", "samples": 0},
             {"schedule": "Cached(chunk_size=8)", "samples": None},
         ],
-        "timed_by": "timings of the pieces",
+        "timed_by": "timings of the parts",
         "trials": [
             {"schedule": "Split()", "peak_bytes": 200 * MIB, "fits": True, "step_seconds": [0.2, 0.1, 0.3]},
             {"schedule": "Big()", "peak_bytes": 300 * MIB, "fits": False, "step_seconds": []},
@@ -40,6 +40,6 @@ def plan(**changes):
         ],
         "holds": {"parameters and buffers": 30 * MIB, "one sample's trunk": 60 * MIB},
         "advice": [],
-        "spent": {"probing": 1.25, "predicting": 0.5},
+        "spent": {"measuring costs": 1.25, "predicting": 0.5},
         **changes,
     }

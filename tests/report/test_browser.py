@@ -80,19 +80,19 @@ def test_the_figures_hold_the_json_s_numbers(browser):
     known = CONTENT["editions"][0]["memory"][0]["categories"]
     assert dict(bars)["activations"][0] == pytest.approx(known["activations"] / MIB)
     assert sum(heights[0] for _, heights in bars) == pytest.approx(400)
-    saw = script(browser, "[...document.getElementById('saw').data[0].y]")
-    assert max(saw) == CONTENT["editions"][0]["memory"][0]["peak_bytes"] / MIB
-    assert script(browser, "document.querySelectorAll('#saw .scatterlayer .trace').length") == 2
+    curve = script(browser, "[...document.getElementById('step').data[0].y]")
+    assert max(curve) == CONTENT["editions"][0]["memory"][0]["peak_bytes"] / MIB
+    assert script(browser, "document.querySelectorAll('#step .scatterlayer .trace').length") == 2
 
 
 def test_hovering_over_the_saw_shows_the_value(browser):
     from selenium.webdriver.common.action_chains import ActionChains
 
-    browser.execute_script("document.getElementById('saw').scrollIntoView({block: 'center'})")
+    browser.execute_script("document.getElementById('step').scrollIntoView({block: 'center'})")
     place = script(
         browser,
         """(() => {
-            const g = document.getElementById('saw'), l = g._fullLayout, box = g.getBoundingClientRect();
+            const g = document.getElementById('step'), l = g._fullLayout, box = g.getBoundingClientRect();
             const x = l.xaxis.d2p(g.data[0].x[2]), y = l.yaxis.d2p(g.data[0].y[2]);
             return [box.left + l._size.l + x, box.top + l._size.t + y];
         })()""",
@@ -101,7 +101,7 @@ def test_hovering_over_the_saw_shows_the_value(browser):
     actions.w3c_actions.pointer_action.move_to_location(round(place[0]), round(place[1]))
     actions.perform()
     shown = script(
-        browser, "[...document.querySelectorAll('#saw .hoverlayer .hovertext')].map(t => t.textContent).join()"
+        browser, "[...document.querySelectorAll('#step .hoverlayer .hovertext')].map(t => t.textContent).join()"
     )
     assert "head a backward" in shown
     assert "400.0 MiB" in shown
@@ -111,11 +111,11 @@ def test_a_click_in_the_legend_hides_an_edition(browser):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    state = "document.getElementById('saw').data[0].visible"
+    state = "document.getElementById('step').data[0].visible"
     assert script(browser, state) in (None, True)
-    browser.find_element(By.CSS_SELECTOR, "#saw .legendtoggle").click()
+    browser.find_element(By.CSS_SELECTOR, "#step .legendtoggle").click()
     WebDriverWait(browser, 5).until(lambda browser: script(browser, state) == "legendonly")
-    ribbon = "document.getElementById('saw').data.filter(t => t.type == 'bar' && t.legendgroup == 'summed')[0].visible"
+    ribbon = "document.getElementById('step').data.filter(t => t.type == 'bar' && t.legendgroup == 'summed')[0].visible"
     assert script(browser, ribbon) == "legendonly"
 
 
@@ -125,7 +125,7 @@ def test_on_a_phone_nothing_sticks_out(browser):
     try:
         browser.refresh()
         assert script(browser, "document.documentElement.scrollWidth") <= 390
-        assert script(browser, "document.querySelector('#saw .main-svg').getBoundingClientRect().right") <= 390
+        assert script(browser, "document.querySelector('#step .main-svg').getBoundingClientRect().right") <= 390
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
@@ -141,7 +141,7 @@ def test_in_the_dark_it_is_dark(browser):
         paper = luminance(script(browser, "getComputedStyle(document.body).backgroundColor"))
         ink = luminance(script(browser, "getComputedStyle(document.body).color"))
         label = luminance(
-            script(browser, "getComputedStyle(document.querySelector('#saw .xtick text, #saw .ytick text')).fill")
+            script(browser, "getComputedStyle(document.querySelector('#step .xtick text, #step .ytick text')).fill")
         )
         assert abs(paper - ink) > 0.7
         assert abs(paper - label) > 0.7

@@ -27,7 +27,7 @@ def test_one_file_that_asks_nobody(content):
     assert not re.search(r"""(src|href)\s*=(?!"data:image/png;base64,[\w+/=]+")|url\(|@import|https?://""", rest)
     for part in (
         "The editions side by side",
-        "What the memory is",
+        "Memory by category",
         "One step",
         "What was run",
         "seed 3",

@@ -33,12 +33,12 @@ def test_the_choice_leaves_out_what_is_near():
 
 
 def test_what_was_tried():
-    assert tables(plan())["Tried on the device"][1:] == [
+    assert tables(plan())["Trials on the device"][1:] == [
         ["Split()", "200.0 MiB", "200.0 ms", ""],
         ["Big()", "300.0 MiB", "–", "does not fit"],
         ["Huge()", "–", "–", "ran out of memory"],
     ]
-    assert "Tried on the device" not in tables(plan(trials=[]))
+    assert "Trials on the device" not in tables(plan(trials=[]))
 
 
 def test_the_rest():
@@ -48,13 +48,13 @@ def test_the_rest():
         ["SummedLoss()", "none"],
         ["Cached(chunk_size=8)", "any"],
     ]
-    assert found["What the peak is"][-1] == ["reached in", "head a backward"]
-    assert "What the peak is" not in tables(plan(peak={**explained("predicted", 200), "categories": None}))
+    assert found["The peak by category"][-1] == ["reached in", "head a backward"]
+    assert "The peak by category" not in tables(plan(peak={**explained("predicted", 200), "categories": None}))
     page = "\n".join(plan_markdown(plan()))
     for text in (
         "- Accumulated: trunk.bn uses batch",
         "- trunk chunks: Cached: the same",
-        "probing 1.2 s, predicting 0.5 s",
+        "measuring costs 1.2 s, predicting 0.5 s",
     ):
         assert text in page
 
@@ -62,7 +62,7 @@ def test_the_rest():
 def test_nothing_fits():
     found = plan(chosen=None, advice=["smaller samples"], budget={"size": MIB, "words": "1MiB"})
     assert plan_conclusion(found) == [
-        "Nothing fits into the budget of 1.0 MiB (1MiB): the smallest peak that an exact schedule has is 200.0 MiB."
+        "Nothing fits into the budget of 1.0 MiB (1MiB): the smallest peak of an exact schedule is 200.0 MiB."
     ]
     first, second, *_ = plan_sections(found)
     assert first.table == [["part", "size"], ["parameters and buffers", "30.0 MiB"], ["one sample's trunk", "60.0 MiB"]]

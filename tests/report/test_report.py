@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+from typing import get_args
 
 import pytest
 
 from mtl_accum import report as reports
-from mtl_accum.report._breakdown import breakdown_table, category_notes, timeline_table
+from mtl_accum.editions._engine import Kind, label
+from mtl_accum.report._breakdown import breakdown_table, category_notes, phase_label, timeline_table
 from tests.report.examples import MIB, memory, prediction, report, row
 
 
@@ -227,3 +229,9 @@ def test_show(tmp_path, capsys, monkeypatch, terminal):
     assert "Trained 3 steps in 1.5 s on CPU: A CPU" in printed
     assert ("| per_task |" in printed) is not terminal
     assert "head a backward" in printed
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("name", ["trunk", "head digit", "optimizer", "zero_grad"])
+def test_reports_label_a_phase_as_the_meters_do(name, kind):
+    assert phase_label({"name": name, "kind": kind}) == label(name, kind)

@@ -30,7 +30,7 @@ def test_a_row_a_job(folder):
     sweep = collect(folder)
     assert knobs(sweep) == ["edition", "data.batch_size"]
     assert sweep_table(sweep) == [
-        ["job", "edition", "data.batch_size", "peak", "step", "samples / s", "gradient difference", "what went wrong"],
+        ["job", "edition", "data.batch_size", "peak", "step", "samples / s", "gradient difference", "failure"],
         ["0", "summed", "64", "400.0 MiB", "100.0 ms", "1000", "1.0e-07", ""],
         ["1", "summed", "128", "800.0 MiB", "200.0 ms", "500", "1.0e-07", ""],
         ["2", "split", "64", "200.0 MiB", "50.0 ms", "2000", "1.0e-07", ""],

@@ -1,4 +1,4 @@
-"""The run-off: who takes part, what it costs, and that a wrong clock leads to no nonsense."""
+"""Trials on the device: which candidates run, time limits, and robustness against wrong measurements."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from mtl_accum import (
     Task,
     plan,
 )
-from mtl_accum.planning import _run_off, _search, _timings
-from mtl_accum.planning._choice import Candidate
+from mtl_accum.planning import _search, _timings, _trials
 from mtl_accum.planning._costs import CostTable, NetworkCosts, PartCost
 from mtl_accum.planning._formula import Estimate, Tables, estimate
-from mtl_accum.planning._run_off import run_off
+from mtl_accum.planning._ranking import Candidate
 from mtl_accum.planning._simplicity import in_small, kind, passes, pieces, simplicity
+from mtl_accum.planning._trials import run_trials
 
 
 def network(samples=32, tasks=6, slow=0.0):
@@ -87,35 +87,37 @@ def test_a_kind_in_small(edition, small):
     assert kind(edition, 64) == kind(small, 5)
 
 
-def options(editions, seconds):
+def candidates(editions, seconds):
     return [Candidate(edition, Estimate(1000, "", at, 1)) for edition, at in zip(editions, seconds, strict=True)]
 
 
 def test_what_is_simple_takes_part_whatever_the_formula_says(monkeypatch):
     monkeypatch.setattr(_timings, "PATIENCE", 0.0)
     editions = [Accumulated(SummedLoss(), 16), Accumulated(Split(), 2), Split(), SummedLoss(), PerTask(), Cached(16)]
-    tried = run_off(parts(), options(editions, [0.001, 5.0, 6.0, 7.0, 8.0, 9.0]), 2**40, 32)
-    assert {trial.edition for trial in tried} >= {SummedLoss(), Split(), Accumulated(Split(), 2), PerTask()}
-    assert tried[0].edition in (SummedLoss(), Split())
-    assert all(trial.fits for trial in tried)
+    trials = run_trials(parts(), candidates(editions, [0.001, 5.0, 6.0, 7.0, 8.0, 9.0]), 2**40, 32)
+    assert {trial.edition for trial in trials} >= {SummedLoss(), Split(), Accumulated(Split(), 2), PerTask()}
+    assert trials[0].edition in (SummedLoss(), Split())
+    assert all(trial.fits for trial in trials)
 
 
 def test_what_does_not_fit_is_not_taken_for_simple(monkeypatch):
     monkeypatch.setattr(_timings, "PATIENCE", 0.0)
-    pair = options([Accumulated(SummedLoss(), 16), SummedLoss()], [1.0, 2.0])
-    monkeypatch.setattr(_run_off, "_weigh", lambda step, limit: (2**30 if step.edition == SummedLoss() else 1, ""))
-    first, last = run_off(parts(), pair, 2**20, 32)
+    pair = candidates([Accumulated(SummedLoss(), 16), SummedLoss()], [1.0, 2.0])
+    monkeypatch.setattr(
+        _trials, "_measure_peak", lambda step, limit: (2**30 if step.edition == SummedLoss() else 1, "")
+    )
+    first, last = run_trials(parts(), pair, 2**20, 32)
     assert (first.edition, last.edition, last.fits) == (Accumulated(SummedLoss(), 16), SummedLoss(), False)
 
 
 def test_a_trial_has_a_time_limit(monkeypatch):
     monkeypatch.setattr(_timings, "PATIENCE", 0.0)
-    monkeypatch.setattr(_run_off, "_LEAST_LIMIT", 0.1)
+    monkeypatch.setattr(_trials, "_LEAST_LIMIT", 0.1)
     editions = [Accumulated(SummedLoss(), 32), SummedLoss()]
     began = time.perf_counter()
-    tried = run_off(parts(slow=0.2), options(editions, [1.0, 2.0]), 2**40, 32)
+    trials = run_trials(parts(slow=0.2), candidates(editions, [1.0, 2.0]), 2**40, 32)
     assert time.perf_counter() - began < 5.0  # 32 pieces of 0.2 s
-    assert [(trial.edition, trial.fits, trial.note[:8]) for trial in tried] == [
+    assert [(trial.edition, trial.fits, trial.note[:8]) for trial in trials] == [
         (SummedLoss(), True, ""),
         (Accumulated(SummedLoss(), 32), False, "given up"),
     ]
@@ -126,11 +128,11 @@ def test_one_wrong_measurement_makes_no_time_negative_and_no_choice_absurd(monke
     monkeypatch.setattr(_timings, "PATIENCE", 0.0)
     monkeypatch.setattr(_search, "time_graph", lambda *_: per_graph)
     model, batch = network()
-    found = plan(model.trunk, model.tasks, batch, budget="100MiB")
-    assert all(schedule.time_ratio >= 0 for schedule in found.front)
-    tried = [trial.edition for trial in found.trials]
-    assert {SummedLoss(), Split()} <= set(tried)
-    assert pieces(found.edition, 32) == 1
+    planned = plan(model.trunk, model.tasks, batch, budget="100MiB")
+    assert all(schedule.time_ratio >= 0 for schedule in planned.front)
+    ran = [trial.edition for trial in planned.trials]
+    assert {SummedLoss(), Split()} <= set(ran)
+    assert pieces(planned.edition, 32) == 1
 
 
 def test_no_phase_takes_less_than_no_time():
