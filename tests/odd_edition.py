@@ -2,7 +2,8 @@
 
 `HalvedHeads` is what `CONTRIBUTING.md` describes: a file with the schedule, a YAML (`tests/conf/edition`), and a row in
 the matrix (`tests/editions/test_matrix.py`). To be checked with random numbers and planned, it also has an oracle and a
-formula. Those two are here, and for an edition of the package would be in `verify/_oracle.py` and `planning/_formula.py`.
+formula. Those two are here; for an edition of the package they would be in `verify/_oracle.py` and
+`planning/_formula.py`.
 """
 
 from __future__ import annotations
