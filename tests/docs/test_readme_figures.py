@@ -30,8 +30,8 @@ RESULTS = {
 @pytest.fixture
 def root(tmp_path):
     (tmp_path / "experiments" / "speed").mkdir(parents=True)
-    (tmp_path / "tests" / "training").mkdir(parents=True)
-    (tmp_path / "tests" / "training" / "test_faults.py").write_text("wanted=200")
+    (tmp_path / "tests" / "training" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "tests" / "training" / "checkpoint" / "test_faults.py").write_text("wanted=200")
     write(tmp_path, PAGE, RESULTS)
     return tmp_path
 
@@ -97,7 +97,7 @@ def test_what_nobody_measured_is_not(root, sentence):
 def test_a_setting_is_held_against_the_code(root, capsys):
     write(root, PAGE + "kills one 200 times\n", RESULTS)
     assert run(root) == 0
-    (root / "tests" / "training" / "test_faults.py").write_text("wanted=100")
+    (root / "tests" / "training" / "checkpoint" / "test_faults.py").write_text("wanted=100")
     assert run(root) == 1
     assert "200 times" in capsys.readouterr().out
 
