@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import Cached, Checkpointed, MultiTaskModel, PerTask, Split, SummedLoss, Task
 from mtl_accum.planning._formula import estimate
@@ -14,7 +16,7 @@ from mtl_accum.prediction import DryRun
 from mtl_accum.testing import transformer
 
 
-def test_operations_are_counted_by_the_roofline():
+def test_operations_are_counted_by_the_roofline() -> None:
     a, b = torch.randn(2000, 3000), torch.randn(3000, 4000)
     with OperationCounter() as counter:
         a @ b
@@ -26,12 +28,12 @@ def test_operations_are_counted_by_the_roofline():
     assert counter.seconds == pytest.approx(2 * 4 * 2000 * 3000 / 2e12 + 5e-6)
 
 
-def surveyed(model, batch, variants=("", "checkpointed"), optimizer=None):
+def surveyed(model: Any, batch: Any, variants: Any = ("", "checkpointed"), optimizer: Any = None) -> Any:
     with DryRun((model.trunk, model.tasks, batch, optimizer), cuda=False) as rehearsal:
         return survey(rehearsal, variants)
 
 
-def test_times_are_in_the_order_that_one_expects():
+def test_times_are_in_the_order_that_one_expects() -> None:
     model, batch = transformer(width=128, depth=4, length=64, samples=64)
     found = surveyed(model, batch, optimizer=torch.optim.AdamW(model.parameters()))
     seconds = {
@@ -43,7 +45,7 @@ def test_times_are_in_the_order_that_one_expects():
     assert max(seconds[Cached(16)], seconds[Checkpointed(Split())]) < seconds[PerTask()]
 
 
-def test_the_batch_counts_with_its_samples():
+def test_the_batch_counts_with_its_samples() -> None:
     model, batch = transformer(samples=24)
     found = surveyed(model, batch, ("",))
     nbytes = sum(tensor.nbytes for tensor in batch.values())
@@ -52,7 +54,7 @@ def test_the_batch_counts_with_its_samples():
     assert found.tables.base == parameters
 
 
-def test_a_batch_that_cannot_be_cut_is_surveyed_whole():
+def test_a_batch_that_cannot_be_cut_is_surveyed_whole() -> None:
     model = MultiTaskModel(nn.Linear(30, 40), {"a": Task(nn.Linear(40, 1), nn.MSELoss(), "y")}, "x")
     batch = {"x": torch.randn(900, 30), "y": torch.randn(900, 1), "scale": torch.ones(())}
     found = surveyed(model, batch, ("",))
@@ -63,9 +65,9 @@ def test_a_batch_that_cannot_be_cut_is_surveyed_whole():
         assert peak == pytest.approx(rehearsal.step(Split()).result().peak_bytes, rel=1e-3)
 
 
-def test_a_representation_that_cannot_be_cut_says_so():
+def test_a_representation_that_cannot_be_cut_says_so() -> None:
     class Mean(nn.Module):
-        def forward(self, x):
+        def forward(self, x: Any) -> Tensor:
             return x.mean(0, keepdim=True)
 
     model = MultiTaskModel(nn.Sequential(nn.Linear(3, 4), Mean()), {"a": Task(nn.Linear(4, 1), _first, "y")}, "x")
@@ -73,5 +75,5 @@ def test_a_representation_that_cannot_be_cut_says_so():
     assert found.uncuttable == "representation: found 1 samples of 9"
 
 
-def _first(out, y):
+def _first(out: Any, y: Any) -> Tensor:
     return (out - y[:1]).square().mean()
