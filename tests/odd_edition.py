@@ -39,7 +39,7 @@ __all__ = ["HalvedHeads", "Odd"]
 class Odd:
     """Twice the gradient."""
 
-    def forward_backward(self, trunk, tasks, batch):
+    def forward_backward(self, trunk: Any, tasks: Any, batch: Any) -> Any:
         with backward_scale(2.0):
             return SummedLoss().forward_backward(trunk, tasks, batch)
 

@@ -6,15 +6,18 @@ import json
 import shutil
 import signal
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cli.command import SMALL, forked, mtl_accum, started
+from tests.cli.conftest import Finished
 
 TWO_TASK = ["+experiment=two_task", *SMALL]
 
 
-def test_multirun(tmp_path):
+def test_multirun(tmp_path: Path) -> None:
     done = mtl_accum("-m", *TWO_TASK, "edition=summed,split", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     reports = [json.loads((tmp_path / "sweep" / job / "report.json").read_text()) for job in "01"]
@@ -29,7 +32,7 @@ def test_multirun(tmp_path):
     assert set(sweep["rows"][0]["metrics"]) == {"accuracy", "psnr_restored", "psnr_noisy"}
 
 
-def test_a_job_that_fails_is_a_row_of_its_sweep(tmp_path):
+def test_a_job_that_fails_is_a_row_of_its_sweep(tmp_path: Path) -> None:
     sweep = ["train=false", "model.trunk.width=8,7", "hydra.sweep.dir=sweep"]
     done = mtl_accum("-m", *TWO_TASK, *sweep, cwd=tmp_path)
     assert done.returncode == 1
@@ -49,7 +52,7 @@ def test_a_job_that_fails_is_a_row_of_its_sweep(tmp_path):
 
 
 @pytest.mark.slow
-def test_jobs_side_by_side_measure_one_at_a_time(tmp_path):
+def test_jobs_side_by_side_measure_one_at_a_time(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs hydra-joblib-launcher")
     sweep = ["train=false", "num_tasks=2,3", "model.width=8", "compare.steps=1", "data.batch_size=64"]
     done = mtl_accum(
@@ -62,7 +65,7 @@ def test_jobs_side_by_side_measure_one_at_a_time(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_as_slurm_runs_it(tmp_path):
+def test_a_sweep_as_slurm_runs_it(tmp_path: Path) -> None:
     """Each job in a process of its own, started from a pickle, with its files under `.submitit`."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs hydra-submitit-launcher")
     sweep = ["train=false", "num_tasks=2,3", "model.width=8,7", "compare.steps=1", "data.batch_size=64"]
@@ -80,7 +83,7 @@ def test_a_sweep_as_slurm_runs_it(tmp_path):
 @pytest.mark.parametrize(
     ("how", "start"), [(signal.SIGINT, forked), pytest.param(signal.SIGKILL, started, marks=pytest.mark.slow)]
 )
-def test_an_interrupted_sweep_has_what_was_done(tmp_path, how, start):
+def test_an_interrupted_sweep_has_what_was_done(tmp_path: Path, how: Any, start: Any) -> None:
     sweep = ["train=false", "num_tasks=2,3,4,5,6", "model.width=8", "compare.steps=1", "data.batch_size=64"]
     running = start("-m", "+experiment=many_tasks", *sweep, "hydra.sweep.dir=sweep", cwd=tmp_path)
     try:
@@ -103,13 +106,13 @@ def test_an_interrupted_sweep_has_what_was_done(tmp_path, how, start):
         assert f"mtl_accum: interrupted; sweep/sweep.html has {len(rows)} job" in said
 
 
-def test_reports_anew_merged_and_compared_without_torch(tmp_path, finished):
+def test_reports_anew_merged_and_compared_without_torch(tmp_path: Path, finished: Finished) -> None:
     shutil.copytree(finished.folder / "out", tmp_path / "one")
     before = (tmp_path / "one" / "report.html").read_bytes()
     (tmp_path / "one" / "report.html").unlink()
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
 
-    def report(*arguments):
+    def report(*arguments: Any) -> Any:
         done = mtl_accum("job=report", *arguments, "hydra.run.dir=out", cwd=tmp_path, PYTHONPATH=str(tmp_path))
         assert done.returncode == 0, done.stderr
         return done.stdout

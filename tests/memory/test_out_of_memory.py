@@ -21,11 +21,11 @@ from mtl_accum.memory import _out_of_memory, is_out_of_memory
         (ValueError("out of memory"), False),
     ],
 )
-def test_by_type_and_words(error, expected):
+def test_by_type_and_words(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
 
 
-def test_what_the_cpu_raises():
+def test_what_the_cpu_raises() -> None:
     with pytest.raises(RuntimeError) as found:
         torch.empty(2**50)
     assert is_out_of_memory(found.value)
@@ -50,7 +50,9 @@ GIB = 2**30
         ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", "_device_memory"),
     ],
 )
-def test_words_that_mean_it_only_where_little_is_left(monkeypatch, words, where, free, total, expected):
+def test_words_that_mean_it_only_where_little_is_left(
+    monkeypatch: pytest.MonkeyPatch, words: str, where: str, free: int, total: int, expected: bool
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for place in ("host_memory", "_device_memory"):
         monkeypatch.setattr(_out_of_memory, place, lambda: (100 * GIB, 100 * GIB))
@@ -59,7 +61,7 @@ def test_words_that_mean_it_only_where_little_is_left(monkeypatch, words, where,
     assert not is_out_of_memory(ValueError(words))
 
 
-def test_what_the_allocator_keeps_is_free(monkeypatch):
+def test_what_the_allocator_keeps_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 * GIB, 80 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 70 * GIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 30 * GIB)

@@ -57,7 +57,7 @@ def gradients_after(model: MultiTaskModel) -> list[Tensor]:
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
     assert all(gradient is not None and gradient.any() for gradient in gradients)
-    return gradients
+    return gradients  # type: ignore[return-value]
 
 
 def main() -> None:

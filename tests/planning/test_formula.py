@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -85,14 +86,14 @@ def cells(networks: Iterable[str], modes: Iterable[str], *quick: tuple[str, str]
 @pytest.mark.parametrize(
     ("network", "mode"), cells(NETWORKS, ["fp32", "checkpoint"], ("transformer", "fp32"), ("many_heads", "checkpoint"))
 )
-def test_the_formula_is_a_direct_prediction(network, mode):
+def test_the_formula_is_a_direct_prediction(network: Any, mode: Any) -> None:
     for edition, off in compare(network, mode, cuda=False).items():
         below = 0.021 if mode == "checkpoint" and edition == Cached(SIZES[network]["samples"]) else 1e-4
         assert -below < off < (0.02 if edition == Checkpointed(SummedLoss()) else 0.001), edition
 
 
 @pytest.mark.parametrize(("network", "mode"), cells(NETWORKS, ["autocast"], ("convolutional", "autocast")))
-def test_in_16_bit_it_is_from_above(network, mode):
+def test_in_16_bit_it_is_from_above(network: Any, mode: Any) -> None:
     for edition, off in compare(network, mode, cuda=False).items():
         assert -1e-4 < off < 0.25, edition
 
@@ -101,7 +102,7 @@ def test_in_16_bit_it_is_from_above(network, mode):
     ("network", "mode"),
     cells(["convolutional", "many_heads"], MODES, ("convolutional", "checkpoint"), ("many_heads", "autocast")),
 )
-def test_for_cuda(network, mode):
+def test_for_cuda(network: Any, mode: Any) -> None:
     for edition, off in compare(network, mode, cuda=True).items():
         below = 0.021 if mode == "checkpoint" and edition == Cached(SIZES[network]["samples"]) else 0.008
         assert -below < off < 0.25, edition  # blocks of 512 bytes round small pieces up
@@ -114,7 +115,7 @@ def test_for_cuda(network, mode):
         *cells(["convolutional"], ["checkpoint"], ("convolutional", "checkpoint")),
     ],
 )
-def test_the_formula_of_a_loss_is_a_direct_prediction(network, mode):
+def test_the_formula_of_a_loss_is_a_direct_prediction(network: Any, mode: Any) -> None:
     for edition, off in compare(network, mode, cuda=False, of=losses).items():
         assert -0.001 < off < 0.005, edition
 
@@ -123,12 +124,12 @@ def test_the_formula_of_a_loss_is_a_direct_prediction(network, mode):
     ("network", "mode", "cuda"),
     [pytest.param("convolutional", "autocast", False, marks=pytest.mark.slow), ("many_heads", "fp32", True)],
 )
-def test_the_formula_of_a_loss_in_16_bit_and_for_cuda(network, mode, cuda):
+def test_the_formula_of_a_loss_in_16_bit_and_for_cuda(network: str, mode: str, cuda: bool) -> None:
     for edition, off in compare(network, mode, cuda=cuda, of=losses).items():
         assert -0.008 < off < 0.25, edition
 
 
-def test_a_loss_takes_another_pass_where_its_trunk_runs_again_in_the_backward():
+def test_a_loss_takes_another_pass_where_its_trunk_runs_again_in_the_backward() -> None:
     part = PartCost(forward_seconds=1.0, backward_seconds=2.0)
     whole = NetworkCosts(
         part, PartCost(forward_seconds=1.0), {"a": part, "b": part}, 0.0, 0.0, PartCost(forward_seconds=0.5)
@@ -144,7 +145,7 @@ def test_a_loss_takes_another_pass_where_its_trunk_runs_again_in_the_backward():
     assert estimate(AsLoss(Accumulated(Split(), 2)), tables, 8).seconds == seconds + 1.0
 
 
-def test_time_is_the_sum_of_the_phases():
+def test_time_is_the_sum_of_the_phases() -> None:
     part = PartCost(forward_seconds=1.0, backward_seconds=2.0)
     whole = NetworkCosts(
         part, PartCost(forward_seconds=1.0), {"a": part, "b": part}, 0.0, 0.0, PartCost(forward_seconds=0.5)
@@ -166,7 +167,7 @@ def test_time_is_the_sum_of_the_phases():
     assert {edition: estimate(edition, tables, 8).seconds for edition in expected} == expected
 
 
-def test_a_table_is_linear_in_between_and_beyond():
+def test_a_table_is_linear_in_between_and_beyond() -> None:
     def of(size: float) -> NetworkCosts:
         return NetworkCosts(PartCost(kept=size), PartCost(), {"a": PartCost(gradients=7.0)}, size, 0.0, PartCost())
 
@@ -175,7 +176,7 @@ def test_a_table_is_linear_in_between_and_beyond():
     assert table.at(13).heads["a"].gradients == 7.0
 
 
-def test_an_edition_of_another_package_has_no_formula():
+def test_an_edition_of_another_package_has_no_formula() -> None:
     with pytest.raises(TypeError, match="no formula for 3"):
         phases(3, None, 1, True)
     with pytest.raises(TypeError, match="no formula for AsLoss.* a dL/dz for each task"):

@@ -6,6 +6,9 @@ import logging
 import os
 import random
 import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,24 +25,24 @@ from tests.training.runs import assert_same, loader, make, outcome
 ALSO = {"config": {"a": 1}, "plan": None}
 
 
-def keeper(folder, **settings):
+def keeper(folder: Path, **settings: Any) -> CheckpointCallback:
     return CheckpointCallback(
         CheckpointConfig(**{"every_steps": 1, "every_seconds": None, "keep": 100, **settings}), folder, ALSO
     )
 
 
-def generated():
+def generated() -> Any:
     return loader(torch.Generator().manual_seed(5))
 
 
 class Listed(list):
     """A loader that can begin anywhere."""
 
-    def at(self, epoch, batch):
+    def at(self, epoch: int, batch: int) -> Any:
         return iter(self[batch:] if epoch % 2 == 0 else self[::-1][batch:])
 
 
-def listed():
+def listed() -> Listed:
     torch.manual_seed(7)
     random.seed(7)
     np.random.seed(7)
@@ -59,7 +62,7 @@ LOOPS = {
 
 @pytest.mark.parametrize("batches", [loader, generated, listed], ids=["torch", "its own generator", "at"])
 @pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
-def test_from_every_step(tmp_path, batches, loop):
+def test_from_every_step(tmp_path: Path, batches: Callable[..., Any], loop: dict[str, Any]) -> None:
     whole = make(batches(), [keeper(tmp_path)], **loop)
     whole.run()
     expected = outcome(whole)
@@ -76,7 +79,7 @@ def test_from_every_step(tmp_path, batches, loop):
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad])
-def test_with_every_optimizer(tmp_path, kind):
+def test_with_every_optimizer(tmp_path: Path, kind: type[Any]) -> None:
     whole = make(callbacks=[keeper(tmp_path)], kind=kind)
     whole.run()
     run = make(kind=kind)
@@ -88,16 +91,16 @@ def test_with_every_optimizer(tmp_path, kind):
 class Kill(Callback):
     """Sends a signal to this process after some step."""
 
-    def __init__(self, step, number):
+    def __init__(self, step: int, number: Any) -> None:
         self.step, self.number = step, number
 
-    def on_step(self, run):
+    def on_step(self, run: Any) -> None:
         if run.position.step == self.step:
             os.kill(os.getpid(), self.number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(tmp_path, number):
+def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(tmp_path: Path, number: Any) -> None:
     expected = make()
     expected.run()
     handler = signal.getsignal(number)
@@ -113,7 +116,7 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(tmp_path, number):
     assert_same(outcome(again), outcome(expected))
 
 
-def test_out_of_memory_leaves_the_last_good_step(tmp_path):
+def test_out_of_memory_leaves_the_last_good_step(tmp_path: Path) -> None:
     from mtl_accum.editions._engine import listen
     from tests.training.injector import Injector
 
@@ -132,7 +135,7 @@ def test_out_of_memory_leaves_the_last_good_step(tmp_path):
     assert_same(outcome(again), outcome(expected))
 
 
-def test_out_of_memory_in_the_update_leaves_nothing_wrong(tmp_path):
+def test_out_of_memory_in_the_update_leaves_nothing_wrong(tmp_path: Path) -> None:
     from mtl_accum.editions._engine import listen
     from tests.training.injector import Injector
 
@@ -143,7 +146,7 @@ def test_out_of_memory_in_the_update_leaves_nothing_wrong(tmp_path):
     assert not all_of(tmp_path / FOLDER)
 
 
-def test_memory_formats_come_back(tmp_path):
+def test_memory_formats_come_back(tmp_path: Path) -> None:
     """Kernels pair the elements of parameter and state by their place in memory."""
     net = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters())
@@ -159,7 +162,7 @@ def test_memory_formats_come_back(tmp_path):
     assert found.stride() == expected.stride() == other.weight.stride()
 
 
-def test_out_of_memory_in_the_first_fp16_update():
+def test_out_of_memory_in_the_first_fp16_update() -> None:
     from mtl_accum.editions._engine import listen
     from tests.training.injector import Injector
 
@@ -169,7 +172,7 @@ def test_out_of_memory_in_the_first_fp16_update():
     assert run.position.step == 15
 
 
-def test_of_another_model_or_optimizer(tmp_path):
+def test_of_another_model_or_optimizer(tmp_path: Path) -> None:
     make(callbacks=[keeper(tmp_path)], epochs=1).run()
     path = all_of(tmp_path / FOLDER)[-1]
     other = make()
@@ -178,7 +181,7 @@ def test_of_another_model_or_optimizer(tmp_path):
         other.restore(*load(path)[1:])
 
 
-def test_before_the_first_step_nothing_is_written(tmp_path):
+def test_before_the_first_step_nothing_is_written(tmp_path: Path) -> None:
     make(callbacks=[keeper(tmp_path)], epochs=0).run()
     assert not (tmp_path / FOLDER).exists()
 
@@ -186,18 +189,20 @@ def test_before_the_first_step_nothing_is_written(tmp_path):
 class Full(Callback):
     """From some step on the folder cannot be written."""
 
-    def __init__(self, folder, monkeypatch):
+    def __init__(self, folder: Path, monkeypatch: Any) -> None:
         self.folder, self.patch = folder, monkeypatch
 
-    def on_step(self, run):
+    def on_step(self, run: Any) -> None:
         if run.position.step == 5:
             self.patch.setattr("os.replace", self._full)
 
-    def _full(self, *_):
+    def _full(self, *_: Any) -> None:
         raise OSError(28, "No space left on device")
 
 
-def test_a_full_disk_is_a_line_and_training_goes_on(tmp_path, monkeypatch, caplog):
+def test_a_full_disk_is_a_line_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     expected = make()
     expected.run()
     run = make(callbacks=[Full(tmp_path, monkeypatch), keeper(tmp_path)])
@@ -210,10 +215,12 @@ def test_a_full_disk_is_a_line_and_training_goes_on(tmp_path, monkeypatch, caplo
     assert "step-0000000005: could not be written (OSError: [Errno 28] No space left on device); training" in line
 
 
-def test_every_reason_is_a_line_and_so_is_the_same_one_after_a_success(tmp_path, monkeypatch, caplog):
+def test_every_reason_is_a_line_and_so_is_the_same_one_after_a_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     reasons = iter([*["full"] * 3, None, *["full"] * 2, *["gone"] * 2, None])
 
-    def write(self, step, *_, **__):
+    def write(self: Any, step: int, *_: Any, **__: Any) -> None:
         reason = next(reasons, None)
         if reason:
             raise CheckpointError(f"step {step}: {reason}") from OSError(reason)
@@ -226,8 +233,10 @@ def test_every_reason_is_a_line_and_so_is_the_same_one_after_a_success(tmp_path,
 
 
 @pytest.mark.parametrize("error", [OSError(30, "Read-only file system"), PermissionError(13, "Permission denied")])
-def test_a_folder_that_cannot_be_written_is_a_line(tmp_path, monkeypatch, caplog, error):
-    def refuse(*_, **__):
+def test_a_folder_that_cannot_be_written_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
@@ -238,14 +247,14 @@ def test_a_folder_that_cannot_be_written_is_a_line(tmp_path, monkeypatch, caplog
     assert f"could not be written ({type(error).__name__}: {error}); training goes on" in caplog.text
 
 
-def test_a_full_disk_ends_training_where_that_is_asked_for(tmp_path, monkeypatch):
+def test_a_full_disk_ends_training_where_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(callbacks=[Full(tmp_path, monkeypatch), keeper(tmp_path, on_error="raise")])
     with pytest.raises(CheckpointError, match="No space left on device"):
         run.run()
     assert run.position.step == 5
 
 
-def test_which_checkpoint(tmp_path, caplog):
+def test_which_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     runs = [tmp_path / "day" / name for name in ("one", "two", "new")]
     for folder, value in zip(runs[:2], (1, 2), strict=True):
         also = {"config": {"model": {"width": value}, "epochs": 3}, "plan": None}
@@ -275,6 +284,6 @@ def test_which_checkpoint(tmp_path, caplog):
         ({"on_error": "cry"}, "checkpoint.on_error must be warn or raise; found 'cry'"),
     ],
 )
-def test_settings_out_of_range(settings, message):
+def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CheckpointConfig(**settings)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +17,12 @@ from mtl_accum.training.loop import _device, alone_on, describe, resolve, to_dev
 CPU = torch.device("cpu")
 
 
-def test_auto_without_cuda(monkeypatch):
+def test_auto_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve("auto") == torch.device("cpu")
 
 
-def test_cuda_is_numbered(monkeypatch):
+def test_cuda_is_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert resolve("cuda") == torch.device("cuda", 0)
     assert resolve("cuda:1") == torch.device("cuda", 1)
@@ -28,18 +31,18 @@ def test_cuda_is_numbered(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["gpu", "tpu:0", "meta", ""])
-def test_unknown(name):
+def test_unknown(name: str) -> None:
     with pytest.raises(ValueError, match="device must be auto, cpu, cuda or cuda:N, found"):
         resolve(name)
 
 
-def test_no_cuda(monkeypatch):
+def test_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match="device=cuda: expected a CUDA device, found none here; use device=cpu"):
         resolve("cuda")
 
 
-def test_describe_and_move():
+def test_describe_and_move() -> None:
     assert describe(torch.device("cpu"))["threads"] >= 1
     moved = to_device({"x": torch.ones(2), "name": "n"}, torch.device("meta"))
     assert moved["x"].device.type == "meta"
@@ -47,12 +50,12 @@ def test_describe_and_move():
 
 
 @pytest.fixture
-def held(tmp_path, monkeypatch):
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The device's lock in the hands of somebody else, until the event is set; and its path."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     release, taken = threading.Event(), threading.Event()
 
-    def hold():
+    def hold() -> None:
         with alone_on(CPU):
             taken.set()
             release.wait(60)
@@ -65,17 +68,17 @@ def held(tmp_path, monkeypatch):
     thread.join(10)
 
 
-def test_a_wait_for_the_device_is_said_with_the_path(held, monkeypatch):
+def test_a_wait_for_the_device_is_said_with_the_path(held: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     release, path = held
     monkeypatch.setattr(_device, "_SILENT_SECONDS", 0.05)
     monkeypatch.setattr(_device._LOG, "warning", lambda *said: (lines.append(said[0] % said[1:]), release.set()))
-    lines = []
+    lines: list[Any] = []
     with alone_on(CPU):
         assert lines == [f"another process is measuring on cpu: waiting for it to release {path}"]
     with alone_on(CPU):
         assert len(lines) == 1, "nothing is said where nobody waits"
 
 
-def test_a_budget_that_is_none_is_refused_without_waiting(held):
+def test_a_budget_that_is_none_is_refused_without_waiting(held: Any) -> None:
     with pytest.raises(ValueError, match="budget must be a size such as 6GiB"):
         plan_and_write(Prepared(None, None, None, CPU), "6 apples", device=None, head={}, run=None, on_progress=print)
