@@ -260,7 +260,7 @@ def test_what_is_no_budget_and_no_device(changes: Any, error: Any, message: str)
 
 
 def test_it_reports_its_stages() -> None:
-    reported = []
+    reported: list[str] = []
     planned(*network(), "1GiB", on_progress=reported.append)
     assert reported[:4] == STAGES
     assert set(reported) == {*STAGES, "predicting"}

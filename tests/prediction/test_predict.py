@@ -222,6 +222,6 @@ def test_wrong_arguments() -> None:
     with pytest.raises(TypeError, match="LazyLinear.weight is lazy: run the model once"):
         predict(lazy.trunk, lazy.tasks, {"x": torch.ones(2, 3), "y": torch.ones(2, 1)}, edition=Split())
     model, batch = convolutional()
-    model.trunk = nn.Sequential(model.trunk, nn.BatchNorm2d(8))
+    model.trunk = nn.Sequential(model.trunk, nn.BatchNorm2d(8))  # type: ignore[assignment]
     with pytest.raises(ValueError, match="batch statistics"):
         predict(model.trunk, model.tasks, batch, edition=EDITIONS["cached"])
