@@ -19,7 +19,8 @@ PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_te
 
 
 def read_yaml(name: str) -> dict[str, Any]:
-    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+    content: dict[str, Any] = yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+    return content
 
 
 def test_hooks_before_a_commit_have_the_pinned_ruff() -> None:
@@ -37,7 +38,9 @@ def test_citation_has_the_version_and_the_home_of_the_package() -> None:
 
 def varied() -> list[dict[str, str]]:
     """Return the rows of the workflow that vary a factor."""
-    return read_yaml(".github/workflows/checks.yml")["jobs"]["vary"]["strategy"]["matrix"]["include"]
+    vary = read_yaml(".github/workflows/checks.yml")["jobs"]["vary"]
+    rows: list[dict[str, str]] = vary["strategy"]["matrix"]["include"]
+    return rows
 
 
 def test_workflow_runs_every_python_of_the_classifiers() -> None:
