@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mtl_accum._optimizers import steppable
-from mtl_accum.editions import Edition
+from mtl_accum.editions import EditionLike, require_edition
 from mtl_accum.memory import (
     Build,
     CudaMeter,
@@ -59,9 +59,9 @@ class MeasurementWorker:
     """
 
     def __init__(
-        self, parts: Parts | Build, edition: Edition, *, before: int | None = None, snapshot: Path | None = None
+        self, parts: Parts | Build, edition: EditionLike, *, before: int | None = None, snapshot: Path | None = None
     ) -> None:
-        self._parts, self._edition = parts, edition
+        self._parts, self._edition = parts, require_edition(edition)
         self._before, self._snapshot = before, snapshot
 
     def to_be_timed(self) -> None:
