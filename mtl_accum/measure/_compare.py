@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mtl_accum._optimizers import Optimizers, steppable
+from mtl_accum._torch_pytree import tree_leaves
 from mtl_accum._validate import positive_int
 from mtl_accum.editions import EditionLike, PerTask, Split, SummedLoss, Tasks, Trunk, require_editions, require_parts
 from mtl_accum.measure._process import FreshProcess, MeasurementError
@@ -156,7 +157,7 @@ def _note(row: Measurement, difference: GradientDifference | None) -> None:
 
 
 def _device(*trees: Any) -> torch.device:
-    for leaf in torch.utils._pytree.tree_leaves(trees):
+    for leaf in tree_leaves(trees):
         if isinstance(leaf, torch.Tensor):
             return leaf.device
         if isinstance(leaf, torch.nn.Module):

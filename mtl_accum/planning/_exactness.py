@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
+from mtl_accum._torch_pytree import tree_map_only
 from mtl_accum.editions import (
     Accumulated,
     AsLoss,

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from mtl_accum._state import RngState
+from mtl_accum._torch_pytree import tree_leaves
 from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk, modules_of
 from mtl_accum.editions._engine import Replay, Watch
 from mtl_accum.verify._difference import largest_difference

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
+from mtl_accum._torch_pytree import tree_leaves, tree_map, tree_map_only
 from mtl_accum.editions import (
     Accumulated,
     Cached,

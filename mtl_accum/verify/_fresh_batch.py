@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import keystr, tree_leaves, tree_leaves_with_path, tree_map_only
+
+from mtl_accum._torch_pytree import keystr, tree_leaves, tree_leaves_with_path, tree_map_only
 
 __all__ = ["fresh_batch", "inputs_with_gradients"]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from mtl_accum._state import preserved
+from mtl_accum._torch_pytree import tree_leaves
 from mtl_accum.memory import TrainingStep
 from mtl_accum.verify._trial import Sandbox
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
+from mtl_accum._torch_pytree import tree_map_only
 from mtl_accum.memory import driver_version
 
 __all__ = ["alone_on", "describe", "deterministic", "resolve", "to_device"]
