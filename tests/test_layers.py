@@ -60,7 +60,7 @@ def imports(path: Path) -> set[str]:
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            modules |= names if node.module == "mtl_accum" else {node.module}
+            modules |= names if node.module in ("mtl_accum", "torch.utils") else {node.module}
     return modules
 
 
