@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Each layer may import those before it; the rooms of one set do not import each other. A room is a package or a file:
 # its own files may import each other's private names, everybody else what its `__init__` exports.
 LAYERS = [
-    {"_lock", "_logs", "_optimizers", "_renamed", "_torch_pytree", "_validate", "report"},
+    {"_lazy", "_lock", "_logs", "_optimizers", "_renamed", "_torch_pytree", "_validate", "report"},
     {"_scaled", "_settings", "_state"},
     {"_knobs"},
     {"editions._engine"},
