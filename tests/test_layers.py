@@ -19,8 +19,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its own files may import each other's private names, everybody else what its `__init__` exports.
 LAYERS = [
     {"_lazy", "_lock", "_logs", "_optimizers", "_renamed", "_torch_pytree", "_validate", "report"},
-    {"_scaled", "_settings", "_state"},
-    {"_knobs"},
+    {"_scaled", "_train_settings", "_state"},
+    {"_knob_rules"},
     {"editions._engine"},
     {"editions"},
     {"data", "memory", "models"},
@@ -34,12 +34,12 @@ LAYERS = [
     {"training.callbacks"},
     {"training"},
     {"jobs"},
-    {"_configuration", "_one_line", "_sweep"},
+    {"_hydra_config", "_error_line", "_sweep"},
     {"__main__"},
     {"testing"},  # last: nothing in the package imports it
 ]
 ROOMS = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
-EDGE = {"__main__", "_sweep", "_one_line", "_configuration"}
+EDGE = {"__main__", "_sweep", "_error_line", "_hydra_config"}
 ONLY_IN = {
     "hydra": EDGE | {"testing._shapes"},
     "omegaconf": EDGE,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum.editions import EditionLike
 from mtl_accum.jobs._experiment import Prepared, samples_in
 from mtl_accum.jobs._require import require_editions

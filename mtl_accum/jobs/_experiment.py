@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum._optimizers import Optimizers, steppable
 from mtl_accum.data import Data
 from mtl_accum.editions import samples_of

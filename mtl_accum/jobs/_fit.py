@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum.data import Data
 from mtl_accum.editions import EditionLike
 from mtl_accum.jobs._evaluation import Evaluation

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mtl_accum import planning, report
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum._state import same_random_numbers
 from mtl_accum.jobs._experiment import Experiment, Prepared
 from mtl_accum.jobs._header import header

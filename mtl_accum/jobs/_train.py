@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtl_accum import report
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum.editions import EditionLike, InBackward
 from mtl_accum.jobs._comparison import Comparison
 from mtl_accum.jobs._evaluation import Evaluation

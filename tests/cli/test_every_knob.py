@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from mtl_accum import _validate
-from mtl_accum._knobs import DEFAULTS, KNOBS, check_all, check_knob, flatten
-from mtl_accum._settings import CheckpointConfig, TrainConfig, help_of
+from mtl_accum._knob_rules import DEFAULTS, KNOBS, check_all, check_knob, flatten
+from mtl_accum._train_settings import CheckpointConfig, TrainConfig, help_of
 from mtl_accum.training.loop._learning_rate import _RULES
 from mtl_accum.training.loop._precision import _DTYPES
 

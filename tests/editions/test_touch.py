@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 
 from mtl_accum import Split, Task
 from mtl_accum.editions import modules_of
-from mtl_accum.editions._engine.ranks._ranks import Ranks, count_ranks
+from mtl_accum.editions._engine.ranks._agreement import Ranks, count_ranks
 from mtl_accum.editions._engine.ranks._touch import is_sharded, run_with_others, touch
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from mtl_accum import AsLoss, Checkpointed, MultiTaskModel, PerTask, Split, SummedLoss, Task, plan
 from mtl_accum.memory import TrainingStep
 from mtl_accum.planning import BudgetError, _timings, format_edition, schedules_of
-from mtl_accum.planning._candidates import candidates, left_out
 from mtl_accum.planning._form import in_form, without_form
+from mtl_accum.planning._schedule_space import candidates, left_out
 
 
 def network(samples: int = 24, tasks: int = 3, width: int = 16) -> tuple[Any, Any, Any]:

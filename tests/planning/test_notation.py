@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 
 from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, Edition, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum.planning import as_dict, format_edition, from_dict, overrides
-from mtl_accum.planning._candidates import candidates
+from mtl_accum.planning._schedule_space import candidates
 
 ROOT = Path(__file__).resolve().parents[2]
 OTHERS = [Split(order="reverse"), Cached(3, 1, True), AsLoss(Split(head_chunks=2), each=True), AsLoss(Cached(3))]

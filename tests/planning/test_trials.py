@@ -23,7 +23,7 @@ from mtl_accum import (
     Task,
     plan,
 )
-from mtl_accum.planning import _search, _timings, _trials
+from mtl_accum.planning import _search_in_budget, _timings, _trials
 from mtl_accum.planning._costs import CostTable, NetworkCosts, PartCost
 from mtl_accum.planning._formula import Estimate, Tables, estimate
 from mtl_accum.planning._ranking import Candidate
@@ -130,7 +130,7 @@ def test_one_wrong_measurement_makes_no_time_negative_and_no_choice_absurd(
     monkeypatch: pytest.MonkeyPatch, per_graph: float
 ) -> None:
     monkeypatch.setattr(_timings, "PATIENCE", 0.0)
-    monkeypatch.setattr(_search, "time_graph", lambda *_: per_graph)
+    monkeypatch.setattr(_search_in_budget, "time_graph", lambda *_: per_graph)
     model, batch = network()
     planned = plan(model.trunk, model.tasks, batch, budget="100MiB")
     assert all(schedule.time_ratio >= 0 for schedule in planned.front)

@@ -1,6 +1,6 @@
 """Callbacks of the training loop: checkpoints, validation, metrics, progress."""
 
-from mtl_accum._settings import CheckpointConfig
+from mtl_accum._train_settings import CheckpointConfig
 from mtl_accum.training.callbacks._checkpoints import CheckpointCallback
 from mtl_accum.training.callbacks._loggers import (
     Dispensable,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mtl_accum._settings import CheckpointConfig
+from mtl_accum._train_settings import CheckpointConfig
 from mtl_accum.training.checkpoint import FOLDER, CheckpointError, Checkpoints
 from mtl_accum.training.loop import Callback, Training
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from mtl_accum._knobs import flatten
+from mtl_accum._knob_rules import flatten
 
 __all__ = ["Dispensable", "Logger", "MLflow", "MakeLogger", "TensorBoard", "WeightsAndBiases", "no_logger"]
 

@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from mtl_accum._knobs import DEFAULTS, flatten
+from mtl_accum._knob_rules import DEFAULTS, flatten
 
 __all__ = ["changes"]
 

@@ -1,6 +1,6 @@
 """The training loop: steps, updates, precision, recovery."""
 
-from mtl_accum._settings import TrainConfig
+from mtl_accum._train_settings import TrainConfig
 from mtl_accum.training.loop._device import alone_on, describe, deterministic, resolve, to_device
 from mtl_accum.training.loop._learning_rate import scale_learning_rate
 from mtl_accum.training.loop._signals import StoppedError

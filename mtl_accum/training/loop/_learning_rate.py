@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum._validate import natural, positive_int
 
 __all__ = ["Warmup", "make_scheduler", "scale_learning_rate"]

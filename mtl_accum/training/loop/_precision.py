@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum.editions import Tasks, Trunk, backward_scale
 from mtl_accum.editions._engine import facts
 from mtl_accum.models import MultiTaskModel

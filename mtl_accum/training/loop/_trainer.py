@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import torch
 
 from mtl_accum._optimizers import steppable
-from mtl_accum._settings import TrainConfig
 from mtl_accum._state import RngState
+from mtl_accum._train_settings import TrainConfig
 from mtl_accum.editions import EditionLike, InBackward, require_edition
 from mtl_accum.editions._engine import Piece, read_counts
 from mtl_accum.models import MultiTaskModel

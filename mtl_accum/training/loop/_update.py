@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum._state import BufferSnapshot
 from mtl_accum.training.loop._precision import Precision
 

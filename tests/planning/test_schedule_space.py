@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
-from mtl_accum.planning._candidates import HEAD_CHUNKS, TRUNK_CHUNKS, candidates, left_out
+from mtl_accum.planning._schedule_space import HEAD_CHUNKS, TRUNK_CHUNKS, candidates, left_out
 from mtl_accum.testing import SITUATIONS, assert_same_gradient
 
 
