@@ -110,7 +110,7 @@ class MeasurementWorker:
         judge = Judge(Sandbox(step.trunk, step.tasks, step.batch, also=leaves))
         torch.manual_seed(0)
         if not any(gradient is not None for gradient in judge.reference.gradients.values()):
-            raise RuntimeError("found no parameter with a gradient; pass modules, or the optimizer of its parameters")
+            raise RuntimeError("no parameter has a gradient; pass modules, or the optimizer of their parameters")
         edition = self._edition
         if not edition.leaves_gradients and edition.inner is not None:  # compared are those of the edition inside
             edition = edition.inner

@@ -35,7 +35,7 @@ def cause_of(edition: Edition, judge: Judge, agreement: Agreement) -> str:
     place = f"the gradient of {agreement.parameter} differs most"
     if agreement.differing == ("buffers",):
         place = f"the buffer {agreement.buffer} differs most"
-    cause = next(_causes(edition, judge, agreement), "what causes it was not shown by any experiment")
+    cause = next(_causes(edition, judge, agreement), "no experiment showed the cause")
     return f"{place}; {cause}"
 
 
