@@ -4,7 +4,8 @@ An edition in pieces draws other, equally valid random numbers than the whole ba
 loss of a network that runs in the same pieces: trunk' is the concatenation of trunk(piece), task' the weighted sum of
 the task over the pieces. The oracle of gradient accumulation is a summed loss for each micro-batch.
 
-An oracle shares no code with the edition that it checks, on purpose: both would have the same errors.
+Gradient accumulation and the weights of pieces are written here a second time, on purpose: an oracle that shared them
+with the editions would share their errors.
 """
 
 from __future__ import annotations

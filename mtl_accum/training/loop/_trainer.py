@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -13,7 +12,6 @@ from mtl_accum._optimizers import steppable
 from mtl_accum._settings import TrainConfig
 from mtl_accum._state import RngState
 from mtl_accum.editions import EditionLike, InBackward, require_edition
-from mtl_accum.editions._engine import Piece, read_counts
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import format_edition
 from mtl_accum.training.checkpoint import collect, expect_to_fit, restore
@@ -22,10 +20,10 @@ from mtl_accum.training.loop._learning_rate import make_scheduler
 from mtl_accum.training.loop._losses import Losses
 from mtl_accum.training.loop._no_memory import NoMemoryLeftError
 from mtl_accum.training.loop._precision import Precision
+from mtl_accum.training.loop._requirements import require_gradients, require_targets
 from mtl_accum.training.loop._signals import StoppedError, stop_requests
 from mtl_accum.training.loop._step import TrainStep
 from mtl_accum.training.loop._update import Update
-from mtl_accum.verify import parameters_reached
 
 __all__ = ["Callback", "Training"]
 
@@ -87,7 +85,7 @@ class Training:
     ) -> None:
         for edition in schedules:
             require_edition(edition)
-        _require_targets(model, batches)
+        require_targets(model, batches)
         joint = steppable(optimizer)
         if joint is None:
             raise ValueError(f"optimizer must be an optimizer of torch or a list of them, found {optimizer!r}")
@@ -111,7 +109,7 @@ class Training:
             *(model, joint, schedules, device),
             precision=self.precision,
             update=self.update,
-            after_first_backward=lambda batch: None if loop.step_in_backward else _require_gradients(model, batch),
+            after_first_backward=lambda batch: None if loop.step_in_backward else require_gradients(model, batch),
             on_change=on_change,
         )
 
@@ -225,54 +223,3 @@ class Training:
     def _parts(self) -> dict[str, Any]:
         parts = {"scheduler": self.scheduler, "plateau": self.plateau, "scaler": self.precision.scaler}
         return {name: part for name, part in parts.items() if part is not None}
-
-
-def _require_gradients(model: MultiTaskModel, batch: Any) -> None:
-    """Raise if the first step missed a parameter: a detached trunk would train in silence and never learn.
-
-    Raises:
-        RuntimeError: A parameter without a gradient gets one from `SummedLoss`.
-
-    Warns:
-        UserWarning: No task's loss depends on a parameter.
-    """
-    counts = read_counts(model.tasks, [Piece(None, batch)])
-    present = {name: task for name, task in model.tasks.items() if counts[name][None]}
-    if not present:
-        return
-    absent = [task for name, task in model.tasks.items() if name not in present]
-    exempt = {id(parameter) for task in absent for parameter in task.parameters()}
-    missing = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.grad is None and id(parameter) not in exempt
-    }
-    if not missing:
-        return
-    reached = parameters_reached(model.trunk, present, batch)
-    lost = [name for name, parameter in missing.items() if id(parameter) in reached]
-    if lost:
-        raise RuntimeError(f"no gradient for {', '.join(lost)}, which SummedLoss gives one: the edition is not exact")
-    warnings.warn(f"no task's loss depends on {', '.join(missing)}: no gradient, they are not trained", stacklevel=3)
-
-
-def _require_targets(model: MultiTaskModel, batches: Iterable[Any]) -> None:
-    """Raise ValueError unless every task's target is in some batch; reads as few batches as possible."""
-    if iter(batches) is batches:
-        raise ValueError(
-            "data: expected batches that can be iterated once an epoch, found an iterator; use a list or a DataLoader"
-        )
-    missing, keys = set(model.tasks), "nothing"
-    for batch in batches:
-        missing -= {name for name in missing if _has_target(model.tasks[name], batch)}
-        if not missing:
-            return
-        keys = ", ".join(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__
-    raise ValueError(
-        f"task '{min(missing)}': expected its target in the data, found batches of {keys}; "
-        f"set model.tasks.{min(missing)}.target to one of them"
-    )
-
-
-def _has_target(task: Any, batch: Any) -> bool:
-    return not hasattr(task, "target") or task.target(batch) is not None

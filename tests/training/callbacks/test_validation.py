@@ -30,7 +30,7 @@ class Scripted(ValidationCallback):
         entry = {"epoch": run.position.epoch, "step": run.position.step, "error": self.values[run.position.epoch - 1]}
         history = run.kept.setdefault("validation", [])
         history.append(entry)
-        self._look_at(run, entry)
+        self._update_best(run, entry)
 
 
 def batches() -> list[dict[str, Tensor]]:
