@@ -46,7 +46,7 @@ def require_targets(model: MultiTaskModel, batches: Iterable[Any]) -> None:
     """Raise ValueError unless every task's target is in some batch; reads as few batches as possible."""
     if iter(batches) is batches:
         raise ValueError(
-            "data: expected batches that can be iterated once an epoch, found an iterator; use a list or a DataLoader"
+            "data: expected batches that can be iterated every epoch, found an iterator; use a list or a DataLoader"
         )
     missing, keys = set(model.tasks), "nothing"
     for batch in batches:
