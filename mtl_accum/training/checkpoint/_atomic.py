@@ -1,4 +1,4 @@
-"""Atomic writes of folders: a reader sees the whole new folder or the old one."""
+"""Atomic writes of folders: a reader finds a whole folder or none."""
 
 from __future__ import annotations
 
