@@ -16,7 +16,7 @@ from mtl_accum._optimizers import JointOptimizer, joined, steppable
 from mtl_accum.jobs import Experiment
 from mtl_accum.memory import TrainingStep
 from mtl_accum.prediction import predict
-from mtl_accum.training.checkpoint import gather, restore
+from mtl_accum.training.checkpoint import collect, restore
 from mtl_accum.training.loop import TrainConfig, Training
 from mtl_accum.verify import without_a_trace
 from tests.everything import everything
@@ -103,7 +103,7 @@ def test_a_checkpoint_of_both() -> None:
     net, expected = model(), model()
     before = two(net)
     by_hand(net, before, 2)
-    tensors, values = gather(net, joined(before), {})
+    tensors, values = collect(net, joined(before), {})
     tensors = {name: value.clone() for name, value in tensors.items()}
     fresh = model()
     after = two(fresh)

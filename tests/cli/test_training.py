@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from mtl_accum.training.checkpoint._retention import all_of
+from mtl_accum.training.checkpoint import list_checkpoints
 from mtl_accum.training.checkpoint._store import load
 from tests.cli.command import SMALL, SUMMED_ONLY, forked, mtl_accum, started
 from tests.cli.conftest import Finished
@@ -37,7 +37,7 @@ def test_killed_and_resumed(tmp_path: Path, how: Any, edition: Any, start: Any) 
     settings = [*TWO_TASK, "epochs=10", "checkpoint.every_steps=4", "data.num_workers=1"]
     with start(*settings, *edition, "hydra.run.dir=runs/day/one", cwd=tmp_path) as run:
         deadline = time.monotonic() + 120
-        while not all_of(tmp_path / "runs/day/one/checkpoints") and time.monotonic() < deadline:
+        while not list_checkpoints(tmp_path / "runs/day/one/checkpoints") and time.monotonic() < deadline:
             assert run.poll() is None
             time.sleep(0.02)
         (os.kill if how == signal.SIGKILL else os.killpg)(run.pid, how)  # SIGTERM: the loader's worker, too
@@ -49,7 +49,7 @@ def test_killed_and_resumed(tmp_path: Path, how: Any, edition: Any, start: Any) 
     done = mtl_accum(*settings, *edition, "resume=auto", "hydra.run.dir=runs/day/two", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "resumed from runs/day/one/checkpoints/step-" in done.stdout
-    plan = load(all_of(tmp_path / "runs/day/one/checkpoints")[-1]).values["plan"]
+    plan = load(list_checkpoints(tmp_path / "runs/day/one/checkpoints")[-1]).values["plan"]
     planned = "edition=auto" in edition
     same = plan["chosen"]["overrides"] if planned else edition  # a search of its own may end elsewhere: it times
     whole = mtl_accum(*settings, *same, "data.num_workers=0", "hydra.run.dir=whole", cwd=tmp_path)
@@ -69,7 +69,7 @@ def test_killed_and_resumed(tmp_path: Path, how: Any, edition: Any, start: Any) 
 def test_evaluate(tmp_path: Path, finished: Finished) -> None:
     shutil.copytree(finished.folder / "out", tmp_path / "run")
     expected = json.loads((tmp_path / "run" / "report.json").read_text())["metrics"]
-    step = all_of(tmp_path / "run" / "checkpoints")[-1]
+    step = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
     assert load(step).values["config"]["model"]["tasks"]["digit"]["weight"] == 0.5
     for path in ("run", "run/model.safetensors", str(step.relative_to(tmp_path))):
         done = mtl_accum(*TWO_TASK, "job=evaluate", f"path={path}", "hydra.run.dir=out", cwd=tmp_path)

@@ -162,7 +162,7 @@ def test_fallbacks_that_are_not_used_are_logged(caplog: pytest.LogCaptureFixture
     Training(*arguments, TrainConfig(epochs=1), device=CPU)
     assert not caplog.records
     run = Training(*arguments, TrainConfig(epochs=1, step_in_backward=True), device=CPU)
-    assert run.window.edition.edition == Split()  # type: ignore[attr-defined]
+    assert run.train_step.edition.edition == Split()  # type: ignore[attr-defined]
     (record,) = caplog.records
     assert record.getMessage() == (
         "step_in_backward=true: a half-done step cannot be rolled back, so nothing takes over if memory runs out; not "

@@ -69,7 +69,7 @@ def test_what_goes_wrong_there_is_told_here() -> None:
         with pytest.raises(MeasurementError, match="MemoryError: 64 GiB are too many"):
             process.call("fail")
         if sys.platform == "linux":
-            with pytest.raises(MeasurementError, match="killed .signal 9., most likely by the system for want of"):
+            with pytest.raises(MeasurementError, match="killed .signal 9., most likely by the system because"):
                 process.call("die")
 
 

@@ -17,7 +17,7 @@ from torchmetrics import MeanSquaredError
 
 from mtl_accum import Accumulated, Cached, Edition, MultiTaskModel, PerTask, Split, SummedLoss, Task
 from mtl_accum.training.callbacks import (
-    Dispensable,
+    FaultTolerantLogger,
     MetricsCallback,
     MLflow,
     TensorBoard,
@@ -111,7 +111,7 @@ def test_metrics_begin_again_with_every_epoch() -> None:
 def test_validation_is_told_too() -> None:
     told = Told()
     record = MetricsCallback(told, 1, {})
-    validation = ValidationCallback(MEASURES, batches, record.validated)
+    validation = ValidationCallback(MEASURES, batches, record.log_validation)
     train(Split(), loop=TrainConfig(epochs=2), callbacks=[validation])
     assert list(told.entries) == [6, 12]
     assert told.entries[12]["validation/error"] < told.entries[6]["validation/error"]
@@ -144,7 +144,7 @@ class Broken(Told):
 
 def test_training_does_without_a_logger_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     broken = Broken()
-    logger = Dispensable(broken)
+    logger = FaultTolerantLogger(broken)
     for step in range(5):
         logger.log(step, {"loss": 1.0})
     logger.close()
@@ -152,7 +152,7 @@ def test_training_does_without_a_logger_that_fails(caplog: pytest.LogCaptureFixt
     lines = [record.message for record in caplog.records if record.name.startswith("mtl_accum")]
     assert lines == ["the logger failed (OSError: [Errno 28] No space left on device); training goes on without it"]
     with pytest.raises(KeyboardInterrupt):
-        Dispensable(Interrupted()).log(0, {})
+        FaultTolerantLogger(Interrupted()).log(0, {})
 
 
 class Interrupted(Told):
@@ -169,7 +169,7 @@ def test_a_full_disk_under_tensorboard_is_one_line(
         raise OSError(28, "No space left on device")
 
     before = threading.excepthook
-    logger = Dispensable(TensorBoard(tmp_path, {}))
+    logger = FaultTolerantLogger(TensorBoard(tmp_path, {}))
     monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
     with pytest.raises(OSError, match="No space left"):  # from the start: a run ends before it has done anything
         TensorBoard(tmp_path, {})

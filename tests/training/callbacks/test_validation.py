@@ -13,8 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanSquaredError
 
 from mtl_accum.training.callbacks import CheckpointCallback, CheckpointConfig, ValidationCallback
-from mtl_accum.training.checkpoint import FOLDER
-from mtl_accum.training.checkpoint._retention import all_of
+from mtl_accum.training.checkpoint import FOLDER, list_checkpoints
 from mtl_accum.training.checkpoint._store import load
 from mtl_accum.training.evaluation import EvalMetric
 from tests.training.runs import assert_same, make, outcome
@@ -31,7 +30,7 @@ class Scripted(ValidationCallback):
         entry = {"epoch": run.position.epoch, "step": run.position.step, "error": self.values[run.position.epoch - 1]}
         history = run.kept.setdefault("validation", [])
         history.append(entry)
-        self._look_at(run, entry)
+        self._update_best(run, entry)
 
 
 def batches() -> list[dict[str, Tensor]]:
@@ -77,9 +76,9 @@ def test_training_ends_where_nothing_gets_better(
     assert run.position.epoch == 4
     assert run.kept["best"] == {"value": sign * 3.0, "step": 10, "epoch": 2}
     assert f"error has not become better than {sign * 3} (epoch 2) in 2 validations" in caplog.text
-    assert [path.name[-2:] for path in all_of(tmp_path / FOLDER)] == ["10", "20"], "the best one and the last"
+    assert [path.name[-2:] for path in list_checkpoints(tmp_path / FOLDER)] == ["10", "20"], "the best one and the last"
     again = make(callbacks=[Scripted(values)], epochs=6, monitor="error", monitor_mode=mode, patience=2)
-    again.restore(*load(all_of(tmp_path / FOLDER)[-1])[1:])
+    again.restore(*load(list_checkpoints(tmp_path / FOLDER)[-1])[1:])
     again.run()
     assert again.position.step == 20, "what has ended stays so"
 
@@ -92,7 +91,7 @@ def test_an_interrupted_run_remembers_the_best(tmp_path: Path) -> None:
     whole = make(callbacks=[Scripted(values), keeper], **settings)
     whole.run()
     run = make(callbacks=[Scripted(values)], **settings)
-    run.restore(*load(all_of(tmp_path / FOLDER)[11])[1:])
+    run.restore(*load(list_checkpoints(tmp_path / FOLDER)[11])[1:])
     assert run.kept["best"]["epoch"] == 2
     run.run()
     assert run.ended == whole.ended
@@ -110,7 +109,7 @@ def test_more_patience_goes_on_where_less_has_ended(tmp_path: Path) -> None:
     keeper = CheckpointCallback(CheckpointConfig(every_steps=None), tmp_path, {"config": {}, "plan": None})
     make(callbacks=[Scripted(values), keeper], patience=1, **settings).run()
     run = make(callbacks=[Scripted(values)], patience=9, **settings)
-    run.restore(*load(all_of(tmp_path / FOLDER)[-1])[1:])
+    run.restore(*load(list_checkpoints(tmp_path / FOLDER)[-1])[1:])
     run.run()
     assert (run.position.epoch, run.ended) == (4, "")
 

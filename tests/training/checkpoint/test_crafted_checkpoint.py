@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mtl_accum.training.checkpoint import CheckpointError, gather, restore
+from mtl_accum.training.checkpoint import CheckpointError, collect, restore
 from mtl_accum.training.checkpoint._digests import digest_of_file
-from mtl_accum.training.checkpoint._retention import all_of, newest
+from mtl_accum.training.checkpoint._folder import list_checkpoints, newest_checkpoint
 from mtl_accum.training.checkpoint._store import load, save
 from tests.training.checkpoint.files import TENSOR_FILE, sign
 
@@ -156,7 +156,7 @@ def test_a_state_that_is_no_file_is_no_checkpoint(written: Path, make: Callable[
     (written / "state.json").unlink()
     make(written / "state.json")
     with in_time():
-        assert all_of(written.parent) == []
+        assert list_checkpoints(written.parent) == []
         with pytest.raises(CheckpointError):
             load(written)
 
@@ -202,7 +202,7 @@ def test_a_state_with_anything_in_it_is_a_line(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(net.parameters())
     net(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    path = save(tmp_path / "step-1", *gather(net, optimizer, {"position": {"step": 1}}))
+    path = save(tmp_path / "step-1", *collect(net, optimizer, {"position": {"step": 1}}))
     original = json.loads((path / "state.json").read_text())
     messages = []
     for _ in range(300):
@@ -232,7 +232,7 @@ def test_ctrl_c_is_not_swallowed(written: Path, monkeypatch: pytest.MonkeyPatch,
     else:
         monkeypatch.setattr(HuggingFaceStorageWriter if writes else HuggingFaceStorageReader, when, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        save(written.parent / "step-2", ONE, {}) if writes else newest(written.parent)
+        save(written.parent / "step-2", ONE, {}) if writes else newest_checkpoint(written.parent)
     assert [path.name for path in written.parent.iterdir()] == ["step-1"]
 
 

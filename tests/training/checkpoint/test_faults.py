@@ -18,8 +18,7 @@ import pytest
 import torch
 
 from mtl_accum.training.callbacks import CheckpointCallback, CheckpointConfig
-from mtl_accum.training.checkpoint import FOLDER
-from mtl_accum.training.checkpoint._retention import newest
+from mtl_accum.training.checkpoint import FOLDER, newest_checkpoint
 from tests.training.runs import assert_same, make, outcome
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, which is safe on Linux only; found another")
@@ -38,7 +37,7 @@ def _life(folder: Path, loop: Any, done: Any) -> None:
         ],
         **loop,
     )
-    found = newest(folder / FOLDER)
+    found = newest_checkpoint(folder / FOLDER)
     if found is not None:
         run.restore(found.tensors, found.values)
     run.run()

@@ -16,8 +16,7 @@ import torch
 
 from mtl_accum import Split, SummedLoss
 from mtl_accum.training.callbacks import CheckpointCallback, CheckpointConfig
-from mtl_accum.training.checkpoint import FOLDER, CheckpointError, find, gather, restore
-from mtl_accum.training.checkpoint._retention import all_of
+from mtl_accum.training.checkpoint import FOLDER, CheckpointError, collect, find_checkpoint, list_checkpoints, restore
 from mtl_accum.training.checkpoint._store import load, save
 from mtl_accum.training.loop import Callback, NoMemoryLeftError, StoppedError
 from tests.training.runs import assert_same, loader, make, outcome
@@ -67,7 +66,7 @@ def test_from_every_step(tmp_path: Path, batches: Callable[..., Any], loop: dict
     whole.run()
     expected = outcome(whole)
     steps = whole.position.step
-    found = all_of(tmp_path / FOLDER)
+    found = list_checkpoints(tmp_path / FOLDER)
     assert len(found) == steps
     for path in found[:: 1 if loop == {} else 3]:
         run = make(batches(), **loop)
@@ -83,7 +82,7 @@ def test_with_every_optimizer(tmp_path: Path, kind: type[Any]) -> None:
     whole = make(callbacks=[keeper(tmp_path)], kind=kind)
     whole.run()
     run = make(kind=kind)
-    run.restore(*load(all_of(tmp_path / FOLDER)[4])[1:])
+    run.restore(*load(list_checkpoints(tmp_path / FOLDER)[4])[1:])
     run.run()
     assert_same(outcome(run), outcome(whole))
 
@@ -109,7 +108,7 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(tmp_path: Path, numb
         run.run()
     assert error.value.exit_code == 128 + number
     assert signal.getsignal(number) is handler
-    (path,) = all_of(tmp_path / FOLDER)
+    (path,) = list_checkpoints(tmp_path / FOLDER)
     again = make()
     again.restore(*load(path)[1:])
     again.run()
@@ -127,7 +126,7 @@ def test_out_of_memory_leaves_the_last_good_step(tmp_path: Path) -> None:
     with pytest.raises(NoMemoryLeftError) as error, listen(Injector(2, {5, 6})):
         run.run()
     assert error.value.undone
-    (path,) = all_of(tmp_path / FOLDER)
+    (path,) = list_checkpoints(tmp_path / FOLDER)
     assert path.name == "step-0000000005"
     again = make(**same_bits)
     again.restore(*load(path)[1:])
@@ -139,11 +138,11 @@ def test_out_of_memory_in_the_update_leaves_nothing_wrong(tmp_path: Path) -> Non
     from mtl_accum.editions._engine import listen
     from tests.training.injector import Injector
 
-    run = make(callbacks=[keeper(tmp_path, every_steps=None)], schedules=make().window._schedules[:1])
+    run = make(callbacks=[keeper(tmp_path, every_steps=None)], schedules=make().train_step._schedules[:1])
     with pytest.raises(NoMemoryLeftError) as error, listen(Injector(7, {3})):
         run.run()
     assert not error.value.undone
-    assert not all_of(tmp_path / FOLDER)
+    assert not list_checkpoints(tmp_path / FOLDER)
 
 
 def test_memory_formats_come_back(tmp_path: Path) -> None:
@@ -152,7 +151,7 @@ def test_memory_formats_come_back(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(net.parameters())
     net(torch.randn(2, 3, 5, 5)).sum().backward()
     optimizer.step()
-    written = save(tmp_path / "step-1", *gather(net, optimizer, {}))
+    written = save(tmp_path / "step-1", *collect(net, optimizer, {}))
     other = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
     stepper = torch.optim.AdamW(other.parameters())
     restore(other, stepper, *load(written)[1:])
@@ -174,7 +173,7 @@ def test_out_of_memory_in_the_first_fp16_update() -> None:
 
 def test_of_another_model_or_optimizer(tmp_path: Path) -> None:
     make(callbacks=[keeper(tmp_path)], epochs=1).run()
-    path = all_of(tmp_path / FOLDER)[-1]
+    path = list_checkpoints(tmp_path / FOLDER)[-1]
     other = make()
     other.model.tasks["a"].head = torch.nn.Linear(7, 1)
     with pytest.raises(ValueError, match="the checkpoint is of another model or optimizer: .*size mismatch"):
@@ -209,7 +208,7 @@ def test_a_full_disk_is_a_line_and_training_goes_on(
     with caplog.at_level(logging.WARNING, logger="mtl_accum"):
         run.run()
     assert_same(outcome(run), outcome(expected))
-    assert [path.name[-1] for path in all_of(tmp_path / FOLDER)] == ["1", "2", "3", "4"]
+    assert [path.name[-1] for path in list_checkpoints(tmp_path / FOLDER)] == ["1", "2", "3", "4"]
     lines = [record.message for record in caplog.records if record.name.startswith("mtl_accum")]
     (line,) = lines
     assert "step-0000000005: could not be written (OSError: [Errno 28] No space left on device); training" in line
@@ -225,7 +224,7 @@ def test_every_reason_is_a_line_and_so_is_the_same_one_after_a_success(
         if reason:
             raise CheckpointError(f"step {step}: {reason}") from OSError(reason)
 
-    monkeypatch.setattr("mtl_accum.training.checkpoint._retention.Checkpoints.write", write)
+    monkeypatch.setattr("mtl_accum.training.checkpoint._retention.CheckpointWriter.write", write)
     with caplog.at_level(logging.WARNING, logger="mtl_accum"):
         make(callbacks=[keeper(tmp_path)]).run()
     lines = [record.message.partition(";")[0] for record in caplog.records if record.name.startswith("mtl_accum")]
@@ -260,19 +259,19 @@ def test_which_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
         also = {"config": {"model": {"width": value}, "epochs": 3}, "plan": None}
         make(callbacks=[CheckpointCallback(CheckpointConfig(every_steps=2), folder, also)], epochs=1).run()
     config = {"model": {"width": 1}, "epochs": 9}
-    assert find(None, runs[2], config) is None
-    assert find(str(runs[0]), runs[2], config).path == all_of(runs[0] / FOLDER)[-1]
-    first = all_of(runs[0] / FOLDER)[0]
-    assert find(str(first), runs[2], config).path == first
+    assert find_checkpoint(None, runs[2], config) is None
+    assert find_checkpoint(str(runs[0]), runs[2], config).path == list_checkpoints(runs[0] / FOLDER)[-1]
+    first = list_checkpoints(runs[0] / FOLDER)[0]
+    assert find_checkpoint(str(first), runs[2], config).path == first
     with pytest.raises(ValueError, match=r"the configuration has changed since: model.width was 2, is 1$"):
-        find(str(runs[1]), runs[2], config)
-    assert find("auto", runs[2], config).path == all_of(runs[0] / FOLDER)[-1]
-    assert find("auto", runs[1], {"model": {"width": 2}}).path == all_of(runs[1] / FOLDER)[-1]
+        find_checkpoint(str(runs[1]), runs[2], config)
+    assert find_checkpoint("auto", runs[2], config).path == list_checkpoints(runs[0] / FOLDER)[-1]
+    assert find_checkpoint("auto", runs[1], {"model": {"width": 2}}).path == list_checkpoints(runs[1] / FOLDER)[-1]
     with caplog.at_level(logging.INFO, logger="mtl_accum"):
-        assert find("auto", runs[2], {"model": {"width": 3}}) is None
-    assert "no checkpoint of this configuration; beginning anew" in caplog.text
+        assert find_checkpoint("auto", runs[2], {"model": {"width": 3}}) is None
+    assert "no checkpoint of this configuration; starting from the beginning" in caplog.text
     with pytest.raises(CheckpointError, match=r"resume=.*none: expected a run's folder with checkpoints/step-"):
-        find(str(tmp_path / "none"), runs[2], config)
+        find_checkpoint(str(tmp_path / "none"), runs[2], config)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtl_accum.training.checkpoint import CheckpointError, Checkpoints, decode
+from mtl_accum.training.checkpoint import CheckpointError, CheckpointWriter, decode
 from mtl_accum.training.checkpoint._codec import encode
-from mtl_accum.training.checkpoint._retention import all_of, newest
+from mtl_accum.training.checkpoint._folder import list_checkpoints, newest_checkpoint
 from mtl_accum.training.checkpoint._store import VERSION, load, save
 from tests.training.checkpoint.files import TENSOR_FILE
 
@@ -123,7 +123,7 @@ def _flip(path: Any) -> None:
 def test_a_damaged_one_is_one_line_and_the_one_before_is_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: Callable[..., Any]
 ) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointWriter(tmp_path)
     for step in (1, 2):
         checkpoints.write(step, TENSORS, {"step": step})
     damage(tmp_path / "step-0000000002" / name)
@@ -133,7 +133,7 @@ def test_a_damaged_one_is_one_line_and_the_one_before_is_used(
             load(tmp_path / "step-0000000002")
         assert "\n" not in str(error.value)
     with caplog.at_level(logging.WARNING):
-        path, tensors, values = newest(tmp_path)  # type: ignore[misc]
+        path, tensors, values = newest_checkpoint(tmp_path)  # type: ignore[misc]
     assert (path.name, values["step"]) == ("step-0000000001", 1)
     said = [record for record in caplog.records if record.name.startswith("mtl_accum")]
     assert len(said) == (0 if gone else 1)
@@ -141,52 +141,52 @@ def test_a_damaged_one_is_one_line_and_the_one_before_is_used(
 
 
 def test_none_can_be_read(tmp_path: Path) -> None:
-    assert newest(tmp_path) is None
-    Checkpoints(tmp_path).write(1, TENSORS, {})
+    assert newest_checkpoint(tmp_path) is None
+    CheckpointWriter(tmp_path).write(1, TENSORS, {})
     _cut(tmp_path / "step-0000000001" / TENSOR_FILE)
     with pytest.raises(CheckpointError, match="none of its 1 checkpoints can be read"):
-        newest(tmp_path)
+        newest_checkpoint(tmp_path)
 
 
 def test_the_last_few_and_the_best_one_stay(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = CheckpointWriter(tmp_path, keep=2)
     for step in range(1, 7):
         checkpoints.write(step, {"x": torch.ones(1)}, {}, best=step in (1, 2))
-    assert [path.name[-1] for path in all_of(tmp_path)] == ["2", "5", "6"]
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["2", "5", "6"]
     with pytest.raises(ValueError, match="checkpoint.keep"):
-        Checkpoints(tmp_path, keep=0)
+        CheckpointWriter(tmp_path, keep=0)
 
 
 def test_another_process_knows_the_best_one_and_forgets_what_came_later(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = CheckpointWriter(tmp_path, keep=2)
     for step in (1, 2, 3, 4):
         checkpoints.write(step, {"x": torch.ones(1)}, {}, best=step == 1)
-    Checkpoints(tmp_path, keep=2).write(5, {"x": torch.ones(1)}, {})
-    assert [path.name[-1] for path in all_of(tmp_path)] == ["1", "4", "5"]
-    Checkpoints(tmp_path, keep=2).write(3, {"x": torch.ones(1)}, {})  # went on from before 4
-    assert [path.name[-1] for path in all_of(tmp_path)] == ["1", "3"]
+    CheckpointWriter(tmp_path, keep=2).write(5, {"x": torch.ones(1)}, {})
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["1", "4", "5"]
+    CheckpointWriter(tmp_path, keep=2).write(3, {"x": torch.ones(1)}, {})  # went on from before 4
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["1", "3"]
 
 
 def test_a_run_that_begins_anew_replaces_what_is_there(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints = CheckpointWriter(tmp_path, keep=3)
     for step in (2, 4, 6):
         checkpoints.write(step, {"x": torch.ones(1)}, {}, best=step == 2)
-    again = Checkpoints(tmp_path, keep=3, overwrite=True)
+    again = CheckpointWriter(tmp_path, keep=3, overwrite=True)
     again.write(4, {"x": torch.zeros(1)}, {})
-    assert [path.name[-1] for path in all_of(tmp_path)] == ["4"]
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["4"]
     again.write(5, {"x": torch.zeros(1)}, {})
-    assert [path.name[-1] for path in all_of(tmp_path)] == ["4", "5"]
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["4", "5"]
 
 
 def test_the_same_step_again(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointWriter(tmp_path)
     for value in (1.0, 2.0):
         checkpoints.write(3, {"x": torch.tensor(value)}, {})
-    assert load(*all_of(tmp_path)).tensors["x"] == 2
+    assert load(*list_checkpoints(tmp_path)).tensors["x"] == 2
 
 
 def test_a_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints = CheckpointWriter(tmp_path, keep=1)
     first = checkpoints.write(1, TENSORS, {"step": 1})
     real = os.replace
 

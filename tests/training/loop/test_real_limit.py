@@ -70,7 +70,7 @@ class Trial:
         )
         if self.room is not None:
             limit(self.room << 20)
-        return run.run(), changes, format_edition(run.window.edition)
+        return run.run(), changes, format_edition(run.train_step.edition)
 
 
 def limit(room: int) -> None:

@@ -15,8 +15,7 @@ from mtl_accum import Edition, MultiTaskModel, Split, SummedLoss, Task
 from mtl_accum.editions._engine import listen
 from mtl_accum.planning import format_edition
 from mtl_accum.prediction import PredictionError
-from mtl_accum.training.loop import NoMemoryLeftError, TrainConfig, Training
-from mtl_accum.training.loop import _step as _window
+from mtl_accum.training.loop import NoMemoryLeftError, TrainConfig, Training, _no_memory
 from tests.training.injector import FULL, Injector
 
 CPU = torch.device("cpu")
@@ -152,7 +151,7 @@ def test_what_cannot_be_predicted_is_not_said(monkeypatch: pytest.MonkeyPatch) -
     def fail(*_: Any, **__: Any) -> None:
         raise PredictionError("no")
 
-    monkeypatch.setattr(_window, "predict", fail)
+    monkeypatch.setattr(_no_memory, "predict", fail)
     with pytest.raises(NoMemoryLeftError, match=r"Tried to allocate 2.00 GiB\); a smaller batch"):
         train(Injector(1, {0}), ladder=[Split()])
 

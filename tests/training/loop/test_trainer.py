@@ -85,7 +85,7 @@ def test_a_target_that_is_in_some_batches_is_enough() -> None:
 
 
 def test_an_iterator_has_one_epoch_only() -> None:
-    with pytest.raises(ValueError, match="data: expected batches anew at every iteration, found an iterator"):
+    with pytest.raises(ValueError, match="data: expected batches that can be iterated every epoch, found an iterator"):
         train(model(), iter(batches()))
 
 
