@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mtl_accum._validate import small_int
-from mtl_accum.models._convolutional import ConvClassifier, ConvTrunk, DenseHead
 from mtl_accum.models._multi_task import MultiTaskModel, Task
+from mtl_accum.models.zoo._convolutional import ConvClassifier, ConvTrunk, DenseHead
 
 __all__ = ["Is", "many_tasks"]
 

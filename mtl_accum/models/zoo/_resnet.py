@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from mtl_accum._validate import positive_int, small_int
-from mtl_accum.models._norm import norm2d
+from mtl_accum.models.zoo._norm import norm2d
 
 __all__ = ["Bottleneck", "ResNetTrunk", "convolution"]
 

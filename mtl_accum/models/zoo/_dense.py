@@ -20,7 +20,7 @@ from mtl_accum.models._masked import (
     is_positive,
 )
 from mtl_accum.models._multi_task import MultiTaskModel, Task
-from mtl_accum.models._resnet import ResNetTrunk, convolution
+from mtl_accum.models.zoo._resnet import ResNetTrunk, convolution
 
 __all__ = ["ASPP", "DeepLabHead", "dense3"]
 

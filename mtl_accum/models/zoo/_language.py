@@ -15,8 +15,8 @@ from mtl_accum.models._chunked import Chunked
 from mtl_accum.models._count_functions import count_labels
 from mtl_accum.models._masked import TokenCrossEntropy
 from mtl_accum.models._multi_task import MultiTaskModel, Selector, Task
-from mtl_accum.models._transformer import TransformerBlock, scaled_trunk
 from mtl_accum.models._weight import Weight
+from mtl_accum.models.zoo._transformer import TransformerBlock, scaled_trunk
 
 __all__ = ["Ahead", "LanguageHead", "LanguageTask", "lm_heads"]
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mtl_accum.models._count_functions import count_labels, count_present
 from mtl_accum.models._masked import MaskedLoss, TokenCrossEntropy, is_present, squared_error
 from mtl_accum.models._multi_task import MultiTaskModel, Task
-from mtl_accum.models._transformer import scaled_trunk
+from mtl_accum.models.zoo._transformer import scaled_trunk
 
 __all__ = ["MaskedWordHead", "SentenceHead", "TokenHead", "text8"]
 
