@@ -15,9 +15,9 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from mtl_accum import compare, predict
-from mtl_accum._torch_pytree import tree_map_only
 from mtl_accum.memory import driver_version
 from mtl_accum.report import markdown_table
 from mtl_accum.testing import MODES, NETWORKS, basic_editions

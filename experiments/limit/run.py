@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from experiments.limit.picture import draw
 from experiments.limit.saved import Limit, limit_of
 from experiments.study import MIB, Report, parser
-from mtl_accum._torch_pytree import tree_leaves, tree_map
 from mtl_accum.editions import samples_of
 from mtl_accum.measure import FreshProcess, Measurement, compare
 from mtl_accum.memory import Parts, PeakMemory

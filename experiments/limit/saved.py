@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from mtl_accum import SummedLoss
-from mtl_accum._torch_pytree import tree_leaves, tree_map
 from mtl_accum.memory import Parts, TrainingStep
 
 __all__ = ["Limit", "limit_of"]

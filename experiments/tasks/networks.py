@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from experiments.tasks.checkpointed_heads import CheckpointedHeads
 from experiments.tasks.torch_jd import TorchJD
 from mtl_accum import AsLoss, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
-from mtl_accum._torch_pytree import tree_map_only
 from mtl_accum.memory import Parts
 from mtl_accum.models import many_tasks
 from mtl_accum.testing import many_heads

@@ -1,4 +1,4 @@
-"""scikit-learn's bundled handwritten digits, as a two-task data set: name the digit, take the noise away."""
+"""Handwritten digits of scikit-learn as a data set of two tasks: classify the digit, remove the noise."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class Digits:
     """1,797 real scans of 8x8 pixels (Alpaydin and Kaynak, 1998, Optical Recognition of Handwritten Digits).
 
     A batch is a dict: `image` (N, 1, 8, 8), the clean image plus Gaussian noise; `clean` (N, 1, 8, 8), values
-    from 0 to 1; `digit` (N,), int64. Training noise is drawn anew for every sample and epoch, test noise once.
+    from 0 to 1; `digit` (N,), int64. Training noise is drawn for every sample and epoch, test noise once.
 
     Args:
-        batch_size: samples of a training batch; the last batch of an epoch may be shorter.
-        noise: standard deviation of the noise; the images reach from 0 to 1.
-        test_fraction: share of the samples that is kept for testing, the same ones in every run.
-        seed: of the order of the training samples and of the test noise.
-        validation_fraction: share of the training samples that is kept for validation; 0 keeps none.
-        num_workers: processes that load the training data; 0 loads in this one.
+        batch_size: Number of samples in a training batch; the last batch of an epoch may be shorter.
+        noise: Standard deviation of the noise; pixels are in 0 to 1.
+        test_fraction: Share of the samples kept for testing, the same samples in every run.
+        seed: Seed of the order of the training samples and of the test noise.
+        validation_fraction: Share of the training samples kept for validation; 0 keeps none.
+        num_workers: Number of processes that load the training data; 0 loads in this process.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range, or, when data is loaded, the fractions leave too few samples.
     """
 
     batch_size: int = 256
@@ -50,17 +50,17 @@ class Digits:
         fraction("test_fraction", self.test_fraction)
 
     def train(self) -> Loader:
-        """Shuffled training batches."""
+        """Return shuffled training batches."""
         clean, digit = self._part("train")
         noisy = _Noisy(clean, digit, self.noise, None)
         return Loader(noisy, self.batch_size, shuffle=True, seed=self.seed, num_workers=self.num_workers)
 
     def validation(self) -> Loader | None:
-        """Validation batches, in a fixed order with fixed noise; None where none are kept."""
+        """Return validation batches in a fixed order with fixed noise, or None if there is no validation data."""
         return self._fixed("validation") if self.validation_fraction else None
 
     def test(self) -> Loader:
-        """Test batches, in a fixed order with fixed noise."""
+        """Return test batches in a fixed order with fixed noise."""
         return self._fixed("test")
 
     def _fixed(self, part: str) -> Loader:
@@ -73,7 +73,7 @@ class Digits:
         from sklearn.model_selection import train_test_split
 
         digits: Any = load_digits()
-        clean = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16.0  # the scans count 0 to 16
+        clean = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16.0  # pixel values are 0 to 16
         digit = torch.tensor(digits.target, dtype=torch.int64)
         parts = {}
         try:
@@ -87,11 +87,13 @@ class Digits:
         except ValueError as error:
             fractions = f"test_fraction={self.test_fraction}, validation_fraction={self.validation_fraction}"
             raise ValueError(f"{fractions} leave too few samples: {error}") from error
-        chosen = {"train": train, **parts}[part]
-        return clean[chosen], digit[chosen]
+        indices = {"train": train, **parts}[part]
+        return clean[indices], digit[indices]
 
 
 class _Noisy(Dataset[dict[str, Tensor]]):
+    """Digits with noise: the given noise, or random noise for every access if it is None."""
+
     def __init__(self, clean: Tensor, digit: Tensor, scale: float, noise: Tensor | None) -> None:
         self._clean, self._digit, self._scale, self._noise = clean, digit, scale, noise
 

@@ -1,4 +1,4 @@
-"""Data sets that are drawn, sample by sample, when they are asked for: real shapes and types without files."""
+"""Synthetic data sets, generated sample by sample on access: realistic shapes and types without files."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mtl_accum._validate import natural, positive_int, workers
-from mtl_accum.data._loader import Loader, _mix
+from mtl_accum.data._loader import Loader
+from mtl_accum.data._seeding import mix_seeds
 
 __all__ = ["Generated", "Recipe"]
 
-Recipe = Callable[[np.random.Generator], dict[str, np.ndarray]]  # draws one sample
+Recipe = Callable[[np.random.Generator], dict[str, np.ndarray]]  # generates one sample
 
 
 @final
 @dataclass(frozen=True)
 class Generated:
-    """Samples of a recipe: the same ones for the same seed, in every epoch and with any number of workers.
+    """Data set of generated samples: the same for the same seed, in every epoch and with any number of workers.
 
     Args:
-        recipe: draws a sample, a dict of arrays, from a generator of random numbers.
-        batch_size: samples of a batch; a training epoch leaves out a last batch that is shorter.
-        samples: of a training epoch.
-        test_samples: of the test data.
-        validation_samples: of the validation data; 0 keeps none.
-        seed: of the samples and of the order of the training samples.
-        num_workers: processes that draw the training data; 0 draws in this one.
+        recipe: Function that generates a sample, a dict of arrays, from a random generator.
+        batch_size: Number of samples in a batch; a training epoch leaves out a shorter last batch.
+        samples: Number of samples in a training epoch.
+        test_samples: Number of samples in the test data.
+        validation_samples: Number of samples in the validation data; 0 means no validation data.
+        seed: Seed of the samples and of the order of the training samples.
+        num_workers: Number of processes that generate the training data; 0 generates in this process.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
 
     recipe: Recipe
@@ -60,24 +61,26 @@ class Generated:
             )
 
     def train(self) -> Loader:
-        """Shuffled training batches, all of one size."""
-        drawn = _Drawn(self.recipe, "train", self.samples, self.seed)
+        """Return shuffled training batches, all of the same size."""
+        dataset = _Samples(self.recipe, "train", self.samples, self.seed)
         return Loader(
-            drawn, self.batch_size, shuffle=True, drop_last=True, seed=self.seed, num_workers=self.num_workers
+            dataset, self.batch_size, shuffle=True, drop_last=True, seed=self.seed, num_workers=self.num_workers
         )
 
     def validation(self) -> Loader | None:
-        """Validation batches, in a fixed order; None where none are kept."""
+        """Return validation batches in a fixed order, or None if there is no validation data."""
         if not self.validation_samples:
             return None
-        return Loader(_Drawn(self.recipe, "validation", self.validation_samples, self.seed), self.batch_size)
+        return Loader(_Samples(self.recipe, "validation", self.validation_samples, self.seed), self.batch_size)
 
     def test(self) -> Loader:
-        """Test batches, in a fixed order."""
-        return Loader(_Drawn(self.recipe, "test", self.test_samples, self.seed), self.batch_size)
+        """Return test batches in a fixed order."""
+        return Loader(_Samples(self.recipe, "test", self.test_samples, self.seed), self.batch_size)
 
 
-class _Drawn(Dataset[dict[str, Tensor]]):
+class _Samples(Dataset[dict[str, Tensor]]):
+    """Generated samples of one part of the data: training, validation or test."""
+
     def __init__(self, recipe: Recipe, part: str, samples: int, seed: int) -> None:
         self._recipe, self._part, self._samples, self._seed = recipe, part, samples, seed
 
@@ -85,5 +88,5 @@ class _Drawn(Dataset[dict[str, Tensor]]):
         return self._samples
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        drawn = self._recipe(np.random.default_rng(_mix(self._seed, self._part, index)))
-        return {name: torch.from_numpy(np.asarray(value)) for name, value in drawn.items()}
+        sample = self._recipe(np.random.default_rng(mix_seeds(self._seed, self._part, index)))
+        return {name: torch.from_numpy(np.asarray(value)) for name, value in sample.items()}

@@ -1,4 +1,4 @@
-"""The interface of a data set."""
+"""Interface of a data set."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["Data"]
 
 
 class Data(Protocol):
-    """A data set."""
+    """Interface of a data set."""
 
     def train(self) -> Iterable[Any]:
-        """Batches of one epoch at every iteration."""
+        """Return the training data; every iteration is one epoch of batches."""
         ...
 
     def test(self) -> Iterable[Any]:
-        """Batches to measure on."""
+        """Return the batches to evaluate on."""
         ...

@@ -1,4 +1,4 @@
-"""Drawn rooms: an image with its segmentation, depth and surface normals."""
+"""Synthetic indoor scenes: images with segmentation, depth and surface normals."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from mtl_accum._validate import pair, positive_int, small_int
 __all__ = ["Scenes"]
 
 _NEAREST, _FARTHEST = 0.7, 10.0  # metres, the range of the camera behind NYUv2
-_LIGHTS = np.array([[0.8, 0.0, 0.6], [-0.4, 0.7, 0.6], [-0.4, -0.7, 0.6]])  # one a colour: shading shows the normal
-_FOG = 10.0  # metres in which an image loses two thirds of its light: brightness shows the depth
-_SHADING = 0.2  # share of the light that depends on the direction
-_NOISE = 0.02
+_LIGHTS = np.array(
+    [[0.8, 0.0, 0.6], [-0.4, 0.7, 0.6], [-0.4, -0.7, 0.6]]
+)  # one per colour channel, so shading shows the normal
+_FOG = 10.0  # metres after which two thirds of the light are lost, so brightness shows the depth
+_SHADING = 0.2  # share of the light that depends on the normal
+_NOISE = 0.02  # standard deviation of the pixel noise
 
 
 @final
 @dataclass(frozen=True)
 class Scenes:
-    """Draws planes in front of each other, in the shapes and types of NYUv2 (Silberman et al., 2012).
+    """Generator of scenes of overlapping planes, in the shapes and types of NYUv2 (Silberman et al., 2012).
 
     A sample: `image` (3, H, W), float32 from -1 to 1; `segmentation` (H, W), int64, -1 where unlabelled; `depth`
-    (1, H, W), float32 in metres, 0 where the sensor saw nothing; `normals` (3, H, W), float32 unit vectors towards the
-    camera, 0 where there is no depth. The image is the class's colour, shaded by the normal and dimmed by the depth.
+    (1, H, W), float32 in metres, 0 where unknown; `normals` (3, H, W), float32 unit vectors towards the
+    camera, 0 where the depth is unknown. A pixel has the colour of its class, shaded by its normal and dimmed by its
+    depth.
 
     Args:
-        scale: of height and width.
-        size: height and width at scale 1, in pixels.
-        classes: of the segmentation.
-        planes: in a scene.
+        scale: Factor of height and width.
+        size: Height and width at scale 1, in pixels.
+        classes: Number of segmentation classes.
+        planes: Number of planes in a scene.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
 
     scale: float = 1.0
@@ -52,7 +55,7 @@ class Scenes:
             scaled(side, self.scale)
 
     def __call__(self, draw: np.random.Generator) -> dict[str, np.ndarray]:
-        """One sample."""
+        """Generate one sample."""
         height, width = (scaled(side, self.scale) for side in self.size)
         rows, columns = np.meshgrid(np.linspace(-0.5, 0.5, height), np.linspace(-0.5, 0.5, width), indexing="ij")
         labels = np.zeros((height, width), np.int64)
@@ -60,20 +63,20 @@ class Scenes:
         normals = np.zeros((3, height, width))
         everywhere = (slice(None), slice(None))
         for plane in range(self.planes):
-            here = everywhere if plane == 0 else _rectangle(draw, height, width)
+            region = everywhere if plane == 0 else _rectangle(draw, height, width)
             down, right = draw.uniform(-2, 2, 2)  # metres across the image
             far = draw.uniform(2, 8)
             normal = np.array([right, down, 1.0]) / np.sqrt(1 + down**2 + right**2)
-            labels[here] = draw.integers(self.classes)
-            depth[here] = (far + down * rows + right * columns)[here]
-            normals[:, here[0], here[1]] = normal[:, None, None]
+            labels[region] = draw.integers(self.classes)
+            depth[region] = (far + down * rows + right * columns)[region]
+            normals[:, region[0], region[1]] = normal[:, None, None]
         depth = depth.clip(_NEAREST, _FARTHEST)
         shading = 1 - _SHADING + _SHADING * np.tensordot(_LIGHTS, normals, 1)
         light = _colours(self.classes)[:, labels] * shading * np.exp(-depth / _FOG)
         image = 2 * light - 1 + draw.normal(0, _NOISE, light.shape)
         labels[_rectangle(draw, height, width)] = -1
         depth[_rectangle(draw, height, width)] = 0
-        depth[draw.random((height, width)) < 0.05] = 0  # shiny and far surfaces
+        depth[draw.random((height, width)) < 0.05] = 0  # missing values, as on shiny and distant surfaces
         return {
             "image": image.astype(np.float32),
             "segmentation": labels,
@@ -83,16 +86,16 @@ class Scenes:
 
 
 def _colours(classes: int) -> np.ndarray:
-    """One hue a class, (3, classes): shading and depth change a colour less than the next class does."""
+    """Return one hue per class, (3, classes). Hues differ more between classes than by shading and depth."""
     hues = 2 * np.pi * (np.arange(classes) / classes - np.arange(3)[:, None] / 3)
     return np.asarray(0.6 + 0.4 * np.cos(hues))
 
 
 def _rectangle(draw: np.random.Generator, height: int, width: int) -> tuple[slice, slice]:
-    """A part of an image, of a sixteenth to a half of each side."""
-    found = []
+    """Draw a rectangle of an image; each side is a sixteenth to a half of the image's."""
+    sides = []
     for side in (height, width):
         extent = max(1, int(side * draw.uniform(1 / 16, 1 / 2)))
         start = int(draw.integers(side - extent + 1))
-        found.append(slice(start, start + extent))
-    return found[0], found[1]
+        sides.append(slice(start, start + extent))
+    return sides[0], sides[1]

@@ -1,13 +1,9 @@
-"""Networks: the multi-task wrapper, trunks and heads."""
+"""Multi-task networks: tasks, their losses and counts, and trunks and heads from the literature."""
 
 from mtl_accum.models._chunked import chunked
-from mtl_accum.models._convolutional import ConvBlock, ConvClassifier, ConvTrunk, DenseHead
 from mtl_accum.models._count_functions import count_labels, count_mask, count_present
 from mtl_accum.models._default_count import default_count
-from mtl_accum.models._dense import ASPP, DeepLabHead, dense3
 from mtl_accum.models._group_norm import to_group_norm
-from mtl_accum.models._language import Ahead, LanguageHead, LanguageTask, lm_heads
-from mtl_accum.models._many_tasks import many_tasks
 from mtl_accum.models._masked import (
     Error,
     MaskedLoss,
@@ -26,12 +22,31 @@ from mtl_accum.models._masked import (
     squared_error,
 )
 from mtl_accum.models._multi_task import MultiTaskModel, Task
-from mtl_accum.models._norm import FrozenBatchNorm2d
-from mtl_accum.models._resnet import Bottleneck, ResNetTrunk
-from mtl_accum.models._text8 import MaskedWordHead, SentenceHead, TokenHead, text8
-from mtl_accum.models._transformer import TransformerBlock, TransformerTrunk
 from mtl_accum.models._weight import UncertaintyWeight
 from mtl_accum.models._with_loss import WithLoss
+from mtl_accum.models.zoo import (
+    ASPP,
+    Ahead,
+    Bottleneck,
+    ConvBlock,
+    ConvClassifier,
+    ConvTrunk,
+    DeepLabHead,
+    DenseHead,
+    FrozenBatchNorm2d,
+    LanguageHead,
+    LanguageTask,
+    MaskedWordHead,
+    ResNetTrunk,
+    SentenceHead,
+    TokenHead,
+    TransformerBlock,
+    TransformerTrunk,
+    dense3,
+    lm_heads,
+    many_tasks,
+    text8,
+)
 
 __all__ = [
     "ASPP",

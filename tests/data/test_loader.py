@@ -1,4 +1,4 @@
-"""Loaders: the same batches whoever loads them and wherever they begin; a failure says which sample."""
+"""Loaders: the same batches with any number of workers and from any start; failures name the sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from mtl_accum.data import Loader, MixedLoader, SampleError, WorkerError, _loader
+from mtl_accum.data import Loader, MixedLoader, SampleError, WorkerError, _worker_signals
 
 
 class Noisy(Dataset):
@@ -131,7 +131,7 @@ def test_one_reader_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_workers_leave_signals_to_the_process_that_trains(number: Any) -> None:
+def test_workers_leave_signals_to_the_training_process(number: Any) -> None:
     loader = iter(Loader(Noisy(200), 5, num_workers=2))
     next(loader)
     for process in multiprocessing.active_children():
@@ -141,13 +141,13 @@ def test_workers_leave_signals_to_the_process_that_trains(number: Any) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_worker_that_is_still_starting_survives_them_too(monkeypatch: pytest.MonkeyPatch, number: Any) -> None:
-    ready = _loader._Deaf.__call__
+    ready = _worker_signals.IgnoreSignals.__call__
 
-    def late(deaf: Any, worker: Any) -> None:
+    def late(initializer: Any, worker: Any) -> None:
         time.sleep(worker)
-        ready(deaf, worker)
+        ready(initializer, worker)
 
-    monkeypatch.setattr(_loader._Deaf, "__call__", late)
+    monkeypatch.setattr(_worker_signals.IgnoreSignals, "__call__", late)
     loader = iter(Loader(Noisy(200), 5, num_workers=2))
     next(loader)
     for process in multiprocessing.active_children():
@@ -155,7 +155,7 @@ def test_a_worker_that_is_still_starting_survives_them_too(monkeypatch: pytest.M
     assert len(list(loader)) == 39
 
 
-def test_the_process_that_trains_hears_signals_itself() -> None:
+def test_the_training_process_receives_signals_itself() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     next(iter(Loader(Noisy(), 5, num_workers=1)))
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

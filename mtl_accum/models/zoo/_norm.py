@@ -1,4 +1,4 @@
-"""Normalisations of feature maps, by name."""
+"""Normalisation layers for feature maps, by name."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _GROUPS = 32
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm whose statistics and affine parameters stay as they are, in training too: an affine map per channel.
+    """BatchNorm with frozen statistics and affine parameters, in training too: an affine map per channel.
 
-    Usual where a pretrained network is fine-tuned with few images a batch; samples do not touch each other in it.
+    Usual where a pretrained network is fine-tuned with few images per batch. Its samples are independent.
 
     Args:
-        channels: of the feature map.
+        channels: Number of channels of the feature map.
     """
 
     def __init__(self, channels: int) -> None:
@@ -32,15 +32,16 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def norm2d(norm: str, channels: int) -> nn.Module:
-    """A normalisation of (N, channels, H, W).
+    """Build a normalisation layer for (N, channels, H, W).
 
     Args:
-        norm: "batch" (Ioffe and Szegedy, 2015), whose statistics are those of the samples that go through at once;
-            "group" (Wu and He, 2018) with 32 groups, or as many as divide the channels; or "frozen".
-        channels: of the feature map.
+        norm: Name of the normalisation: "batch" (Ioffe and Szegedy, 2015), whose statistics are those of the samples in
+            one pass; "group" (Wu and He, 2018) with the greatest common divisor of 32 and `channels` as the number of
+            groups; or "frozen".
+        channels: Number of channels of the feature map.
 
     Raises:
-        ValueError: there is no such normalisation.
+        ValueError: There is no such normalisation.
     """
     if norm == "batch":
         return nn.BatchNorm2d(channels)

@@ -1,4 +1,4 @@
-"""Three dense predictions from one image: semantic segmentation, depth, surface normals."""
+"""Dense prediction from one image: semantic segmentation, depth and surface normals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mtl_accum.models._masked import (
     is_positive,
 )
 from mtl_accum.models._multi_task import MultiTaskModel, Task
-from mtl_accum.models._resnet import ResNetTrunk, convolution
+from mtl_accum.models.zoo._resnet import ResNetTrunk, convolution
 
 __all__ = ["ASPP", "DeepLabHead", "dense3"]
 
@@ -30,16 +30,16 @@ _RATES = (12, 24, 36)  # dilations at output stride 8
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: (N, inputs, h, w) -> (N, outputs, h, w).
 
-    Parallel convolutions of several dilations and an average over the image, put together by a 1x1 convolution.
+    Parallel convolutions with several dilations and an average over the image, combined by a 1x1 convolution.
 
     Reference: Chen, Papandreou, Schroff and Adam (2017), Rethinking Atrous Convolution for Semantic Image Segmentation.
 
     Args:
-        inputs: channels in.
-        outputs: channels of each branch and of the result.
-        rates: dilations of the 3x3 convolutions.
-        dropout: probability to drop an entry of the result.
-        norm: "batch", "group" or "frozen"; see `norm2d`.
+        inputs: Number of input channels.
+        outputs: Number of channels of each branch and of the result.
+        rates: Dilations of the 3x3 convolutions.
+        dropout: Probability of dropping an entry of the result.
+        norm: Normalisation, "batch", "group" or "frozen"; see `norm2d`.
     """
 
     def __init__(
@@ -54,26 +54,26 @@ class ASPP(nn.Module):
         self.project = nn.Sequential(*convolution(joined, outputs, 1, norm=norm), nn.Dropout(dropout))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, inputs, h, w) -> (N, outputs, h, w)."""
-        found = [branch(features) for branch in self.branches]
-        found.append(self.pooled(features).expand_as(found[0]))
-        projected: Tensor = self.project(torch.cat(found, 1))
+        """Map features (N, inputs, h, w) to features (N, outputs, h, w)."""
+        outputs = [branch(features) for branch in self.branches]
+        outputs.append(self.pooled(features).expand_as(outputs[0]))
+        projected: Tensor = self.project(torch.cat(outputs, 1))
         return projected
 
 
 class DeepLabHead(nn.Module):
     """ASPP, a 3x3 and a 1x1 convolution, bilinear upsampling: (N, inputs, h, w) -> (N, outputs, H, W).
 
-    The head of DeepLabv3 (Chen et al., 2017), as multi-task baselines use it for every dense task.
+    The head of DeepLabv3 (Chen et al., 2017). Multi-task baselines use it for every dense task.
 
     Args:
-        inputs: channels of the representation.
-        outputs: channels of the output map.
-        size: height and width of the output map, in pixels.
-        width: channels inside.
-        rates: dilations of the ASPP.
-        dropout: probability to drop an entry behind the ASPP.
-        norm: "batch", "group" or "frozen"; see `norm2d`.
+        inputs: Number of channels of the representation.
+        outputs: Number of channels of the output map.
+        size: Height and width of the output map, in pixels.
+        width: Number of channels inside the head.
+        rates: Dilations of the ASPP.
+        dropout: Probability of dropping an entry of the ASPP's output.
+        norm: Normalisation, "batch", "group" or "frozen"; see `norm2d`.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class DeepLabHead(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, inputs, h, w) -> (N, outputs, H, W)."""
+        """Map features (N, inputs, h, w) to an output map (N, outputs, H, W)."""
         return F.interpolate(self.layers(features), self._size, mode="bilinear", align_corners=False)
 
 
@@ -111,27 +111,28 @@ def dense3(
     dropout: float = 0.5,
     norm: str = "batch",
 ) -> MultiTaskModel:
-    """A dilated ResNet-50 with three DeepLab heads, as the multi-task literature trains them on NYUv2.
+    """Build a dilated ResNet-50 with three DeepLab heads, the usual multi-task network on NYUv2.
 
     The batch has `image` (N, 3, H, W); `segmentation` (N, H, W), int64, -1 where unlabelled; `depth` (N, 1, H, W) in
-    metres, 0 where the sensor saw nothing; `normals` (N, 3, H, W), unit vectors, 0 where there is none. The losses are
-    cross-entropy, L1 and cosine distance, each a mean over its own valid pixels.
+    metres, 0 where unknown; `normals` (N, 3, H, W), unit vectors, 0 where unknown. The losses are cross-entropy, L1 and
+    cosine distance, each a mean over its own valid pixels.
 
     References: Liu, Johns and Davison (2019), End-to-End Multi-Task Learning with Attention (288x384, 13 classes, the
     losses); Vandenhende et al. (2021), Multi-Task Learning for Dense Prediction Tasks: A Survey (trunk and heads).
 
     Args:
-        scale: of height, width, channels and dilations of the heads; the number of layers stays.
-        size: height and width of the image at scale 1, in pixels.
-        classes: of the segmentation; 13 or 40 on NYUv2.
-        width: channels of the stem at scale 1.
-        blocks: bottlenecks of the four stages.
-        head_width: channels inside a head at scale 1.
-        dropout: probability to drop an entry behind the ASPP.
-        norm: "batch" (the literature's), "group" or "frozen"; editions in pieces refuse "batch".
+        scale: Factor of height, width, channels and dilations of the heads; the number of layers does not change.
+        size: Height and width of the image at scale 1, in pixels.
+        classes: Number of segmentation classes; 13 or 40 on NYUv2.
+        width: Number of channels of the stem at scale 1.
+        blocks: Number of bottlenecks in each of the four stages.
+        head_width: Number of channels inside a head at scale 1.
+        dropout: Probability of dropping an entry of the ASPP's output.
+        norm: Normalisation: "batch" as in the literature, "group" or "frozen". Editions that cut the batch into pieces
+            refuse "batch".
 
     Raises:
-        ValueError: a number is out of range, or there is no such normalisation.
+        ValueError: A number is out of range, or there is no such normalisation.
     """
     pair("size", size)
     positive_int("classes", classes)
@@ -139,7 +140,6 @@ def dense3(
     trunk = ResNetTrunk(scaled(width, scale, 4, name="width"), blocks, norm)
     pixels = [scaled(side, scale, name="size") for side in size]
     rates = [scaled(rate, scale) for rate in _RATES]
-
     inner = scaled(head_width, scale, 8, name="head_width")
 
     def head(outputs: int) -> DeepLabHead:

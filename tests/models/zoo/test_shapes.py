@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Edition, PerTask, Split, SummedLoss, Task, predict
-from mtl_accum._torch_pytree import tree_map_only
 from mtl_accum.models import LanguageTask, MaskedLoss, count_valid, dense3, is_present, lm_heads, squared_error
 from mtl_accum.testing import SHAPES, Workload, assert_same_gradient, run_edition
 from mtl_accum.verify._difference import gradient_difference

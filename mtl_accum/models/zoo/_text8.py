@@ -1,4 +1,4 @@
-"""Eight tasks on one text encoder: tags of tokens, properties of sentences, masked words."""
+"""Text encoder with eight tasks: tags of tokens, properties of sentences, masked words."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from torch import Tensor, nn
 from mtl_accum.models._count_functions import count_labels, count_present
 from mtl_accum.models._masked import MaskedLoss, TokenCrossEntropy, is_present, squared_error
 from mtl_accum.models._multi_task import MultiTaskModel, Task
-from mtl_accum.models._transformer import scaled_trunk
+from mtl_accum.models.zoo._transformer import scaled_trunk
 
 __all__ = ["MaskedWordHead", "SentenceHead", "TokenHead", "text8"]
 
-_TAGS = {"pos": 17, "ner": 9, "chunks": 23}  # universal parts of speech; CoNLL-2003's and CoNLL-2000's labels
+_TAGS = {"pos": 17, "ner": 9, "chunks": 23}  # classes: universal parts of speech, CoNLL-2003's and CoNLL-2000's labels
 _SENTENCES = {"sentiment": 2, "entailment": 3}
 
 
 class TokenHead(nn.Sequential):
-    """Dropout and a linear layer on every token: (N, L, width) -> (N, L, classes).
+    """Dropout and linear layer on every token: (N, L, width) -> (N, L, classes).
 
     Args:
-        width: of the representation.
-        classes: number of labels.
-        dropout: probability to drop an entry.
+        width: Number of channels of the representation.
+        classes: Number of labels.
+        dropout: Probability of dropping an entry.
     """
 
     def __init__(self, width: int, classes: int, dropout: float = 0.1) -> None:
@@ -29,12 +29,12 @@ class TokenHead(nn.Sequential):
 
 
 class SentenceHead(nn.Module):
-    """BERT's pooler on the first token, dropout, linear: (N, L, width) -> (N, outputs).
+    """BERT's pooler on the first token, dropout and linear layer: (N, L, width) -> (N, outputs).
 
     Args:
-        width: of the representation.
-        outputs: classes, or numbers to predict.
-        dropout: probability to drop an entry.
+        width: Number of channels of the representation.
+        outputs: Number of classes, or of values to predict.
+        dropout: Probability of dropping an entry.
     """
 
     def __init__(self, width: int, outputs: int, dropout: float = 0.1) -> None:
@@ -42,17 +42,17 @@ class SentenceHead(nn.Module):
         self.layers = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Dropout(dropout), nn.Linear(width, outputs))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(N, L, width) -> (N, outputs)."""
-        found: Tensor = self.layers(tokens[:, 0])
-        return found
+        """Map tokens (N, L, width) to (N, outputs)."""
+        outputs: Tensor = self.layers(tokens[:, 0])
+        return outputs
 
 
 class MaskedWordHead(nn.Sequential):
     """BERT's masked-word head: (N, L, width) -> (N, L, vocabulary).
 
     Args:
-        width: of the representation.
-        vocabulary: number of different tokens.
+        width: Number of channels of the representation.
+        vocabulary: Number of different tokens.
     """
 
     def __init__(self, width: int, vocabulary: int) -> None:
@@ -68,7 +68,7 @@ def text8(
     heads: int = 12,
     dropout: float = 0.1,
 ) -> MultiTaskModel:
-    """BERT-base with eight heads: three tag tokens, three judge a pair of sentences, two restore masked words.
+    """Build BERT-base with eight heads: three for tokens, three for pairs of sentences, two for masked words.
 
     The batch has `tokens` (N, L), int64, 0 being padding; `pos` (17 tags), `ner` (9), `chunks` (23), `general` and
     `medical` (masked words of two domains), all (N, L), int64, -100 where there is no label; `sentiment` (2 classes)
@@ -78,15 +78,15 @@ def text8(
     Liu et al. (2019), Multi-Task Deep Neural Networks for Natural Language Understanding.
 
     Args:
-        scale: of vocabulary, length, layers and attention heads, of 64 channels each.
-        vocabulary: number of different tokens at scale 1.
-        length: the most tokens of a sample at scale 1.
-        layers: blocks of the trunk at scale 1.
-        heads: of the attention at scale 1.
-        dropout: probability to drop an entry, in trunk and heads.
+        scale: Factor of vocabulary, length, layers and attention heads; a head has 64 channels.
+        vocabulary: Number of different tokens at scale 1.
+        length: Largest number of tokens in a sample at scale 1.
+        layers: Number of blocks of the trunk at scale 1.
+        heads: Number of attention heads at scale 1.
+        dropout: Probability of dropping an entry, in trunk and heads.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: A number is out of range.
     """
     trunk = scaled_trunk(
         scale, vocabulary=vocabulary, length=length, layers=layers, heads=heads, dropout=dropout, padding=0

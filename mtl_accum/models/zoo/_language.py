@@ -1,4 +1,4 @@
-"""Several language-model heads on one decoder: head k predicts the token k steps ahead."""
+"""Multi-token prediction: a decoder whose head k predicts the token k steps ahead."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from mtl_accum.models._chunked import Chunked
 from mtl_accum.models._count_functions import count_labels
 from mtl_accum.models._masked import TokenCrossEntropy
 from mtl_accum.models._multi_task import MultiTaskModel, Selector, Task
-from mtl_accum.models._transformer import TransformerBlock, scaled_trunk
 from mtl_accum.models._weight import Weight
+from mtl_accum.models.zoo._transformer import TransformerBlock, scaled_trunk
 
 __all__ = ["Ahead", "LanguageHead", "LanguageTask", "lm_heads"]
 
 
 class Ahead:
-    """A target: the tokens so many steps ahead, (N, L) -> (N, L), -100 where the text has ended.
+    """Target: the tokens `steps` positions ahead, (N, L) -> (N, L), -100 after the end of the text.
 
     Args:
-        key: of the batch, where the tokens are.
-        steps: how far ahead.
+        key: Key of the tokens in the batch.
+        steps: Number of positions to look ahead.
+
+    Raises:
+        ValueError: steps is less than 1.
     """
 
     def __init__(self, key: str, steps: int) -> None:
@@ -34,17 +37,17 @@ class Ahead:
         self._key, self._steps = key, steps
 
     def __call__(self, batch: Any) -> Tensor:
-        """The target of a batch."""
+        """Return the target of a batch."""
         return F.pad(batch[self._key][:, self._steps :], (0, self._steps), value=-100)
 
 
 class LanguageHead(nn.Module):
-    """A block, normalisation and a linear layer to the vocabulary: (N, L, width) -> (N, L, vocabulary).
+    """Block, normalisation and linear layer to the vocabulary: (N, L, width) -> (N, L, vocabulary).
 
     Args:
-        block: (N, L, width) -> (N, L, width).
-        width: of the representation.
-        words: the linear layer; heads may share it.
+        block: Module from (N, L, width) to (N, L, width).
+        width: Number of channels of the representation.
+        words: Linear layer to the vocabulary; heads may share it.
     """
 
     def __init__(self, block: nn.Module, width: int, words: nn.Linear) -> None:
@@ -53,24 +56,24 @@ class LanguageHead(nn.Module):
         self.words = words
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(N, L, width) -> (N, L, vocabulary)."""
+        """Map tokens (N, L, width) to logits (N, L, vocabulary)."""
         logits: Tensor = self.words(self.hidden(tokens))
         return logits
 
 
 class LanguageTask(Task):
-    """A language model's loss, in chunks of the sequence: the logits of all tokens never exist at once.
+    """Language-model task that computes its loss in chunks of the sequence, never holding the logits of all tokens.
 
-    `weight * cross_entropy(head(representation), target)`, a mean over the labels that are not -100. Each chunk makes
-    its logits and their gradient at once, see `chunked`: logits, their log-softmax and their gradient exist for
-    1 / chunks of the tokens. The gradient of the last layer is held until the backward: once for each head where the
-    losses of heads that share the layer wait for one backward, as under `SummedLoss`.
+    `weight * cross_entropy(head(representation), target)`, a mean over the labels that are not -100. The logits of
+    a chunk and their gradient are computed together (see `chunked`): logits, log-softmax and gradient exist for
+    1 / chunks of the tokens. The gradient of the last layer is held until the backward. Heads that share the layer hold
+    one gradient each if their losses wait for one backward, as under `SummedLoss`.
 
     Args:
-        head: whose `words` run chunk by chunk.
-        target: key of the batch, or callable of it: labels (N, L), int64, -100 where there is none.
-        weight: as a `Task` has it.
-        chunks: pieces of the sequence; 1 makes all logits at once, in autograd's own graph.
+        head: Head whose `words` run chunk by chunk.
+        target: Key of the batch, or callable of it, for labels (N, L), int64, -100 where there is none.
+        weight: Weight of the loss, as for `Task`.
+        chunks: Number of pieces of the sequence; 1 computes all logits at once, in autograd's own graph.
 
     Raises:
         ValueError: chunks is less than 1.
@@ -82,7 +85,7 @@ class LanguageTask(Task):
         self._chunks = chunks
 
     def forward(self, representation: Any, batch: Any) -> Tensor:
-        """The weighted loss, a 0-dim tensor."""
+        """Return the weighted loss, a 0-dim tensor."""
         if self._chunks == 1:
             return super().forward(representation, batch)
         if not torch.compiler.is_compiling():
@@ -101,9 +104,9 @@ class LanguageTask(Task):
 
 
 def _scale(count: Tensor) -> float | Tensor:
-    """Return what a sum over so many labels will be multiplied by before its backward.
+    """Return the factor that a sum over `count` labels is multiplied by before its backward.
 
-    Where that is unknown, 1: in fp16 the gradient of a sum needs no scale, as that of a mean does.
+    The factor is 1 if no scale is expected: in fp16 the gradient of a sum needs none, unlike the gradient of a mean.
     """
     scale = expected_scale()
     return 1.0 if scale is None else scale / count.clamp(min=1)
@@ -120,7 +123,7 @@ def lm_heads(
     chunks: int = 1,
     dropout: float = 0.1,
 ) -> MultiTaskModel:
-    """A GPT-like decoder that predicts several tokens ahead; each head is a block, and all share the last layer.
+    """Build a GPT-like decoder that predicts several tokens ahead; heads are blocks that share the last layer.
 
     The batch has `tokens` (N, L), int64. Task `ahead k` predicts the token k steps ahead. The paper runs the heads one
     after the other on the detached representation to save memory: that is `Split`.
@@ -129,17 +132,17 @@ def lm_heads(
     via Multi-token Prediction.
 
     Args:
-        scale: of vocabulary, length, layers and attention heads, of 64 channels each.
-        vocabulary: number of different tokens at scale 1.
-        length: the most tokens of a sample at scale 1.
-        layers: blocks of the trunk at scale 1.
-        heads: of the attention at scale 1.
-        ahead: number of language-model heads.
-        chunks: pieces of the sequence that each loss is computed in; see `LanguageTask`.
-        dropout: probability to drop an entry, in trunk and heads.
+        scale: Factor of vocabulary, length, layers and attention heads; a head has 64 channels.
+        vocabulary: Number of different tokens at scale 1.
+        length: Largest number of tokens in a sample at scale 1.
+        layers: Number of blocks of the trunk at scale 1.
+        heads: Number of attention heads at scale 1.
+        ahead: Number of language-model heads.
+        chunks: Number of pieces of the sequence in which each loss is computed; see `LanguageTask`.
+        dropout: Probability of dropping an entry, in trunk and heads.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: A number is out of range.
     """
     small_int("ahead", ahead)
     positive_int("chunks", chunks)

@@ -10,16 +10,16 @@ __all__ = ["ConvBlock", "ConvClassifier", "ConvTrunk", "DenseHead"]
 
 
 class ConvBlock(nn.Sequential):
-    """3x3 convolution, normalisation, GELU; the size of the image stays.
+    """3x3 convolution, normalisation and GELU, at the same image size.
 
     Args:
-        inputs: channels in.
-        outputs: channels out, a multiple of groups.
-        groups: groups of the GroupNorm.
-        norm: "group", or "batch" for BatchNorm, whose statistics are those of the samples that go through at once.
+        inputs: Number of input channels.
+        outputs: Number of output channels, a multiple of `groups`.
+        groups: Number of groups of the GroupNorm.
+        norm: "group" for GroupNorm, or "batch" for BatchNorm, whose statistics are those of the samples in one pass.
 
     Raises:
-        ValueError: there is no such normalisation.
+        ValueError: A number is out of range, or norm is neither "group" nor "batch".
     """
 
     def __init__(self, inputs: int, outputs: int, groups: int = 4, norm: str = "group") -> None:
@@ -35,17 +35,17 @@ class ConvBlock(nn.Sequential):
 
 
 class ConvTrunk(nn.Module):
-    """A stem and residual convolution blocks at full resolution: (N, channels, H, W) -> (N, width, H, W).
+    """Stem and residual convolution blocks at full resolution: (N, channels, H, W) -> (N, width, H, W).
 
     Args:
-        channels: channels of the image.
-        width: channels of the representation.
-        depth: number of convolutions, the stem included.
-        dropout: probability to drop a channel of the representation.
-        norm: "group" or "batch"; see `ConvBlock`.
+        channels: Number of channels of the image.
+        width: Number of channels of the representation.
+        depth: Number of convolutions, including the stem.
+        dropout: Probability of dropping a channel of the representation.
+        norm: Normalisation, "group" or "batch"; see `ConvBlock`.
 
     Raises:
-        ValueError: depth is less than 1, or there is no such normalisation.
+        ValueError: A number is out of range, or norm is neither "group" nor "batch".
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ConvTrunk(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, channels, H, W) -> (N, width, H, W)."""
+        """Map images (N, channels, H, W) to features (N, width, H, W)."""
         features: Tensor = self.stem(image)
         for block in self.blocks:
             features = features + block(features)
@@ -68,12 +68,15 @@ class ConvTrunk(nn.Module):
 
 
 class ConvClassifier(nn.Sequential):
-    """Convolution blocks, average over the image, linear: (N, width, H, W) -> (N, classes).
+    """Convolution blocks, average over the image and linear layer: (N, width, H, W) -> (N, classes).
 
     Args:
-        width: channels of the representation.
-        classes: number of classes.
-        depth: number of convolutions.
+        width: Number of channels of the representation.
+        classes: Number of classes.
+        depth: Number of convolutions.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     def __init__(self, width: int, classes: int, depth: int = 6) -> None:
@@ -88,12 +91,15 @@ class ConvClassifier(nn.Sequential):
 
 
 class DenseHead(nn.Sequential):
-    """Convolution blocks and a last convolution: (N, width, H, W) -> (N, channels, H, W).
+    """Convolution blocks and a final convolution: (N, width, H, W) -> (N, channels, H, W).
 
     Args:
-        width: channels of the representation.
-        channels: channels of the output map.
-        depth: number of convolutions before the last one.
+        width: Number of channels of the representation.
+        channels: Number of channels of the output map.
+        depth: Number of convolutions before the last one.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     def __init__(self, width: int, channels: int = 1, depth: int = 6) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from mtl_accum import Split
 from mtl_accum.models import many_tasks
-from mtl_accum.models._many_tasks import Is
+from mtl_accum.models.zoo._many_tasks import Is
 from mtl_accum.testing import Workload, assert_same_gradient
 
 

@@ -1,4 +1,4 @@
-"""A transformer on tokens: BERT's encoder and GPT's decoder are its two forms."""
+"""Transformer on tokens: an encoder as in BERT, or a decoder as in GPT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mtl_accum._validate import positive_int, probability, small_int
 
 __all__ = ["TransformerBlock", "TransformerTrunk", "scaled_trunk"]
 
-_HEAD_WIDTH = 64  # of an attention head, at every scale
+_HEAD_WIDTH = 64  # channels of an attention head, at every scale
 
 
 class TransformerBlock(nn.Module):
@@ -22,14 +22,14 @@ class TransformerBlock(nn.Module):
     Reference: Vaswani et al. (2017), Attention Is All You Need.
 
     Args:
-        width: of the representation of a token, a multiple of heads.
-        heads: of the attention.
-        dropout: probability to drop an entry, of the attention's weights too.
-        causal: a token sees itself and those before it, and normalisation comes first (GPT-2); else a token sees all,
-            and normalisation comes last (BERT).
+        width: Number of channels of a token, a multiple of `heads`.
+        heads: Number of attention heads.
+        dropout: Probability of dropping an entry, including entries of the attention weights.
+        causal: Whether a token attends only to itself and earlier tokens, with normalisation first (GPT-2). By default
+            a token attends to all tokens, with normalisation last (BERT).
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: A number is out of range.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.1, *, causal: bool = False) -> None:
@@ -45,48 +45,48 @@ class TransformerBlock(nn.Module):
         self.layers = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, seen: Tensor | None = None) -> Tensor:
-        """(N, L, width) -> (N, L, width); `seen` (N, 1, 1, L) says which tokens may be looked at."""
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map tokens (N, L, width) to tokens (N, L, width); `mask` (N, 1, 1, L) is true for tokens to attend to."""
         if self._causal:
-            tokens = tokens + self.dropout(self._attention(self.attention_norm(tokens), seen))
+            tokens = tokens + self.dropout(self._attention(self.attention_norm(tokens), mask))
             tokens = tokens + self.dropout(self.layers(self.layers_norm(tokens)))
         else:
-            tokens = self.attention_norm(tokens + self.dropout(self._attention(tokens, seen)))
+            tokens = self.attention_norm(tokens + self.dropout(self._attention(tokens, mask)))
             tokens = self.layers_norm(tokens + self.dropout(self.layers(tokens)))
         return tokens
 
-    def _attention(self, tokens: Tensor, seen: Tensor | None) -> Tensor:
+    def _attention(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         samples, length, width = tokens.shape
         query, key, value = self.qkv(tokens).view(samples, length, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(
-            query, key, value, seen, self._dropout if self.training else 0.0, is_causal=self._causal
+            query, key, value, mask, self._dropout if self.training else 0.0, is_causal=self._causal
         )
-        found: Tensor = self.out(mixed.transpose(1, 2).reshape(samples, length, width))
-        return found
+        outputs: Tensor = self.out(mixed.transpose(1, 2).reshape(samples, length, width))
+        return outputs
 
 
 class TransformerTrunk(nn.Module):
-    """Embeddings of tokens and positions, and blocks: (N, L) int64 -> (N, L, width).
+    """Embeddings of tokens and positions, followed by blocks: (N, L) int64 -> (N, L, width).
 
     References: Devlin et al. (2019), BERT; Radford et al. (2019), Language Models are Unsupervised Multitask Learners.
 
     Args:
-        vocabulary: number of different tokens.
-        length: the most tokens of a sample.
-        width: of the representation of a token.
-        layers: number of blocks.
-        heads: of each block's attention.
-        dropout: probability to drop an entry.
-        causal: a decoder in place of an encoder; see `TransformerBlock`.
-        padding: the token that no other one sees; None where every token counts.
+        vocabulary: Number of different tokens.
+        length: Largest number of tokens in a sample.
+        width: Number of channels of a token.
+        layers: Number of blocks.
+        heads: Number of attention heads in each block.
+        dropout: Probability of dropping an entry.
+        causal: Whether to build a decoder instead of an encoder; see `TransformerBlock`.
+        padding: Token to which no token attends; None if all tokens count. Encoders only.
 
     Attributes:
-        vocabulary: number of different tokens.
-        width: of the representation of a token.
-        heads: of each block's attention.
+        vocabulary: Number of different tokens.
+        width: Number of channels of a token.
+        heads: Number of attention heads in each block.
 
     Raises:
-        ValueError: a number is out of range, or padding is asked of a decoder.
+        ValueError: A number is out of range, or a decoder is given `padding`.
     """
 
     def __init__(
@@ -118,34 +118,41 @@ class TransformerTrunk(nn.Module):
             nn.init.normal_(embedding.weight, std=0.02)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(N, L) int64 -> (N, L, width)."""
-        seen = None if self._padding is None else (ids != self._padding)[:, None, None, :]
-        places = torch.arange(ids.shape[1], device=ids.device)
-        tokens = self.tokens(ids) + self.positions(places)
+        """Map tokens (N, L), int64, to (N, L, width)."""
+        mask = None if self._padding is None else (ids != self._padding)[:, None, None, :]
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        tokens = self.tokens(ids) + self.positions(positions)
         tokens = self.dropout(tokens if self._norm_last else self.norm(tokens))
         for block in self.blocks:
-            tokens = block(tokens, seen)
-        found: Tensor = self.norm(tokens) if self._norm_last else tokens
-        return found
+            tokens = block(tokens, mask)
+        outputs: Tensor = self.norm(tokens) if self._norm_last else tokens
+        return outputs
 
 
 def scaled_trunk(
     scale: float, *, vocabulary: int, length: int, layers: int, heads: int, dropout: float, **form: Any
 ) -> TransformerTrunk:
-    """A trunk at another scale, with attention heads of 64 channels each.
+    """Build a trunk at a given scale, with attention heads of 64 channels each.
 
     Args:
-        scale: of vocabulary, length, layers and attention heads.
-        vocabulary: number of different tokens at scale 1.
-        length: the most tokens of a sample at scale 1.
-        layers: blocks at scale 1.
-        heads: of the attention at scale 1.
-        dropout: probability to drop an entry.
+        scale: Factor of vocabulary, length, layers and attention heads.
+        vocabulary: Number of different tokens at scale 1.
+        length: Largest number of tokens in a sample at scale 1.
+        layers: Number of blocks at scale 1.
+        heads: Number of attention heads at scale 1.
+        dropout: Probability of dropping an entry.
         form: `causal` or `padding`; see `TransformerTrunk`.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: A number is out of range.
     """
-    words, several = scaled(vocabulary, scale, name="vocabulary"), scaled(heads, scale, name="heads")
-    most, depth = scaled(length, scale, name="length"), scaled(layers, scale, name="layers")
-    return TransformerTrunk(words, most, _HEAD_WIDTH * several, depth, several, dropout=dropout, **form)
+    heads = scaled(heads, scale, name="heads")
+    return TransformerTrunk(
+        scaled(vocabulary, scale, name="vocabulary"),
+        scaled(length, scale, name="length"),
+        _HEAD_WIDTH * heads,
+        scaled(layers, scale, name="layers"),
+        heads,
+        dropout=dropout,
+        **form,
+    )
