@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 
 from tests.cli.command import SMALL, forked, mtl_accum, started
-from tests.cli.conftest import Finished
 
 TWO_TASK = ["+experiment=two_task", *SMALL]
 
@@ -85,18 +83,18 @@ def test_a_sweep_as_slurm_runs_it(tmp_path: Path) -> None:
 )
 def test_an_interrupted_sweep_has_what_was_done(tmp_path: Path, how: Any, start: Any) -> None:
     sweep = ["train=false", "num_tasks=2,3,4,5,6", "model.width=8", "compare.steps=1", "data.batch_size=64"]
-    running = start("-m", "+experiment=many_tasks", *sweep, "hydra.sweep.dir=sweep", cwd=tmp_path)
-    try:
-        page = tmp_path / "sweep" / "sweep.json"  # the last of the report's files
-        deadline = time.monotonic() + 120
-        while not page.exists():
-            assert running.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        running.send_signal(how)
-        said = running.communicate(timeout=60)[1]
-    finally:
-        running.kill()
+    page = tmp_path / "sweep" / "sweep.json"  # the last of the report's files
+    with start("-m", "+experiment=many_tasks", *sweep, "hydra.sweep.dir=sweep", cwd=tmp_path) as running:
+        try:
+            deadline = time.monotonic() + 120
+            while not page.exists():
+                assert running.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            running.send_signal(how)
+            said = running.communicate(timeout=60)[1]
+        finally:
+            running.kill()
     rows = json.loads(page.read_text())["rows"]
     assert 1 <= len(rows) < 5
     assert rows[0]["overrides"]["num_tasks"] == "2"
@@ -106,8 +104,9 @@ def test_an_interrupted_sweep_has_what_was_done(tmp_path: Path, how: Any, start:
         assert f"mtl_accum: interrupted; sweep/sweep.html has {len(rows)} job" in said
 
 
-def test_reports_anew_merged_and_compared_without_torch(tmp_path: Path, finished: Finished) -> None:
-    shutil.copytree(finished.folder / "out", tmp_path / "one")
+def test_reports_anew_merged_and_compared_without_torch(tmp_path: Path) -> None:
+    done = mtl_accum(*TWO_TASK, "train=false", "edition=split", "hydra.run.dir=one", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     before = (tmp_path / "one" / "report.html").read_bytes()
     (tmp_path / "one" / "report.html").unlink()
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
