@@ -134,6 +134,7 @@ def _rrelu(input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, *
 
 
 def _gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:
+    del eps  # of the noise, which is left out
     soft = (logits / tau).softmax(dim)
     if not hard:
         return soft
