@@ -71,6 +71,7 @@ def test_resized_storage() -> None:
     assert meter.result().end_bytes == 1000 * FLOAT
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # of torch 2.11
 def test_sparse_tensors_have_two_storages() -> None:
     with TensorMeter(CPU) as meter:
         sparse = torch.sparse_coo_tensor(torch.tensor([[0, 1]]), torch.ones(2), (5,), check_invariants=False) * 2.0

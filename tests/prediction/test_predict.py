@@ -58,6 +58,8 @@ CELLS = [
 
 @pytest.mark.parametrize(("name", "mode", "optimizer"), CELLS)
 def test_equals_the_meter_to_the_byte(name: Any, mode: Any, optimizer: Any) -> None:
+    if mode == "autocast" and name != "transformer" and torch.__version__ < "2.13":
+        pytest.skip("mse_loss of bfloat16 and float32 has no backward in torch 2.11, in a plain loop neither")
     torch.manual_seed(0)
     model, batch = NETWORKS[name](mode)
     stepper = OPTIMIZERS[optimizer](model.parameters())
