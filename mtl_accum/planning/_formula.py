@@ -25,7 +25,6 @@ from functools import singledispatch
 from typing import NamedTuple
 
 from mtl_accum.editions import Accumulated, AsLoss, Cached, Checkpointed, Edition, Offloaded, PerTask, Split, SummedLoss
-from mtl_accum.editions._engine import ranges
 from mtl_accum.planning._costs import PartCost
 from mtl_accum.planning._formula_of_loss import phases_of_loss
 from mtl_accum.planning._phases import (
@@ -129,7 +128,7 @@ def _(edition: Split, tables: Tables, samples: int, first: bool) -> Iterator[Pha
 def _(edition: Cached, tables: Tables, samples: int, first: bool) -> Iterator[Phase]:
     costs = tables.at(samples)
     z = costs.representation
-    chunks = list(group_equal(ranges(samples, edition.chunk_size), first))
+    chunks = list(group_equal(samples, edition.chunk_size, first))
     for number, (size, times, _) in enumerate(chunks):
         chunk = tables.at(size)
         blind = chunk.blind

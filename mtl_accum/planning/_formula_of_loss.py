@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from functools import singledispatch
 
 from mtl_accum.editions import Accumulated, Cached, Checkpointed, Offloaded, Split, SummedLoss
-from mtl_accum.editions._engine import ranges
 from mtl_accum.planning._costs import NetworkCosts
 from mtl_accum.planning._phases import (
     Phase,
@@ -72,7 +71,7 @@ def _(edition: Split, tables: Tables, samples: int, first: bool) -> Iterator[Pha
 def _(edition: Cached, tables: Tables, samples: int, first: bool) -> Iterator[Phase]:
     costs = tables.at(samples)
     z = costs.representation
-    chunks = [(size, times) for size, times, _ in group_equal(ranges(samples, edition.chunk_size), first)]
+    chunks = [(size, times) for size, times, _ in group_equal(samples, edition.chunk_size, first)]
     for number, (size, times) in enumerate(chunks):
         chunk = tables.at(size)
         yield _forward_without_graph(chunk, times)

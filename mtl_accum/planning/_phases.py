@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from mtl_accum.editions._engine import equal_ranges
 from mtl_accum.planning._costs import CostTable, NetworkCosts, PartCost
 
 __all__ = [
@@ -172,22 +171,25 @@ def join_chunk_gradients(costs: NetworkCosts, head_chunks: int) -> Iterator[Phas
 
 def size_groups(samples: int, count: int, first: bool) -> Iterator[tuple[int, int, bool]]:
     """Cut a number of samples into so many pieces, and group them; see `group_equal`."""
-    return group_equal(equal_ranges(samples, count), first)
+    return group_equal(samples, max(1, -(-samples // count)), first)
 
 
-def group_equal(ranges: list[tuple[int, int]], first: bool) -> Iterator[tuple[int, int, bool]]:
-    """Group the pieces of a batch: the first one, those of its size after it, and the last one.
+def group_equal(samples: int, size: int, first: bool) -> Iterator[tuple[int, int, bool]]:
+    """Group the pieces of a batch: the first one, those of its size after it, and the last one, which may be shorter.
+
+    The pieces are not listed: the largest batch of a small network can have millions.
 
     Args:
-        ranges: Ranges of samples, of equal length but for the last.
+        samples: Number of samples of the batch.
+        size: Number of samples of a piece.
         first: Whether the first piece creates the gradients.
 
     Yields:
         Samples of a piece, number of such pieces in a row, and whether they create the gradients.
     """
-    size, last = ranges[0][1], ranges[-1][1] - ranges[-1][0]
-    yield size, 1, first
-    if len(ranges) > 2:
-        yield size, len(ranges) - 2, False
-    if len(ranges) > 1:
-        yield last, 1, False
+    pieces = -(-samples // size)
+    yield min(size, samples), 1, first
+    if pieces > 2:
+        yield size, pieces - 2, False
+    if pieces > 1:
+        yield samples - (pieces - 1) * size, 1, False
