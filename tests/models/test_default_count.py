@@ -40,7 +40,7 @@ def test_of(case):
 
 
 def test_where_neither_target_nor_batch_tells():
-    with pytest.raises(ValueError, match="the target is a int that does not tell .* give count="):
+    with pytest.raises(ValueError, match="the target is a int that does not determine .* give count="):
         default_count(0, {"x": torch.tensor(1.0)})
 
 

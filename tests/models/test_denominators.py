@@ -1,4 +1,4 @@
-"""In pieces every loss of torch weighs by its own denominator; what cannot be told is refused, whole batches never."""
+"""Denominators of losses in pieces of a batch: known for every torch loss; unknown ones are refused, only there."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_a_sum_takes_no_offset(edition):
     assert_same_gradient(edition, lambda: load(EXACT["a module without offset"](), "sum"))
     assert_same_gradient(edition, lambda: load(parameter(1), "sum"))
     network = load(UncertaintyWeight(), "sum")  # its offset is 0 at first, and will not stay so
-    with pytest.raises(ValueError, match="adds a term, which would come once a piece, to a sum"):
+    with pytest.raises(ValueError, match="adds a term, which would come once per piece, to a sum"):
         edition.forward_backward(network.trunk, network.tasks, network.batch)
 
 

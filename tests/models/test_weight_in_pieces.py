@@ -33,7 +33,7 @@ def running(s, loss, seen=[]):  # noqa: B006  a weight that changes with every c
         (lambda s, loss: loss if loss.abs() > 0.01 else loss * loss.abs(), "not affine"),
         (lambda s, loss: torch.log1p(1e-4 * loss), "not affine"),
         (lambda s, loss: (s.float().exp() * loss.float() + 100).squeeze(), ""),
-        (lambda s, loss: loss / (1 + torch.rand(())), "draws random numbers, which are others in every piece"),
+        (lambda s, loss: loss / (1 + torch.rand(())), "draws random numbers, which differ in every piece"),
         (lambda s, loss: nn.functional.dropout(loss), "draws random numbers"),
         (lambda s, loss: loss * random.random(), "draws random numbers"),
         (running, "not affine"),
