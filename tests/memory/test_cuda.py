@@ -61,7 +61,7 @@ class Sampler:
 
 def test_says_why_it_is_not_available(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="no CUDA device .*would say 0"), CudaMeter(DEVICE):
+    with pytest.raises(RuntimeError, match="no CUDA device .*would be 0"), CudaMeter(DEVICE):
         pass
     assert device_in_use(DEVICE) is None
 

@@ -72,7 +72,7 @@ def test_reads_process_and_device(library, version_two):
 
 
 @pytest.mark.parametrize("uuid", [f"GPU-{UUID}", f"MIG-{UUID}"])
-def test_asks_by_the_uuid_as_it_is(library, uuid):
+def test_a_uuid_with_a_prefix_is_not_changed(library, uuid):
     read_nvml(uuid)
     assert library["asked"] == [uuid]
 
@@ -82,7 +82,7 @@ def test_asks_by_the_uuid_as_it_is(library, uuid):
     [
         ([], "does not list this process"),
         ([process(1, 5)], r"other processes on the device: \[1\]"),
-        ([process(os.getpid(), None)], "does not tell a process's memory"),
+        ([process(os.getpid(), None)], "does not report process memory"),
         (
             pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION),
             "gives no list of processes: Insufficient Permissions",
@@ -121,7 +121,7 @@ def test_unknown_device(library, monkeypatch):
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", handle)
-    assert f"does not know the device {UUID}" in read_nvml(UUID).caveats[0]
+    assert f"NVML has no device {UUID}" in read_nvml(UUID).caveats[0]
     assert library["shutdowns"] == 1
 
 
@@ -176,4 +176,4 @@ def test_the_device_may_refuse_its_memory_too(library, monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", memory)
     reading = read_nvml(UUID)
     assert (reading.process_bytes, reading.device_bytes) == (MINE, None)
-    assert "does not tell the device's memory: Not Supported" in reading.caveats[0]
+    assert "does not report the device's memory: Not Supported" in reading.caveats[0]
