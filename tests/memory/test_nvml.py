@@ -1,4 +1,4 @@
-"""NVML's answers, by fakes of the functions with the library's own types and errors."""
+"""NVML readings, with fakes of its functions that use the library's own types and errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def process(pid, used):
 
 @pytest.fixture
 def library(monkeypatch):
-    """A driver that answers everything; returns what the tests change: asked uuids, running processes."""
+    """Install a fake driver, and return its settings: requested UUIDs, running processes and more."""
     state = {
         "asked": [],
         "running": [process(os.getpid(), MINE)],
@@ -130,14 +130,14 @@ def test_package_absent(monkeypatch):
     assert read_nvml(UUID).caveats == ("NVML: the package nvidia-ml-py is not installed",)
 
 
-def test_a_slice_of_a_gpu_is_found_by_the_same_uuid(library):
-    """Torch tells a MIG device's UUID without its prefix."""
+def test_a_slice_of_a_gpu_has_the_same_uuid(library):
+    """Torch gives the UUID of a MIG device without its prefix."""
     library["known"] = ("MIG-",)
     assert read_nvml(UUID).process_bytes == MINE
     assert library["asked"] == [f"GPU-{UUID}", f"MIG-{UUID}"]
 
 
-def test_the_thread_sees_what_comes_and_goes(library):
+def test_the_thread_records_changes_during_the_block(library):
     """Memory outside torch's pool, another process, and a driver that once does not answer."""
     looked = threading.Event()
     original = pynvml.nvmlDeviceGetComputeRunningProcesses

@@ -1,4 +1,4 @@
-"""Weights of tasks: numbers, parameters and modules, trained exactly by every edition, refused where they cannot be."""
+"""Weights of tasks: numbers, parameters and modules, trained exactly by every edition or refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_weights_are_trained_exactly(edition, name):
     assert_same_gradient(edition, lambda: load(EXACT[name]()))
 
 
-def test_what_a_weight_computes():
+def test_value_of_a_weighted_loss():
     z, batch = torch.randn(5, 4), {"y": torch.tensor([0, 1, 2, 0, 1])}
     head = nn.Linear(4, 3)
     plain = Task(head, nn.CrossEntropyLoss(), "y")(z, batch)
@@ -98,7 +98,7 @@ class Around(nn.Module):
 
 @in_pieces
 @pytest.mark.parametrize("wrap", [lambda task: task, Around], ids=["bare", "in a module"])
-def test_what_is_not_affine_is_refused_in_pieces(edition, wrap):
+def test_a_weight_that_is_not_affine_is_refused_in_pieces(edition, wrap):
     network = load(log(), wrap=wrap)
     network.tasks["weighted"].register_forward_pre_hook(lambda *_: pytest.fail("it ran"))
     with pytest.raises(
@@ -109,7 +109,7 @@ def test_what_is_not_affine_is_refused_in_pieces(edition, wrap):
     assert all(p.grad is None for p in network.modules.parameters())
 
 
-def test_what_is_not_affine_is_refused_below_a_function():
+def test_a_weight_that_is_not_affine_is_refused_below_a_function():
     network = load(log())
     task = network.tasks["weighted"]
     tasks = {"function": lambda z, batch: task(z, batch)}
@@ -117,7 +117,7 @@ def test_what_is_not_affine_is_refused_below_a_function():
         Split(head_chunks=3).forward_backward(network.trunk, tasks, network.batch)
 
 
-def test_what_is_not_affine_is_refused_over_batches():
+def test_a_weight_that_is_not_affine_is_refused_over_batches():
     network = load(log())
     halves = [{key: value[a:b] for key, value in network.batch.items()} for a, b in ((0, 4), (4, SAMPLES))]
     with pytest.raises(ValueError, match=r"OverBatches: task 'weighted': its weight \(Of\)"):

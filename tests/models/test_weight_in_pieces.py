@@ -1,4 +1,4 @@
-"""What a weight is as a function of the loss, and so whether it is exact in pieces of a batch: told by its values."""
+"""Classification of weights by their values: linear, affine or an obstacle in pieces of a batch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def running(s, loss, seen=[]):  # noqa: B006  a weight that changes with every c
         (lambda s, loss: (torch.exp(-s) * loss + s).squeeze(), ""),
     ],
 )
-def test_what_counts_as_affine(function, reason):
+def test_obstacles_of_weights(function, reason):
     state = torch.get_rng_state()
     weight = Of(function)
     obstacle = obstacle_in_pieces(weight, "mean")
@@ -103,7 +103,7 @@ def test_a_weight_is_looked_at_once(monkeypatch):
     assert len(copies) == 2
 
 
-def test_modules_without_values_can_be_told_too():
+def test_weights_without_values():
     with FakeTensorMode(allow_non_fake_inputs=True):
         fake, log = UncertaintyWeight(), Of(lambda s, loss: torch.log(s + loss))
         assert obstacle_in_pieces(fake, "mean") == "" and "not affine" in obstacle_in_pieces(log, "mean")

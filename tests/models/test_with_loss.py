@@ -1,4 +1,4 @@
-"""`WithLoss`: what a trainer's loop gets, and what it finds in the module."""
+"""`WithLoss` in a trainer's loop: losses, outputs and errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_either_a_batch_or_its_fields(arguments, fields):
 
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("edition", [SummedLoss(), Split(), Cached(2), Accumulated(Split(), 3)], ids=repr)
-def test_losses_and_outputs_where_gradients_are_off(edition, off):
+def test_losses_and_outputs_without_gradients(edition, off):
     net, data = model(), batch()
     passes: list[str] = []
     watched: list[torch.Tensor] = []
@@ -123,7 +123,7 @@ def test_gradients_decide_and_not_the_mode():
 
 
 class Bare:
-    """An edition of one's own without a loss."""
+    """User edition without a loss."""
 
     def forward_backward(self, trunk, tasks, batch):
         return {}
@@ -147,7 +147,7 @@ def test_editions_without_a_loss_are_refused(edition, message):
 
 
 class OptimizedModule(nn.Module):
-    """As torch.compile names its wrapper."""
+    """Module with the class name of the wrapper of torch.compile."""
 
 
 @pytest.mark.parametrize(
