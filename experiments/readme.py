@@ -1,4 +1,4 @@
-"""Check that every measured figure of the README equals the one in a committed report.
+"""Check of the README's measured figures against the committed reports.
 
 python -m experiments.readme            # exits with 1 and a diff where they disagree
 python -m experiments.readme --write    # puts the reports' figures into the README

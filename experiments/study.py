@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mtl_accum.report import markdown_table, timestamp
-from mtl_accum.training.loop import describe
+from mtl_accum.training.loop import describe_device
 
 __all__ = ["MIB", "Report", "environment", "known", "parser"]
 
@@ -66,7 +66,7 @@ class Report:
             results: Every figure, in types of JSON.
             device: Device of the measurements.
         """
-        content = {**self._content, "device": describe(device), "versions": environment(), **results}
+        content = {**self._content, "device": describe_device(device), "versions": environment(), **results}
         if self._tables:
             content["tables"] = self._tables
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,9 @@ or, in a loop of your own:
             task_loss(z).backward()       # this head's graph dies here
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mtl_accum._lazy import lazy
 
 if TYPE_CHECKING:
     from mtl_accum.editions import (
@@ -119,11 +120,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: `--help` and `job=report` never load torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

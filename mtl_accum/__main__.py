@@ -17,10 +17,10 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
-from mtl_accum._configuration import check_choices, checked, knobs_of
+from mtl_accum._error_line import one_line, without_place
+from mtl_accum._hydra_config import check_choices, checked, knobs_of
 from mtl_accum._lock import only_process_in
 from mtl_accum._logs import complain_once
-from mtl_accum._one_line import one_line, without_place
 from mtl_accum._sweep import SweepReport
 from mtl_accum._validate import natural
 from mtl_accum.jobs import Run

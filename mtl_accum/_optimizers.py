@@ -1,4 +1,4 @@
-"""Several optimizers as one: Muon for the matrices and AdamW for the rest, one for the trunk and one for the heads."""
+"""Joint optimizers: several optimizers with the interface of one, such as Muon for matrices and AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Optimizers = Optimizer | Sequence[Optimizer] | None
 
 
 def joined(optimizer: Any) -> Optimizer | None:
-    """Turn what a user passes as `optimizer=` into one optimizer.
+    """Turn the argument `optimizer=` into one optimizer.
 
     Args:
         optimizer: An optimizer, a list or tuple of them, or None.
@@ -25,7 +25,7 @@ def joined(optimizer: Any) -> Optimizer | None:
         The optimizer itself, a `JointOptimizer` of several, or None.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: The argument is neither an optimizer, nor a list of them, nor None.
         ValueError: One optimizer is in the list twice.
     """
     if optimizer is None or isinstance(optimizer, Optimizer):
@@ -45,27 +45,35 @@ def joined(optimizer: Any) -> Optimizer | None:
 
 
 def steppable(optimizer: Any) -> Optimizer | None:
-    """Turn `optimizer=` into one optimizer whose `step()` can be called without an argument.
+    """Turn the argument `optimizer=` into one optimizer whose `step()` needs no closure.
+
+    Args:
+        optimizer: An optimizer, a list or tuple of them, or None.
+
+    Returns:
+        The optimizer itself, a `JointOptimizer` of several, or None.
 
     Raises:
-        TypeError: It is neither an optimizer, nor a list of them, nor None.
-        ValueError: The step of an optimizer needs a closure, as LBFGS's does; or one is in the list twice.
+        TypeError: The argument is neither an optimizer, nor a list of them, nor None.
+        ValueError: An optimizer's step needs a closure, as LBFGS's does; or an optimizer is in the list twice.
     """
-    one = joined(optimizer)
-    for each in one.optimizers if isinstance(one, JointOptimizer) else [one] if one is not None else []:
+    joint = joined(optimizer)
+    if joint is None:
+        return None
+    for each in joint.optimizers if isinstance(joint, JointOptimizer) else [joint]:
         if _needs_closure(each):
             raise ValueError(
                 f"optimizer: {type(each).__name__} needs a closure, to compute losses and gradients again several "
                 "times a step, which an edition does once; use an optimizer whose step() needs none, such as AdamW"
             )
-    return one
+    return joint
 
 
 class JointOptimizer(Optimizer):
-    """Several optimizers behind the interface of one: they step together, in their order.
+    """Several optimizers with the interface of one; they step in their order.
 
-    Its groups are the optimizers' own groups and its state is their state, so a scheduler of the learning rate, a
-    gradient scaler and a checkpoint see one optimizer.
+    Parameter groups and state are the optimizers' own, so learning rate schedulers, gradient scalers and checkpoints
+    work as with a single optimizer.
 
     Args:
         optimizers: Optimizers of different parameters.
@@ -79,7 +87,7 @@ class JointOptimizer(Optimizer):
         return {"optimizers": self.optimizers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make what every optimizer has besides groups and state, its hooks."""
+        """Make the attributes besides groups and state, such as hooks."""
         super().__setstate__({"defaults": {}, **state})
 
     def __repr__(self) -> str:
@@ -87,16 +95,20 @@ class JointOptimizer(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The groups of all of them, in order; the dictionaries are theirs."""
+        """Groups of all optimizers, in order: the same dictionaries."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     @property
     def state(self) -> _JointState:  # type: ignore[override]
-        """The state of all of them, by parameter."""
+        """State of all optimizers, by parameter."""
         return _JointState(self.optimizers)
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Step with each of them."""
+        """Step with every optimizer.
+
+        Args:
+            closure: Function that computes the loss again and returns it; called once, before the first step.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -106,29 +118,32 @@ class JointOptimizer(Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Free or zero the gradients of all of them."""
+        """Set the gradients of all optimizers to None, or to zero."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Refuse: a group belongs to one of the optimizers."""
+        """Raise ValueError: a group must be added to one of the optimizers."""
         raise ValueError("add_param_group: add the group to one of the optimizers instead")
 
     def state_dict(self) -> dict[str, Any]:
-        """Merge what each of them would save; parameters are numbered through all groups, as one optimizer does."""
+        """Return the state of all optimizers, with parameters numbered through all groups as in a single optimizer."""
         state: dict[int, Any] = {}
         groups: list[dict[str, Any]] = []
         for optimizer, first in zip(self.optimizers, self._first_numbers(), strict=True):
             saved = optimizer.state_dict()
-            state |= {first + number: kept for number, kept in saved["state"].items()}
-            groups += [_moved(group, first) for group in saved["param_groups"]]
+            state |= {first + number: value for number, value in saved["state"].items()}
+            groups += [_renumbered(group, first) for group in saved["param_groups"]]
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Give each of them its part of what `state_dict` has merged.
+        """Load into each optimizer its part of what `state_dict` returned.
+
+        Args:
+            state_dict: State of the same optimizers.
 
         Raises:
-            ValueError: The groups are not those of these optimizers.
+            ValueError: The number of groups is not that of these optimizers.
         """
         groups = list(state_dict["param_groups"])
         if len(groups) != len(self.param_groups):
@@ -136,8 +151,8 @@ class JointOptimizer(Optimizer):
         for optimizer, first in zip(self.optimizers, self._first_numbers(), strict=True):
             own, groups = groups[: len(optimizer.param_groups)], groups[len(optimizer.param_groups) :]
             numbers = {number for group in own for number in group["params"]}
-            state = {number - first: kept for number, kept in state_dict["state"].items() if number in numbers}
-            optimizer.load_state_dict({"state": state, "param_groups": [_moved(group, -first) for group in own]})
+            state = {number - first: value for number, value in state_dict["state"].items() if number in numbers}
+            optimizer.load_state_dict({"state": state, "param_groups": [_renumbered(group, -first) for group in own]})
 
     def _first_numbers(self) -> Iterator[int]:
         """Yield the number of each optimizer's first parameter."""
@@ -148,19 +163,19 @@ class JointOptimizer(Optimizer):
 
 
 class _JointState(MutableMapping[Tensor, Any]):
-    """The states of several optimizers as one mapping; a new entry goes to the optimizer of the parameter."""
+    """States of several optimizers as one mapping; a new entry goes to the parameter's optimizer."""
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self._optimizers = optimizers
 
     def __getitem__(self, parameter: Tensor) -> Any:
-        return self._of(parameter)[parameter]  # makes an empty state where there is none, as an optimizer does
+        return self._state_of(parameter)[parameter]  # adds an empty state if there is none, as an optimizer does
 
     def __setitem__(self, parameter: Tensor, state: Any) -> None:
-        self._of(parameter)[parameter] = state
+        self._state_of(parameter)[parameter] = state
 
     def __delitem__(self, parameter: Tensor) -> None:
-        del self._of(parameter)[parameter]
+        del self._state_of(parameter)[parameter]
 
     def __contains__(self, parameter: object) -> bool:
         return any(parameter in optimizer.state for optimizer in self._optimizers)
@@ -175,21 +190,21 @@ class _JointState(MutableMapping[Tensor, Any]):
         for optimizer in self._optimizers:
             optimizer.state.clear()
 
-    def _of(self, parameter: Tensor) -> MutableMapping[Tensor, Any]:
+    def _state_of(self, parameter: Tensor) -> MutableMapping[Tensor, Any]:
         for optimizer in self._optimizers:
             if parameter in optimizer.state or any(p is parameter for g in optimizer.param_groups for p in g["params"]):
                 return optimizer.state
         return self._optimizers[0].state
 
 
-def _moved(group: dict[str, Any], by: int) -> dict[str, Any]:
-    return {**group, "params": [number + by for number in group["params"]]}
+def _renumbered(group: dict[str, Any], shift: int) -> dict[str, Any]:
+    return {**group, "params": [number + shift for number in group["params"]]}
 
 
 def _needs_closure(optimizer: Optimizer) -> bool:
     """Return whether `step()` cannot be called without an argument, as LBFGS's cannot.
 
-    The class's method is read: a learning rate scheduler replaces the instance's by a function with `self`.
+    The method is taken from the class: a learning rate scheduler replaces the instance's by a function with `self`.
     """
     _, *parameters = inspect.signature(type(optimizer).step).parameters.values()
     return any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)

@@ -6,9 +6,10 @@ import random
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 
-def everything(model, optimizer):
+def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """All that a step may change, as values."""
     state = {} if optimizer is None else optimizer.state_dict()
     return [

@@ -30,7 +30,7 @@ from mtl_accum.editions._engine import (
     take,
 )
 from mtl_accum.planning import phases
-from mtl_accum.planning._phases import Phase, Tables, cuts_of, forward, heads, landing, trunk_backward
+from mtl_accum.planning._phases import Phase, Tables, forward, heads, join_chunk_gradients, size_groups, trunk_backward
 from mtl_accum.verify import in_pieces, oracle
 
 __all__ = ["HalvedHeads", "Odd"]
@@ -39,7 +39,7 @@ __all__ = ["HalvedHeads", "Odd"]
 class Odd:
     """Twice the gradient."""
 
-    def forward_backward(self, trunk, tasks, batch):
+    def forward_backward(self, trunk: Any, tasks: Any, batch: Any) -> Any:
         with backward_scale(2.0):
             return SummedLoss().forward_backward(trunk, tasks, batch)
 
@@ -112,8 +112,8 @@ class _PlainHalves(Edition):
 
 @phases.register
 def _(edition: HalvedHeads, tables: Tables, samples: int, first: bool) -> Iterator[Phase]:
-    pieces = tables.at(samples)
-    yield forward("trunk", pieces.trunk)
-    yield from heads([list(pieces.heads)], tables, cuts_of(samples, 2, first))
-    yield from landing(pieces, 2)
-    yield from trunk_backward(pieces, first)
+    costs = tables.at(samples)
+    yield forward("trunk", costs.trunk)
+    yield from heads([list(costs.heads)], tables, size_groups(samples, 2, first))
+    yield from join_chunk_gradients(costs, 2)
+    yield from trunk_backward(costs, first)

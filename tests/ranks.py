@@ -45,7 +45,7 @@ class Ranks:
         if None in results:
             self.stop()
             raise RuntimeError(f"{function.__name__}{args}: a process ended or took {_PATIENCE} s; results: {results}")
-        return [value for (value,) in results]
+        return [value for (value,) in results]  # type: ignore[misc]
 
     def stop(self) -> None:
         """End the processes."""

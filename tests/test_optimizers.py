@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from mtl_accum._optimizers import JointOptimizer, joined, steppable
 from mtl_accum.jobs import Experiment
 from mtl_accum.memory import TrainingStep
 from mtl_accum.prediction import predict
-from mtl_accum.training.checkpoint import gather, restore
+from mtl_accum.training.checkpoint import collect, restore
 from mtl_accum.training.loop import TrainConfig, Training
 from mtl_accum.verify import without_a_trace
 from tests.everything import everything
@@ -29,28 +31,28 @@ def model() -> MultiTaskModel:
     return MultiTaskModel(trunk, {name: Task(nn.Linear(6, 1), nn.MSELoss(), "y") for name in "ab"}, "x").double()
 
 
-def batch(seed=0):
+def batch(seed: int = 0) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(8, 3, generator=generator, dtype=torch.float64)
     return {"x": x, "y": x.sum(1, keepdim=True)}
 
 
 class Batches:
-    def train(self):
+    def train(self) -> list[Any]:
         return [batch()]
 
     test = train
 
 
-def experiment(net, make_optimizer):
+def experiment(net: Any, make_optimizer: Any) -> Any:
     return Experiment(model=net, data=Batches(), device="cpu", seed=0, optimizer=make_optimizer)
 
 
-def two(net):
+def two(net: Any) -> list[Any]:
     return [ADAMW(net.trunk.parameters(), lr=0.05), SGD(net.tasks.parameters(), lr=0.1, momentum=0.9)]
 
 
-def by_hand(net, optimizers, steps):
+def by_hand(net: Any, optimizers: Any, steps: Any) -> None:
     for number in range(steps):
         SummedLoss().forward_backward(net.trunk, net.tasks, batch(number))
         for optimizer in optimizers:
@@ -58,7 +60,7 @@ def by_hand(net, optimizers, steps):
             optimizer.zero_grad()
 
 
-def train(net, optimizer, steps=4, **settings):
+def train(net: Any, optimizer: Any, steps: int = 4, **settings: Any) -> Any:
     run = Training(
         net, [batch(n) for n in range(steps)], [Split()], optimizer, TrainConfig(epochs=1, **settings), device=CPU
     )
@@ -66,12 +68,12 @@ def train(net, optimizer, steps=4, **settings):
     return run
 
 
-def assert_same_weights(net, other):
+def assert_same_weights(net: Any, other: Any) -> None:
     for name, value in other.state_dict().items():
         torch.testing.assert_close(net.state_dict()[name], value, rtol=1e-12, atol=1e-12)
 
 
-def test_training_steps_with_both():
+def test_training_steps_with_both() -> None:
     net, expected = model(), model()
     train(net, two(net))
     by_hand(expected, two(expected), 4)
@@ -83,25 +85,25 @@ def test_training_steps_with_both():
     [{"clip_norm": 1e9}, {"on_nan": "skip"}, {"step_in_backward": True}, {"warmup_steps": 1}],
     ids=lambda settings: next(iter(settings)),
 )
-def test_what_looks_at_an_optimizer_finds_one(settings):
+def test_what_looks_at_an_optimizer_finds_one(settings: Any) -> None:
     net, expected = model(), model()
     train(net, two(net), **settings)
     by_hand(expected, two(expected), 4)
     assert_same_weights(net, expected)
 
 
-def test_a_scheduler_moves_the_rates_of_both():
+def test_a_scheduler_moves_the_rates_of_both() -> None:
     net = model()
     both = two(net)
     train(net, both, scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5))
     assert [each.param_groups[0]["lr"] for each in both] == pytest.approx([0.05 / 16, 0.1 / 16])
 
 
-def test_a_checkpoint_of_both():
+def test_a_checkpoint_of_both() -> None:
     net, expected = model(), model()
     before = two(net)
     by_hand(net, before, 2)
-    tensors, values = gather(net, joined(before), {})
+    tensors, values = collect(net, joined(before), {})
     tensors = {name: value.clone() for name, value in tensors.items()}
     fresh = model()
     after = two(fresh)
@@ -115,7 +117,7 @@ def test_a_checkpoint_of_both():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
-def test_copies_step_by_themselves(copied):
+def test_copies_step_by_themselves(copied: Any) -> None:
     net, expected = model(), model()
     SummedLoss().forward_backward(net.trunk, net.tasks, batch())
     other, optimizer = copied((net, joined(two(net))))
@@ -127,7 +129,7 @@ def test_copies_step_by_themselves(copied):
     assert_same_weights(net, model())
 
 
-def test_it_is_put_back_bit_for_bit():
+def test_it_is_put_back_bit_for_bit() -> None:
     net = model()
     optimizer = joined(two(net))
     step = TrainingStep(net.trunk, net.tasks, batch(), optimizer, Split())
@@ -142,7 +144,7 @@ def test_it_is_put_back_bit_for_bit():
         step()
 
 
-def test_predict_plan_and_compare_count_both_states():
+def test_predict_plan_and_compare_count_both_states() -> None:
     net = model()
     parts = net.trunk, net.tasks, batch()
     without, of_both = (predict(*parts, optimizer=o, edition=Split(), device="cpu") for o in (None, two(net)))
@@ -160,10 +162,10 @@ def test_predict_plan_and_compare_count_both_states():
     assert row.memory[0].categories.optimizer_state == 2 * trunk + heads + counters
 
 
-class Searching(SGD):
+class Searching(SGD):  # type: ignore[misc, valid-type]
     """Needs a closure, as LBFGS does."""
 
-    def step(self, closure):
+    def step(self, closure: Any) -> Any:
         return super().step(closure)
 
 
@@ -182,7 +184,7 @@ NO_CLOSURE = r"optimizer: (LBFGS|Searching) needs a closure, .* use an optimizer
     ids=["predict", "plan", "compare", "train", "command line"],
 )
 @pytest.mark.parametrize("kind", [torch.optim.LBFGS, lambda p: [SGD(p), Searching([torch.ones(1)])]])
-def test_an_optimizer_that_needs_a_closure_is_refused_in_words(use, kind):
+def test_an_optimizer_that_needs_a_closure_is_refused_in_words(use: Callable[..., Any], kind: Any) -> None:
     net = model()
     with pytest.raises(ValueError, match=NO_CLOSURE):
         use(net, kind(list(net.parameters())))
@@ -196,28 +198,28 @@ def test_an_optimizer_that_needs_a_closure_is_refused_in_words(use, kind):
         ([SGD([torch.ones(1)])] * 2, ValueError, "found one of them twice"),
     ],
 )
-def test_what_is_no_optimizer(optimizer, error, message):
+def test_what_is_no_optimizer(optimizer: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         steppable(optimizer)
     assert joined([]) is None
 
 
-def test_the_command_line_takes_a_function_that_returns_a_list():
+def test_the_command_line_takes_a_function_that_returns_a_list() -> None:
     net = model()
 
-    def by_dimensions(parameters):
+    def by_dimensions(parameters: Any) -> list[Any]:
         parameters = list(parameters)
         matrices, rest = ([p for p in parameters if (p.dim() > 1) is wide] for wide in (True, False))
         return [ADAMW(matrices, lr=0.05), SGD(rest, lr=0.1)]
 
     optimizer = experiment(net, by_dimensions).build_optimizer()
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.1]
-    for nothing in ([], None):
+    for nothing in ([], None):  # type: ignore[var-annotated]
         with pytest.raises(ValueError, match="must make an optimizer of torch or a list of them"):
             experiment(net, lambda parameters, nothing=nothing: nothing).build_optimizer()
 
 
-def test_an_optimizer_with_a_scheduler_can_still_be_stepped():
+def test_an_optimizer_with_a_scheduler_can_still_be_stepped() -> None:
     """A scheduler replaces `optimizer.step` by a function whose signature has `self`."""
     net = model()
     optimizer = SGD(net.parameters(), lr=0.1)

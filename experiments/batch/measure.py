@@ -97,7 +97,7 @@ class Timed:
         """Run two steps to warm up."""
         trial = self._trial
         self._bench: MeasurementWorker = trial.bench()
-        self._bench.to_be_timed()
+        self._bench.tune_for_timing()
         if trial.limit is not None:
             total = torch.cuda.get_device_properties(trial.device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, trial.limit / total), trial.device)

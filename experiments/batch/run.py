@@ -20,7 +20,7 @@ from experiments.batch.picture import draw
 from experiments.batch.trial import EDITIONS, HEADS, NETWORKS, PIECES, Trial, weigh
 from experiments.load import loads, noise
 from experiments.study import MIB, Report, parser
-from mtl_accum.training.loop import resolve
+from mtl_accum.training.loop import resolve_device
 
 HERE = Path(__file__).parent
 COMMAND = "python -m experiments.batch.run"
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     """Measure and write the report."""
     scales = f"times {BUDGET // MIB} MiB; 1 on the CPU, {FULL_SIZE:g} on CUDA"
     asked = parser(__doc__, folder, scales).parse_args(arguments)
-    device = resolve(asked.device)
+    device = resolve_device(asked.device)
     scale = asked.scale or (FULL_SIZE if device.type == "cuda" else 1.0)
     budget = round(scale * BUDGET)
     before = loads()

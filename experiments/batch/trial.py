@@ -102,7 +102,7 @@ def weigh(trial: Trial) -> Weight | None:
 def _weigh(trial: Trial, threads: int) -> Weight | None:
     torch.set_num_threads(threads)
     bench = trial.bench()
-    bench.to_be_weighed()
+    bench.tune_for_memory()
     if trial.limit is not None:
         total = torch.cuda.get_device_properties(trial.device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, trial.limit / total), trial.device)

@@ -78,11 +78,11 @@ class Bench:
     def __init__(self, name: str, scale: float, device: str) -> None:
         self._name, self._scale, self._device = name, scale, device
 
-    def to_be_timed(self) -> None:
+    def tune_for_timing(self) -> None:
         """Make this process one that is timed; the first thing to call then."""
         keep_freed_memory()
 
-    def to_be_weighed(self) -> None:
+    def tune_for_memory(self) -> None:
         """Make this process one that is weighed; the first thing to call then."""
         ProcessMeter.tune()
 

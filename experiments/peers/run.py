@@ -39,7 +39,7 @@ def measure(rows: Iterable[Row], device: str, scale: float, rounds: int) -> list
             benches = {
                 item.row.name: stack.enter_context(FreshProcess(Bench(item.row.name, scale, device))) for item in group
             }
-            for method in ("to_be_timed", "prepare", *["timed_step"] * rounds):
+            for method in ("tune_for_timing", "prepare", *["timed_step"] * rounds):
                 for item in group:
                     seconds = _call(benches[item.row.name], method, item)
                     if seconds is not None:
@@ -53,7 +53,7 @@ def measure(rows: Iterable[Row], device: str, scale: float, rounds: int) -> list
 def _weigh(item: Outcome, scale: float, device: str) -> None:
     if item.failure is None:
         with FreshProcess(Bench(item.row.name, scale, device)) as process:
-            for method in ("to_be_weighed", "prepare"):
+            for method in ("tune_for_memory", "prepare"):
                 _call(process, method, item)
             item.memory = {record.source: record for record in _call(process, "memory", item) or ()}
             item.differences = _call(process, "differences", item)

@@ -89,13 +89,13 @@ class Series:
     made: int = 0
     bench: MeasurementWorker | None = None
 
-    def to_be_timed(self) -> None:
+    def tune_for_timing(self) -> None:
         """Tune this process for timing."""
-        self._make(1).to_be_timed()
+        self._make(1).tune_for_timing()
 
-    def to_be_weighed(self) -> None:
+    def tune_for_memory(self) -> None:
         """Tune this process for memory."""
-        self._make(1).to_be_weighed()
+        self._make(1).tune_for_memory()
 
     def following(self) -> None:
         """Make the next network, and run two steps."""
@@ -159,7 +159,7 @@ def measure(
     groups = [[way] for way in chosen] if device.type == "cuda" else [list(chosen)]
     for group in groups * starts:
         series = {way: Series(family, chosen[way], counts, samples, device) for way in group}
-        for row, call in _in_turns(series, "to_be_timed", cells):
+        for row, call in _in_turns(series, "tune_for_timing", cells):
             for _ in range(rounds(counts[row])):
                 for way in group:
                     seconds = call(way, "timed_step")
@@ -167,7 +167,7 @@ def measure(
                         cells[way][row].seconds.append(seconds)
     for way, edition in chosen.items():
         one = {way: Series(family, edition, counts, samples, device, device_in_use(device))}
-        for row, call in _in_turns(one, "to_be_weighed", cells):
+        for row, call in _in_turns(one, "tune_for_memory", cells):
             _note(cells[way][row], call(way, "memory"))
             cells[way][row].difference = call(way, "difference")
         print(f"{family.name} {way}: {cells[way][-1].failure or 'done'}", flush=True)

@@ -21,7 +21,7 @@ from experiments.tasks.measure import Cell, measure
 from experiments.tasks.networks import FAMILIES
 from experiments.tasks.picture import draw
 from experiments.tasks.verdict import target_of_split, target_of_summed, targets_of_loss, why
-from mtl_accum.training.loop import resolve
+from mtl_accum.training.loop import resolve_device
 
 HERE = Path(__file__).parent
 COMMAND = "python -m experiments.tasks.run"
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     options = parser(__doc__, folder, f"times the samples of a batch; 1 on the CPU, {FULL_SIZE:g} on CUDA")
     options.add_argument("--tasks", type=int, help="the most tasks")
     asked = options.parse_args(arguments)
-    device = resolve(asked.device)
+    device = resolve_device(asked.device)
     scale = asked.scale or (FULL_SIZE if device.type == "cuda" else 1.0)
     asked.folder.mkdir(parents=True, exist_ok=True)  # now, not after all the work
     before = loads()

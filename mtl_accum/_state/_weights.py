@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+
+from mtl_accum._torch_pytree import tree_map
 
 __all__ = ["GradientSnapshot", "RollbackError", "TensorSnapshot", "WeightSnapshot", "WriteDetector"]
 

@@ -65,7 +65,7 @@ def _refusing_steps(representation: Any) -> Iterator[None]:
     """Refuse an `optimizer.step()` inside the block, whose trunk has no gradient yet."""
     thread = get_ident()
 
-    def refuse(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def refuse(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if get_ident() != thread:
             return
         values = flatten(representation, "representation")[0]

@@ -3,8 +3,9 @@
 Importing the package loads none of them, because the `report` job runs without torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mtl_accum._lazy import lazy
 
 if TYPE_CHECKING:
     from mtl_accum.jobs._check import check
@@ -50,8 +51,4 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a job, or what it is built of, at its first use."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)

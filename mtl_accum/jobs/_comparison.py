@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum.editions import EditionLike
 from mtl_accum.jobs._experiment import Prepared, samples_in
 from mtl_accum.jobs._require import require_editions
 from mtl_accum.measure import compare
-from mtl_accum.training.loop import alone_on, describe
+from mtl_accum.training.loop import describe_device, lock_device
 
 __all__ = ["Comparison"]
 
@@ -60,7 +60,7 @@ class Comparison:
             on_progress: Function that is called with a few words about the next measurement.
         """
         model, batch = prepared.model, prepared.first_batch()
-        with alone_on(prepared.device):
+        with lock_device(prepared.device):
             rows = compare(
                 *(model.trunk, model.tasks, batch),
                 optimizer=prepared.optimizer,
@@ -70,7 +70,7 @@ class Comparison:
                 on_progress=on_progress,
             )
         return {
-            "device": describe(prepared.device),
+            "device": describe_device(prepared.device),
             "samples": samples_in(batch),
             "editions": [asdict(row) for row in rows],
         }

@@ -14,9 +14,9 @@ from mtl_accum.jobs._header import header
 from mtl_accum.jobs._require import require_kind
 from mtl_accum.jobs._run import Run
 from mtl_accum.models import MultiTaskModel
-from mtl_accum.training.checkpoint import FOLDER, WEIGHTS, check_weights, decode, expect_to_fit, of_path
+from mtl_accum.training.checkpoint import FOLDER, WEIGHTS, check_weights, checkpoint_at, decode, expect_to_fit
 from mtl_accum.training.evaluation import evaluate
-from mtl_accum.training.loop import resolve
+from mtl_accum.training.loop import resolve_device
 
 __all__ = ["evaluate_saved"]
 
@@ -42,7 +42,7 @@ def evaluate_saved(*, experiment: Experiment, evaluation: Evaluation, path: str 
     if not isinstance(path, str):
         raise ValueError(f"path must be a run's folder, found {path!r}; e.g. path=outputs/2026-01-31/12-00-00")
     evaluation.require_tasks_of(model)
-    device = resolve(experiment.device)
+    device = resolve_device(experiment.device)
     source, verified = _load_weights(model, Path(path))
     model.to(device)
     metrics = evaluate(model, evaluation.measures, experiment.data.test(), device=device)
@@ -60,7 +60,7 @@ def _load_weights(model: MultiTaskModel, path: Path) -> tuple[Path, str]:
             verified = check_weights(file)
             load_model(model, file)
             return file, verified
-        checkpoint = of_path(path)
+        checkpoint = checkpoint_at(path)
         if checkpoint is None:
             raise ValueError(f"path={path}: expected {WEIGHTS} or {FOLDER}/step-..., found neither")
         with expect_to_fit("model"):

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum._optimizers import Optimizers, steppable
 from mtl_accum.data import Data
 from mtl_accum.editions import samples_of
 from mtl_accum.models import MultiTaskModel
-from mtl_accum.training.loop import resolve, to_device
+from mtl_accum.training.loop import resolve_device, to_device
 
 __all__ = ["Experiment", "MakeOptimizer", "Prepared", "samples_in"]
 
@@ -57,7 +57,7 @@ class Experiment:
         Raises:
             ValueError: The device is absent, or the optimizer is not usable.
         """
-        device = resolve(self.device) if device is None else device
+        device = resolve_device(self.device) if device is None else device
         torch.manual_seed(self.seed)
         self.model.to(device)
         return Prepared(self.model, self.data, self.build_optimizer(), device)

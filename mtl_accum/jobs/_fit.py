@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum.data import Data
 from mtl_accum.editions import EditionLike
 from mtl_accum.jobs._evaluation import Evaluation
@@ -19,7 +19,7 @@ from mtl_accum.jobs._run import Run
 from mtl_accum.training.callbacks import (
     CheckpointCallback,
     CheckpointConfig,
-    Dispensable,
+    FaultTolerantLogger,
     MakeLogger,
     MetricsCallback,
     ProgressDisplay,
@@ -145,7 +145,7 @@ def _metrics(
     if recording.logger is None:
         yield None
         return
-    logger = Dispensable(recording.logger(run.folder, run.config))
+    logger = FaultTolerantLogger(recording.logger(run.folder, run.config))
     with closing(logger), training_metrics(prepared.model, evaluation.measures, prepared.device) as metrics:
         yield MetricsCallback(logger, recording.log_every, metrics)
 
@@ -156,7 +156,7 @@ def _validation(
     """Make the callback of validation; None without validation data."""
     batches: Any = getattr(data, "validation", lambda: None)
     if batches() is not None:
-        log = (metrics.validated,) if metrics is not None else ()
+        log = (metrics.log_validation,) if metrics is not None else ()
         return ValidationCallback(evaluation.measures, batches, *log)
     if loop.monitor is not None:
         raise ValueError(f"monitor={loop.monitor}: expected validation data, found none; see conf/data")

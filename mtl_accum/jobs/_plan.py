@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mtl_accum import planning, report
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum._state import same_random_numbers
 from mtl_accum.jobs._experiment import Experiment, Prepared
 from mtl_accum.jobs._header import header
@@ -18,7 +18,7 @@ from mtl_accum.jobs._run import Run
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.planning import Form, in_bytes
 from mtl_accum.training.callbacks import ProgressDisplay
-from mtl_accum.training.loop import alone_on
+from mtl_accum.training.loop import lock_device
 
 __all__ = ["Auto", "plan", "plan_and_write"]
 
@@ -98,7 +98,7 @@ def plan_and_write(
     in_bytes(budget, torch.device(device or prepared.device))  # refuses a wrong budget before the wait for the device
     with same_random_numbers():
         batch = prepared.first_batch()
-        with alone_on(prepared.device):
+        with lock_device(prepared.device):
             result = planning.plan(
                 *(prepared.model.trunk, prepared.model.tasks, batch),
                 optimizer=prepared.optimizer,

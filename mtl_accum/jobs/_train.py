@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtl_accum import report
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum.editions import EditionLike, InBackward
 from mtl_accum.jobs._comparison import Comparison
 from mtl_accum.jobs._evaluation import Evaluation
@@ -19,9 +19,9 @@ from mtl_accum.jobs._run import Run
 from mtl_accum.memory import keep_freed_memory
 from mtl_accum.planning import schedules_of
 from mtl_accum.training.callbacks import ProgressDisplay
-from mtl_accum.training.checkpoint import Checkpoint, find, save_weights
+from mtl_accum.training.checkpoint import Checkpoint, find_checkpoint, save_weights
 from mtl_accum.training.evaluation import before_and_after
-from mtl_accum.training.loop import TrainConfig, deterministic
+from mtl_accum.training.loop import TrainConfig, set_deterministic
 
 __all__ = ["train"]
 
@@ -67,10 +67,10 @@ def train(
     check_knob("train", training)
     check_knob("resume", resume)
     keep_freed_memory()
-    deterministic(loop.deterministic)
+    set_deterministic(loop.deterministic)
     prepared = experiment.prepare()
     evaluation.require_tasks_of(prepared.model)
-    checkpoint = find(resume, run.folder, run.config) if training else None
+    checkpoint = find_checkpoint(resume, run.folder, run.config) if training else None
     content = header(run, experiment.seed)
     with ProgressDisplay() as progress:
         schedules: Sequence[EditionLike]

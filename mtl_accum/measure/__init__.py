@@ -1,4 +1,4 @@
-"""Editions measured side by side, each in a fresh process."""
+"""Measurement of editions side by side: memory, time and gradient, each in a fresh process."""
 
 from mtl_accum.measure._compare import Measurement, compare
 from mtl_accum.measure._process import FreshProcess, MeasurementError, start_processes_with

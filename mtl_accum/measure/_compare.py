@@ -1,4 +1,4 @@
-"""Editions side by side on one network, one batch and one device."""
+"""Comparison of editions on one network, one batch and one device: memory, time, gradient."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mtl_accum._optimizers import Optimizers, steppable
+from mtl_accum._torch_pytree import tree_leaves
 from mtl_accum._validate import positive_int
 from mtl_accum.editions import EditionLike, PerTask, Split, SummedLoss, Tasks, Trunk, require_editions, require_parts
 from mtl_accum.measure._process import FreshProcess, MeasurementError
@@ -23,19 +24,20 @@ __all__ = ["Measurement", "compare"]
 
 @dataclass
 class Measurement:
-    """What one edition needed; None or empty where it could not be measured, `failure` says why.
+    """Measurements of one edition; None or empty where the edition failed, see `failure`.
 
     Attributes:
-        edition: its name in the comparison.
-        meaning: what it does, in one sentence.
-        memory: one record a meter.
-        step_seconds: every timed step, in seconds.
-        gradient_difference: from SummedLoss's gradient, see `gradient_difference`; over all leaves that the losses
-            reach, the optimizer's parameters among them. In pieces, without dropout if it is larger then.
-        gradient_rounding: whether a difference above 1e-5 (1e-12 in float64) is no error: the network's own rounding,
+        edition: Name of the edition in the comparison.
+        meaning: Description of the edition, in one sentence.
+        memory: Peak memory, one record a meter.
+        step_seconds: Seconds of every timed step.
+        gradient_difference: Difference from SummedLoss's gradient, see `gradient_difference`, over all leaves that the
+            losses reach, the optimizer's parameters among them. In pieces, the difference without dropout if that is
+            larger.
+        gradient_rounding: Whether a difference above 1e-5 (1e-12 in float64) is no error: the network's own rounding,
             measured with SummedLoss against itself, is as large.
-        absent: tasks that have nothing to learn from this batch: no target in it, or a count of 0.
-        failure: why the rest is missing, in words.
+        absent: Names of the tasks without a target in this batch, or with a count of 0.
+        failure: Reason why the other figures are missing; None without a failure.
     """
 
     edition: str
@@ -62,29 +64,29 @@ def compare(
 ) -> list[Measurement]:
     """Measure editions, each in a fresh process: peak memory, time per step, difference of the gradient.
 
-    A process is either timed or weighed. On the CPU the timed ones take turns with their steps, so that a
-    noisy machine is noisy for all of them; on a GPU they run one after the other, so that none takes memory
-    that another one needs. Here nothing changes: neither parameters, gradients and buffers nor the random
-    state.
+    A process measures either time or memory. On the CPU the timed processes take turns with their steps, so a noisy
+    machine is equally noisy for all of them. On a GPU they run one after the other, so none takes memory that another
+    one needs. The caller's parameters, gradients, buffers and random state stay unchanged.
 
     Args:
-        trunk: maps the batch to the representation.
-        tasks: by name, maps the representation and the batch to a 0-dim loss.
-        batch: on the device of the trunk.
-        optimizer: one or a list of several, whose steps are part of the measured step; None leaves them out.
-        editions: by the name that the result shows; by default summed, per_task and split.
-        steps: timed steps of each edition.
-        build: an importable function that returns (trunk, tasks, batch, optimizer), called in each fresh
-            process in place of sending these there; for closures.
-        snapshots: an existing folder for one file an edition, its name and ".pickle", for PyTorch's memory viewer
-            (https://pytorch.org/memory_viz); None writes none.
-        on_progress: told in a few words what happens next.
+        trunk: Function from the batch to the representation.
+        tasks: Functions from the representation and the batch to a 0-dim loss, by name.
+        batch: Any batch, on the device of the trunk.
+        optimizer: Optimizer, or a list of several, whose steps are part of the measured step; None for no optimizer.
+        editions: Editions by the name to show; by default summed, per_task and split.
+        steps: Number of timed steps of each edition.
+        build: Importable function that returns (trunk, tasks, batch, optimizer). It is called in each fresh process,
+            and nothing is sent there: for closures.
+        snapshots: Existing folder for one file an edition, its name and ".pickle", for PyTorch's memory viewer
+            (https://pytorch.org/memory_viz); None writes no files.
+        on_progress: Function that is called with a few words before each measurement.
 
     Returns:
         One measurement an edition, in order.
 
     Raises:
-        TypeError: something cannot be sent to a fresh process; the message names the fix; or editions is no mapping.
+        TypeError: An argument cannot be sent to a fresh process, with the fix in the message; or editions is no
+            mapping.
         ValueError: steps is less than 1, snapshots is no folder, or an optimizer needs a closure (LBFGS).
     """
     positive_int("steps", steps)
@@ -100,44 +102,47 @@ def compare(
     for name in chosen:
         files[name] = file_name(name, files.values())
     if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # the processes need the room
+        torch.cuda.empty_cache()  # the processes need the memory
     device = _device(trunk, tasks, batch)
-    if build is not None and torch.cuda.is_available():  # where it will put the network is known too late
+    if build is not None and torch.cuda.is_available():  # the device of its network is known only in the process
         device = torch.device("cuda", torch.cuda.current_device())
     one_by_one = device.type != "cpu"
     for group in [[name] for name in chosen] if one_by_one else [list(chosen)]:
         members = {name: chosen[name] for name in group}
         on_progress(f"timing {', '.join(group)}")
-        with _processes({name: MeasurementWorker(parts, edition) for name, edition in members.items()}, rows) as ask:
-            for method in ("to_be_timed", "prepare", *["timed_step"] * steps):
+        with _processes({name: MeasurementWorker(parts, edition) for name, edition in members.items()}, rows) as call:
+            for method in ("tune_for_timing", "prepare", *["timed_step"] * steps):
                 for name in group:
-                    seconds = ask(name, method)
+                    seconds = call(name, method)
                     if seconds is not None:
                         rows[name].step_seconds.append(seconds)
         before = device_in_use(device)
-        benches = {
+        workers = {
             name: MeasurementWorker(parts, edition, before=before, snapshot=folder and folder / f"{files[name]}.pickle")
             for name, edition in members.items()
         }
-        with _processes(benches, rows) as ask:
+        with _processes(workers, rows) as call:
             for name in group:
-                on_progress(f"weighing {name}")
-                ask(name, "to_be_weighed")
-                ask(name, "prepare")
-                rows[name].memory = ask(name, "memory") or []
-                _note(rows[name], ask(name, "difference"))
+                on_progress(f"measuring the memory of {name}")
+                call(name, "tune_for_memory")
+                call(name, "prepare")
+                rows[name].memory = call(name, "memory") or []
+                _set_difference(rows[name], call(name, "difference"))
     return list(rows.values())
 
 
 @contextmanager
 def _processes(
-    benches: Mapping[str, MeasurementWorker], rows: Mapping[str, Measurement]
+    workers: Mapping[str, MeasurementWorker], rows: Mapping[str, Measurement]
 ) -> Iterator[Callable[[str, str], Any]]:
-    """A fresh process for each edition, and a way to ask them, which answers None from the first failure on."""
-    with ExitStack() as stack:
-        processes = {name: stack.enter_context(FreshProcess(bench)) for name, bench in benches.items()}
+    """Start a fresh process for each edition, and yield a function that calls a method there.
 
-        def ask(name: str, method: str) -> Any:
+    From an edition's first failure on, the function returns None, and the edition's row has the failure.
+    """
+    with ExitStack() as stack:
+        processes = {name: stack.enter_context(FreshProcess(worker)) for name, worker in workers.items()}
+
+        def call(name: str, method: str) -> Any:
             if rows[name].failure is not None:
                 return None
             try:
@@ -146,17 +151,18 @@ def _processes(
                 rows[name].failure = str(error)
                 return None
 
-        yield ask
+        yield call
 
 
-def _note(row: Measurement, difference: GradientDifference | None) -> None:
+def _set_difference(row: Measurement, difference: GradientDifference | None) -> None:
     if difference is not None:
         row.gradient_difference, row.gradient_rounding = difference.value, difference.is_rounding
         row.absent = difference.absent
 
 
 def _device(*trees: Any) -> torch.device:
-    for leaf in torch.utils._pytree.tree_leaves(trees):
+    """Return the device of the first tensor or parameter."""
+    for leaf in tree_leaves(trees):
         if isinstance(leaf, torch.Tensor):
             return leaf.device
         if isinstance(leaf, torch.nn.Module):

@@ -1,4 +1,4 @@
-"""An object on its way to another process, in a file that has no name: nothing is left of it, whoever is killed."""
+"""Transfer of an object to another process through an unnamed file, which is gone even if a process is killed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Parcel"]
 
 
 class Parcel:
-    """Pickle an object into an unnamed file; sent to a process as an argument, it takes the open file along.
+    """An object pickled into an unnamed file; passed to a process as an argument, it takes the open file along.
 
     Args:
-        content: Any object that pickles.
+        content: Object that pickles.
 
     Raises:
-        OSError: The temporary folder is full, or cannot be written.
-        Exception: Whatever the object's own pickling raises.
+        OSError: The temporary folder cannot be written, or the disk is full.
+        Exception: The object's own pickling raised it.
     """
 
     def __init__(self, content: Any) -> None:
@@ -34,7 +34,7 @@ class Parcel:
             if failure is None:
                 raise
             raise OSError(
-                f"a copy of the network, its batch and its optimizer does not get into the temporary folder "
+                f"cannot write a copy of the network, its batch and its optimizer into the temporary folder "
                 f"{tempfile.gettempdir()} ({failure.strerror}); make room there, or set TMPDIR to another folder"
             ) from error
 
@@ -43,14 +43,14 @@ class Parcel:
         return {"descriptor": reduction.DupFd(self._file.fileno())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over the open file there."""
+        """Open the duplicate in the new process."""
         self._file = os.fdopen(state["descriptor"].detach(), "rb")
 
     def unpack(self) -> Any:
         """Load the object, once."""
         with self._file as file:
             file.seek(0)
-            return torch.load(file, weights_only=False)  # our own file, written a moment ago
+            return torch.load(file, weights_only=False)  # a file of this package, written a moment ago
 
     def close(self) -> None:
         """Close this process's file."""
@@ -58,7 +58,7 @@ class Parcel:
 
 
 def _write_error(error: BaseException | None) -> OSError | None:
-    """Find the system's error behind torch's, which has "unexpected pos 576 vs 534" to say of a full disk."""
+    """Return the system's error behind torch's: of a full disk, torch's message is "unexpected pos 576 vs 534"."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error

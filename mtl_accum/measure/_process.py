@@ -19,15 +19,15 @@ from mtl_accum.measure._parcel import Parcel
 
 __all__ = ["FreshProcess", "MeasurementError", "start_processes_with"]
 
-_contexts: list[BaseContext] = []  # of `start_processes_with`, the innermost last
+_contexts: list[BaseContext] = []  # contexts of `start_processes_with`, the innermost last
 
 
 @contextmanager
 def start_processes_with(context: BaseContext) -> Iterator[None]:
-    """Start every `FreshProcess` from a multiprocessing context that has been chosen once, in place of spawning it.
+    """Start every `FreshProcess` in the block from a multiprocessing context, in place of spawning it.
 
     Args:
-        context: Context that starts the processes of the block.
+        context: Context that starts the processes.
     """
     _contexts.append(context)
     try:
@@ -37,21 +37,22 @@ def start_processes_with(context: BaseContext) -> Iterator[None]:
 
 
 class MeasurementError(RuntimeError):
-    """What was asked of a fresh process did not work there; the message is the reason."""
+    """A call in a fresh process failed; the message is the reason."""
 
 
 class FreshProcess:
-    """Sends an object to a new process and calls its methods there.
+    """A new process with a copy of an object, whose methods can be called there.
 
-    Nothing of this process's memory is inherited: no allocator pool, no warm caches, no loaded kernels.
+    The process inherits nothing of this process's memory: no allocator pool, no warm caches, no loaded kernels.
 
     Args:
-        subject: any object that pickles; its classes must be importable.
-        context: of multiprocessing, that starts the process; None takes that of `start_processes_with`, or spawns it.
+        subject: Object that pickles; its classes must be importable.
+        context: Context of multiprocessing that starts the process; None for that of `start_processes_with`, or else
+            a spawned process.
 
     Raises:
-        TypeError: the subject does not pickle; names the fix.
-        OSError: the temporary folder has no room for it.
+        TypeError: The subject does not pickle; the message names the fix.
+        OSError: The temporary folder has no room for it.
     """
 
     def __init__(self, subject: Any, context: Any = None) -> None:
@@ -59,7 +60,7 @@ class FreshProcess:
             parcel = Parcel(subject)
         except OSError:
             raise
-        except Exception as error:  # whatever the objects' own pickling raises
+        except Exception as error:  # an object's own pickling may raise anything
             raise TypeError(
                 f"cannot be sent to a fresh process ({error}); pass modules, or functions defined at the top of a "
                 "file, or build=: an importable function that returns (trunk, tasks, batch, optimizer)"
@@ -71,21 +72,24 @@ class FreshProcess:
         with _known_start_method():
             self._process.start()
         parcel.close()
-        theirs.close()  # so that the death of the process ends our wait
+        theirs.close()  # otherwise `recv` would wait for ever after the death of the process
 
     def call(self, method: str) -> Any:
-        """Run a method of the subject over there and wait for what it returns.
+        """Call a method of the subject in the process, and return its result.
+
+        Args:
+            method: Name of the method; it takes no arguments.
 
         Raises:
-            MeasurementError: it raised, or the process died.
+            MeasurementError: The method raised, or the process died.
         """
         try:
             self._connection.send(method)
-            worked, value = self._connection.recv()
+            succeeded, value = self._connection.recv()
         except (EOFError, OSError):
             self._process.join()
             raise MeasurementError(_cause_of_death(self._process.exitcode)) from None
-        if not worked:
+        if not succeeded:
             raise MeasurementError(value)
         return value
 
@@ -102,7 +106,7 @@ class FreshProcess:
 
 @contextmanager
 def _known_start_method() -> Iterator[None]:
-    """A worker of joblib has a start method of its own, which a fresh process would be told and not know."""
+    """Set a standard start method in the block: a worker of joblib has its own, which a fresh process cannot set."""
     before = multiprocessing.get_start_method(allow_none=True)
     if before is None or before in multiprocessing.get_all_start_methods():
         yield
@@ -115,7 +119,7 @@ def _known_start_method() -> Iterator[None]:
 
 
 class _Settings:
-    """What of torch's global settings changes figures; taken here, applied there."""
+    """Torch's global settings that change measurements: read in one process, applied in another."""
 
     def __init__(self) -> None:
         self.threads = torch.get_num_threads()
@@ -133,15 +137,15 @@ class _Settings:
 
 
 def _serve(connection: Connection, parcel: Parcel, settings: _Settings) -> NoReturn:
-    with suppress(OSError):  # nobody listens any more: the process that asked was killed
-        _answer(connection, parcel, settings)
+    with suppress(OSError):  # the calling process was killed
+        _serve_calls(connection, parcel, settings)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # the interpreter would take a second to free what the system frees at once
 
 
-def _answer(connection: Connection, parcel: Parcel, settings: _Settings) -> None:
+def _serve_calls(connection: Connection, parcel: Parcel, settings: _Settings) -> None:
     settings.apply()
     subject: Any = None
     while True:
@@ -150,27 +154,27 @@ def _answer(connection: Connection, parcel: Parcel, settings: _Settings) -> None
         except (EOFError, KeyboardInterrupt):
             return
         try:
-            if subject is None:  # not before: a failure to load belongs to the first call
+            if subject is None:  # unpacked here, so a failure to load is that of the first call
                 subject = parcel.unpack()
-            answer = True, getattr(subject, method)()
+            result = True, getattr(subject, method)()
         except (Exception, KeyboardInterrupt) as error:
-            answer = False, f"{type(error).__name__}: {error}"
-        _send(connection, answer)
+            result = False, f"{type(error).__name__}: {error}"
+        _send(connection, result)
 
 
-def _send(connection: Connection, answer: tuple[bool, Any]) -> None:
+def _send(connection: Connection, result: tuple[bool, Any]) -> None:
     try:
-        connection.send(answer)
+        connection.send(result)
     except OSError:
         raise
-    except Exception as error:  # whatever the answer's own pickling raises
+    except Exception as error:  # a result's own pickling may raise anything
         connection.send((False, f"{type(error).__name__}: {error}"))
 
 
 def _cause_of_death(exitcode: int | None) -> str:
     if exitcode == -9:
-        return "the process was killed (signal 9), most likely by the system for want of memory"
+        return "the process was killed (signal 9), most likely by the system because memory ran out"
     return (
-        f"the process ended with exit code {exitcode}; it imports the script that started it, which must not run "
-        "anything then: put the call under if __name__ == '__main__':"
+        f"the process ended with exit code {exitcode}; it imports the script that started it, and that "
+        "import must not run anything: put the call under if __name__ == '__main__':"
     )

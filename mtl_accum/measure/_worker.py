@@ -1,4 +1,4 @@
-"""What a fresh process measures about one edition."""
+"""Measurement of one edition in a fresh process: time, memory, gradient."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _COMPILED = (
 
 @dataclass(frozen=True)
 class GradientDifference:
-    """How far a gradient is from SummedLoss's.
+    """Difference of a gradient from SummedLoss's.
 
     Attributes:
         value: Largest relative difference, see `gradient_difference`.
         is_rounding: Whether a difference above the bound is the network's own rounding, as it was measured.
-        absent: Tasks that have nothing to learn from the batch, and that nothing was compared of.
+        absent: Names of the tasks that are absent from the batch, and not compared.
     """
 
     value: float
@@ -49,13 +49,13 @@ class GradientDifference:
 
 
 class MeasurementWorker:
-    """One edition on one network and one batch: a step, timed or weighed, and its gradient.
+    """Training step of one edition, to be measured in a process of its own.
 
     Args:
-        parts: (trunk, tasks, batch, optimizer or None), or an importable function that returns them.
-        edition: what to measure.
-        before: used bytes of the CUDA device before the process of this bench began.
-        snapshot: a file for PyTorch's memory viewer; None writes none.
+        parts: Tuple (trunk, tasks, batch, optimizer or None), or an importable function that returns it.
+        edition: Edition to measure.
+        before: Number of used bytes of the CUDA device before the process was started.
+        snapshot: File for PyTorch's memory viewer; None writes no file.
     """
 
     def __init__(
@@ -64,62 +64,66 @@ class MeasurementWorker:
         self._parts, self._edition = parts, require_edition(edition)
         self._before, self._snapshot = before, snapshot
 
-    def to_be_timed(self) -> None:
-        """Make this process one that is timed; the first thing to call then."""
+    def tune_for_timing(self) -> None:
+        """Set up the process's allocator for measurements of time; must be called first."""
         keep_freed_memory()
 
-    def to_be_weighed(self) -> None:
-        """Make this process one that is weighed; the first thing to call then."""
+    def tune_for_memory(self) -> None:
+        """Set up the process's allocator for measurements of memory; must be called first."""
         ProcessMeter.tune()
 
     def prepare(self) -> None:
-        """Two warm-up steps: optimizer state, workspaces and lazily loaded kernels exist after them."""
+        """Run two warm-up steps, which make optimizer state, workspaces and lazily loaded kernels."""
         trunk, tasks, batch, optimizer = self._parts() if callable(self._parts) else self._parts
         self._step = TrainingStep(trunk, tasks, batch, steppable(optimizer), self._edition)
         for _ in range(2):
             self._step()
 
     def timed_step(self) -> float:
-        """Seconds of one step: zero_grad, forward and backward, optimizer; after one that warms the caches."""
+        """Return the seconds of one step (zero_grad, forward, backward, optimizer), after one that warms the caches."""
         self._step()
-        now = wall_clock(self._step.device)
-        start = now()
+        seconds = wall_clock(self._step.device)
+        start = seconds()
         self._step()
-        return now() - start
+        return seconds() - start
 
     def memory(self) -> list[PeakMemory]:
-        """The peaks of one step by every meter that this device has, each over a step of its own."""
+        """Measure the peak of a step with every meter that the device has, each over a step of its own."""
         device = self._step.device
-        found = [self._weigh(CudaMeter(device, before=self._before))] if device.type == "cuda" else []
+        peaks = [self._measure(CudaMeter(device, before=self._before))] if device.type == "cuda" else []
         tensors = self._step.tensor_meter(trace=self._snapshot is not None)
-        found.append(dataclasses.replace(self._weigh(tensors), caveats=_COMPILED if self._step.compiled() else ()))
+        peaks.append(dataclasses.replace(self._measure(tensors), caveats=_COMPILED if self._step.compiled() else ()))
         if device.type == "cpu":
-            found.append(self._weigh(ProcessMeter()))
+            peaks.append(self._measure(ProcessMeter()))
         if self._snapshot is not None:
             self._write_snapshot(self._snapshot, tensors.events)
-        return [dataclasses.replace(record, edition=repr(self._edition)) for record in found]
+        return [dataclasses.replace(record, edition=repr(self._edition)) for record in peaks]
 
     def difference(self) -> GradientDifference:
-        """How far this edition's gradient is from SummedLoss's, from the same buffers and random numbers."""
+        """Compare the edition's gradient with SummedLoss's, from the same buffers and random numbers.
+
+        Raises:
+            RuntimeError: No parameter has a gradient, or the edition's gradient is not finite.
+        """
         step = self._step
         leaves = [*step.parameters, *leaves_reached(step.trunk, step.tasks, step.batch)]
         judge = Judge(Sandbox(step.trunk, step.tasks, step.batch, also=leaves))
         torch.manual_seed(0)
         if not any(gradient is not None for gradient in judge.reference.gradients.values()):
-            raise RuntimeError("found no parameter with a gradient; pass modules, or the optimizer of its parameters")
+            raise RuntimeError("no parameter has a gradient; pass modules, or the optimizer of their parameters")
         edition = self._edition
-        if not edition.leaves_gradients and edition.inner is not None:  # they are those of the edition inside
+        if not edition.leaves_gradients and edition.inner is not None:  # compared are those of the edition inside
             edition = edition.inner
         agreement = judge.agreement(edition)
         if math.isinf(agreement.gradients):
             raise RuntimeError(f"the gradient of {agreement.parameter} is missing or not finite")
         return GradientDifference(agreement.gradients, agreement.is_rounding(), absent_tasks(step.tasks, step.batch))
 
-    def _weigh(self, meter: Meter) -> PeakMemory:
+    def _measure(self, meter: Meter) -> PeakMemory:
         reason = meter.unavailable()
         if reason is not None:
-            why = f"{meter.source}: not measured, {reason}"
-            return PeakMemory(meter.source, str(self._step.device), None, None, None, caveats=(why,))
+            caveat = f"{meter.source}: not measured, {reason}"
+            return PeakMemory(meter.source, str(self._step.device), None, None, None, caveats=(caveat,))
         with meter:
             self._step()
         return meter.result()
@@ -128,7 +132,7 @@ class MeasurementWorker:
         if self._step.device.type != "cuda":
             write_snapshot(events, path)
             return
-        torch.cuda.memory._record_memory_history()  # underscored, and documented
+        torch.cuda.memory._record_memory_history()  # documented, despite the underscore
         self._step()
         torch.cuda.memory._dump_snapshot(str(path))
         torch.cuda.memory._record_memory_history(enabled=None)

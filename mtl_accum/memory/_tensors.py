@@ -9,8 +9,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from mtl_accum._torch_pytree import tree_leaves
 from mtl_accum.editions._engine import Kind, listen
 from mtl_accum.memory._live_storages import LiveStorages
 from mtl_accum.memory._peak import Peak

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from mtl_accum._optimizers import Optimizers, joined
+from mtl_accum._torch_pytree import tree_leaves
 from mtl_accum.editions import EditionLike, Tasks, Trunk, modules_of, phase
 from mtl_accum.editions._engine import is_compiled
 from mtl_accum.memory._tensors import TensorMeter

@@ -2,13 +2,13 @@
 
 from mtl_accum._renamed import renamed
 from mtl_accum.planning._budget import in_bytes
-from mtl_accum.planning._candidates import candidates, left_out
 from mtl_accum.planning._form import Form
 from mtl_accum.planning._formula import Tables, estimate, phases
 from mtl_accum.planning._measure_costs import measure_costs
 from mtl_accum.planning._notation import as_dict, format_edition, from_dict, overrides
 from mtl_accum.planning._planner import plan
 from mtl_accum.planning._result import BudgetError, LargestBatch, Plan, Schedule, Trial, schedules_of
+from mtl_accum.planning._schedule_space import candidates, left_out
 from mtl_accum.planning._simplicity import simplicity
 from mtl_accum.planning._timings import step_seconds
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from torch.utils._pytree import tree_map
+from mtl_accum._torch_pytree import tree_map
 
 __all__ = ["CostTable", "NetworkCosts", "PartCost", "with_all_heads"]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
+from mtl_accum._torch_pytree import tree_map_only
 from mtl_accum.editions import (
     Accumulated,
     AsLoss,
@@ -24,8 +24,8 @@ from mtl_accum.editions import (
 )
 from mtl_accum.editions._engine import Piece, equal_ranges, read_counts, take
 from mtl_accum.memory import TrainingStep, is_out_of_memory, recover
-from mtl_accum.planning._candidates import HEAD_CHUNKS, TRUNK_CHUNKS
 from mtl_accum.planning._notation import format_edition
+from mtl_accum.planning._schedule_space import HEAD_CHUNKS, TRUNK_CHUNKS
 from mtl_accum.planning._simplicity import in_small
 from mtl_accum.verify import CheckedEdition, examine, without_a_trace
 

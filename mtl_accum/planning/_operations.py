@@ -7,9 +7,9 @@ from typing import Any, Self
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
+from mtl_accum._torch_pytree import tree_iter
 from mtl_accum.editions import TO_HOST
 
 __all__ = ["OperationCounter"]

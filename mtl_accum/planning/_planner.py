@@ -18,7 +18,7 @@ from mtl_accum.planning._profile import bytes_of
 from mtl_accum.planning._progress import Progress
 from mtl_accum.planning._ranking import Candidate, relative_to
 from mtl_accum.planning._result import Plan
-from mtl_accum.planning._search import Search
+from mtl_accum.planning._search_in_budget import Search
 from mtl_accum.prediction import cpu_or_cuda
 
 __all__ = ["plan"]

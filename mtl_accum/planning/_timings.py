@@ -7,8 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from torch.utils._pytree import tree_map
-
+from mtl_accum._torch_pytree import tree_map
 from mtl_accum.editions import Split, SummedLoss
 from mtl_accum.editions._engine import listen, take
 from mtl_accum.memory import Parts, TrainingStep, is_out_of_memory, recover, wall_clock

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+
+from mtl_accum._torch_pytree import tree_map_only
 
 __all__ = ["cuda_operators", "prefer_foreach"]
 

@@ -11,10 +11,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._pytree import tree_leaves
 
 from mtl_accum._optimizers import joined, steppable
 from mtl_accum._state import same_random_numbers
+from mtl_accum._torch_pytree import tree_leaves
 from mtl_accum.editions import TO_HOST, EditionLike, SummedLoss, Tasks, modules_of
 from mtl_accum.editions._engine import Piece, couples_samples, listen, read_counts, take
 from mtl_accum.memory import BLOCK, Build, Parts, TensorMeter, TrainingStep

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_iter
 
+from mtl_accum._torch_pytree import tree_iter
 from mtl_accum.editions import modules_of
 from mtl_accum.editions._engine import share_modules
 

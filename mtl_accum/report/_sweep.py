@@ -142,20 +142,20 @@ def knobs(sweep: Mapping[str, Any]) -> list[str]:
 def sweep_table(sweep: Mapping[str, Any]) -> list[list[str]]:
     """Return a table with a row per job; the last column has the reason of a failure."""
     varied = knobs(sweep)
-    cells = [["job", *varied, "peak", "step", "samples / s", "gradient difference", "failure"]]
-    for row in sweep["rows"]:
-        cells.append(
-            [
-                row["job"],
-                *(row["overrides"].get(name, "") for name in varied),
-                mib(row["peak_bytes"]),
-                milliseconds(step_time(row)),
-                samples_per_second(row, row["samples"]),
-                difference(row),
-                row["failure"] or "",
-            ]
-        )
-    return cells
+    head = ["job", *varied, "peak", "step", "samples / s", "gradient difference", "failure"]
+    return [head, *(_sweep_row(row, varied) for row in sweep["rows"])]
+
+
+def _sweep_row(row: Mapping[str, Any], varied: Sequence[str]) -> list[str]:
+    return [
+        row["job"],
+        *(row["overrides"].get(name, "") for name in varied),
+        mib(row["peak_bytes"]),
+        milliseconds(step_time(row)),
+        samples_per_second(row, row["samples"]),
+        difference(row),
+        row["failure"] or "",
+    ]
 
 
 def glance(sweep: Mapping[str, Any]) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Training: the loop, its checkpoints and callbacks, and the evaluation of what was trained."""
+"""Training: the loop, its callbacks, checkpoints, and evaluation."""
 
 from mtl_accum._renamed import renamed
 from mtl_accum.training.callbacks import CheckpointConfig, Logger, MLflow, TensorBoard, WeightsAndBiases, no_logger

@@ -1,4 +1,4 @@
-"""Proof on a network of one's own: editions against the summed loss."""
+"""Verification on the user's own network: editions compared with the summed loss."""
 
 from mtl_accum.verify._absent import absent_tasks
 from mtl_accum.verify._check import CheckedEdition, check, examine

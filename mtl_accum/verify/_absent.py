@@ -1,4 +1,4 @@
-"""Which tasks have nothing to learn from a batch: a misspelt target is an absent task, with loss 0 for ever."""
+"""Absent tasks of a batch, to be shown to the user: a misspelt target makes a task absent, with loss 0 for ever."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ __all__ = ["absent_tasks"]
 def absent_tasks(tasks: Tasks, batch: Any) -> tuple[str, ...]:
     """Return the names of the tasks that are absent from a batch: without a target in it, or with a count of 0."""
     counts = read_counts(tasks, [Piece(None, batch)])
-    return tuple(name for name, known in counts.items() if not known[None])
+    return tuple(name for name, count in counts.items() if not count[None])

@@ -1,4 +1,4 @@
-"""What a difference comes from: said only where an experiment on the network shows it."""
+"""Causes of a difference from the summed loss, each shown by an experiment on the network."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from mtl_accum._state import RngState
+from mtl_accum._torch_pytree import tree_leaves
 from mtl_accum.editions import Edition, SummedLoss, Tasks, Trunk, modules_of
 from mtl_accum.editions._engine import Replay, Watch
 from mtl_accum.verify._difference import largest_difference
@@ -21,25 +21,25 @@ from mtl_accum.verify._trial import Sandbox
 
 __all__ = ["cause_of"]
 
-_CLOSE = 1e-4  # of a representation: two passes that differ by less differ by rounding
+_CLOSE = 1e-4  # relative: representations of two passes that differ by less differ by rounding
 
 
 def cause_of(edition: Edition, judge: Judge, agreement: Agreement) -> str:
-    """Describe a difference: where it is largest, and what it comes from if an experiment shows that.
+    """Describe a difference: its largest place, and its cause if an experiment shows one.
 
     Args:
-        edition: Differs from `SummedLoss`.
-        judge: Of the network, in the precision in which it differs.
-        agreement: The comparison that shows it.
+        edition: Edition that differs from `SummedLoss`.
+        judge: Judge of the network, in the precision in which the edition differs.
+        agreement: Comparison that shows the difference.
     """
     place = f"the gradient of {agreement.parameter} differs most"
     if agreement.differing == ("buffers",):
         place = f"the buffer {agreement.buffer} differs most"
-    cause = next(_shown(edition, judge, agreement), "what causes it was not shown by any experiment")
+    cause = next(_causes(edition, judge, agreement), "no experiment showed the cause")
     return f"{place}; {cause}"
 
 
-def _shown(edition: Edition, judge: Judge, agreement: Agreement) -> Iterator[str]:
+def _causes(edition: Edition, judge: Judge, agreement: Agreement) -> Iterator[str]:
     """Yield the causes that experiments show, the surest first."""
     network = judge.network
     if not judge.compare(network.run(SummedLoss()), judge.reference).exact():
@@ -51,17 +51,17 @@ def _shown(edition: Edition, judge: Judge, agreement: Agreement) -> Iterator[str
             "twice the losses do not give twice the gradient: something adds gradient of its own in the backward (an "
             "injected auxiliary loss, a hook), once in every backward pass; make it a task"
         )
-    yield from _of_another_pass(network, in_pieces(edition))
+    yield from _causes_in_second_pass(network, in_pieces(edition))
     if in_pieces(edition):
-        yield from _of_pieces(edition, judge, agreement)
-    if judge.draws and (quiet := judge.quiet_agreement(edition)) is not None and quiet.exact():
+        yield from _causes_in_pieces(edition, judge, agreement)
+    if judge.draws and (quiet := judge.agreement_without_dropout(edition)) is not None and quiet.exact():
         yield "without dropout there is no difference: the random numbers of a pass are not those of SummedLoss"
     if not agreement.random:
         yield "the random stream ends elsewhere"
 
 
-def _of_another_pass(network: Sandbox, pieces: bool) -> Iterator[str]:
-    """Run the trunk twice on one batch, from the same random numbers and buffers."""
+def _causes_in_second_pass(network: Sandbox, pieces: bool) -> Iterator[str]:
+    """Run the trunk twice on one batch, from the same random numbers and buffers, and yield what changes."""
     twice = _TwicePass()
     try:
         network.run(twice)
@@ -82,8 +82,8 @@ def _of_another_pass(network: Sandbox, pieces: bool) -> Iterator[str]:
         )
 
 
-def _of_pieces(edition: Edition, judge: Judge, agreement: Agreement) -> Iterator[str]:
-    """Run the same pieces with nothing but the summed loss, and the tasks one by one."""
+def _causes_in_pieces(edition: Edition, judge: Judge, agreement: Agreement) -> Iterator[str]:
+    """Run the summed loss over the same pieces, and the tasks one by one, and yield the tasks that differ."""
     if judge.without_dropout is None:
         return
     with NoDropout():
@@ -121,12 +121,12 @@ def _tasks_that_differ(edition: Edition, network: Sandbox) -> Iterator[str]:
 
 @dataclass
 class _TwicePass(Edition):
-    """Passes of the trunk on one batch.
+    """Three passes of the trunk on one batch, compared.
 
     Attributes:
-        apart: Whether the second one differs, from the same random numbers and buffers.
-        drifted: Whether one differs that sees the buffers as the first left them.
-        wrote: Whether the first one changed the batch.
+        apart: Whether a second pass differs from the first, from the same random numbers and buffers.
+        drifted: Whether a pass from the buffers that the first one left differs from the first.
+        wrote: Whether the first pass changed the batch.
     """
 
     apart: bool = field(default=False, init=False)
@@ -134,14 +134,14 @@ class _TwicePass(Edition):
     wrote: bool = field(default=False, init=False)
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-        """Compare the two representations, and the batch with what it was."""
-        kept = [leaf.detach().clone() for leaf in _tensors(batch)]
+        """Compare the representations, and the batch before and after."""
+        before = [leaf.detach().clone() for leaf in _tensors(batch)]
         modules = modules_of(trunk)
         replay, random = Replay(modules, Watch(trunk, modules, self)), RngState.capture()
         with torch.no_grad():
             with replay.forward():
                 first = [leaf.detach().clone() for leaf in _tensors(trunk(batch))]
-            self.wrote = any(_differ(*pair) for pair in zip(kept, _tensors(batch), strict=False))
+            self.wrote = any(_differ(*pair) for pair in zip(before, _tensors(batch), strict=False))
             with replay.forward():
                 second = _tensors(trunk(batch))
             random.restore()

@@ -1,4 +1,4 @@
-"""Proof for the user's own model: every edition against `SummedLoss`, by numbers."""
+"""Check of editions on the user's own network: losses, gradients, buffers and random numbers against `SummedLoss`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
+from mtl_accum._torch_pytree import tree_leaves, tree_map, tree_map_only
 from mtl_accum.editions import (
     Accumulated,
     Cached,
@@ -35,8 +35,8 @@ from mtl_accum.verify._verdict import Check, CheckedEdition
 
 __all__ = ["Agreement", "Check", "CheckedEdition", "check", "examine"]
 
-_MOST = 4  # parameters named in a sentence
-_LONGEST = 300  # characters of an error's words in the table
+_MOST_NAMES = 4  # of parameters in a sentence
+_LONGEST_ERROR = 300  # characters in the table
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 
@@ -49,25 +49,30 @@ def check(
     optimizer: Optimizers | None = None,
     editions: Mapping[str, EditionLike] | None = None,
 ) -> Check:
-    """Hold editions against `SummedLoss` on a network and a batch of the user's, and print a table.
+    """Compare editions with `SummedLoss` on a network and a batch, and print a table.
 
     Compared are the gradients of all leaves that the losses reach (log-variances in a closure, inputs that require a
     gradient), the losses, the buffers and the random numbers. Every run begins from the same state, on a copy of the
-    batch. An edition in pieces is held against the same pieces with the model's random numbers, and against the whole
-    batch with dropout turned off: the first sees a wrong replay, the second a loss that couples samples, batch
-    statistics, or a count that is not the mean's denominator. A difference above the bound is held against the
-    network's own rounding, which is measured. Takes the memory of `SummedLoss`, twice over for the float64 part.
-    Leaves no trace in the network.
+    batch. An edition in pieces is compared twice. The comparison with `SummedLoss` over the same pieces, with the
+    model's random numbers, shows a wrong replay. The one with the whole batch, with dropout turned off, shows a loss
+    that couples samples, batch statistics, or a count that is not the mean's denominator. Where a difference exceeds
+    the bound, the network's own rounding is measured, and the difference compared with it.
+
+    The check needs the memory of `SummedLoss`, twice that for the float64 part, and leaves the network unchanged.
 
     Args:
-        trunk: maps the batch to the representation.
-        tasks: by name, maps the representation and the batch to a 0-dim loss.
-        batch: any; cut for editions in pieces.
-        optimizer: whose parameters are the trainable ones, one or several; by default all that require a gradient.
-        editions: by the name to show; by default PerTask, Split, and Cached and Accumulated in unequal pieces.
+        trunk: Function from the batch to the representation.
+        tasks: Functions from the representation and the batch to a 0-dim loss, by name.
+        batch: Any batch; it is cut for editions in pieces.
+        optimizer: Optimizer, or several, with the trainable parameters; by default all that require a gradient.
+        editions: Editions by the name to show; by default PerTask, Split, and Cached and Accumulated in unequal pieces.
 
     Returns:
-        The figures, the reasons that experiments showed, and `passed()`. An edition that raises is a row of it.
+        The figures, the causes that experiments showed, and `passed()`. An edition that raises is one of the rows.
+
+    Raises:
+        TypeError: The trunk, a task or an edition has a wrong type.
+        Exception: `SummedLoss` cannot run on this network and batch, and raised it.
     """
     result = examine(trunk, tasks, batch, optimizer=optimizer, editions=editions)
     print(result)
@@ -82,13 +87,13 @@ def examine(
     optimizer: Optimizers | None = None,
     editions: Mapping[str, EditionLike] | None = None,
 ) -> Check:
-    """Do what `check` does, and print nothing."""
+    """Compare editions with `SummedLoss` as `check` does, without printing; arguments and errors as of `check`."""
     require_parts(trunk, tasks)
     chosen = _default_editions(batch) if not editions else require_editions(editions)
     trained = [p for one in _optimizers(optimizer) for group in one.param_groups for p in group["params"]]
     network = Sandbox(trunk, tasks, batch, also=[*trained, *leaves_reached(trunk, tasks, batch)])
     own = Judge(network)
-    gradients = own.reference.gradients  # first of all: what SummedLoss cannot run is the user's error, and no row
+    gradients = own.reference.gradients  # first: if SummedLoss cannot run, that is the caller's error and no row
     double, without = _in_double(trunk, tasks, batch)
     rows = {name: _check_one(edition, own, double, without) for name, edition in chosen.items()}
     ids = {id(parameter) for parameter in trained}
@@ -105,8 +110,9 @@ def _check_one(edition: Edition, own: Judge, double: Judge | None, without: str)
         with always_comparing():
             agreement = own.agreement(edition)
     except Exception as error:
-        words = _one_line(error)
-        return CheckedEdition(refusal=str(error)) if _is_refusal(error, edition) else CheckedEdition(failure=words)
+        if _is_refusal(error, edition):
+            return CheckedEdition(refusal=str(error))
+        return CheckedEdition(failure=_one_line(error))
     exact: Agreement | None = None
     if double is not None:
         try:
@@ -126,14 +132,14 @@ def _check_one(edition: Edition, own: Judge, double: Judge | None, without: str)
 
 
 def _undecided(edition: Edition, judge: Judge, agreement: Agreement) -> str:
-    """Say why a comparison without a difference proves nothing; "" where it does."""
+    """Return why a comparison without a difference proves nothing; "" if it proves something."""
     if not agreement.exact():
         return ""
     if not agreement.decided():
-        names = ", ".join(agreement.hidden[:_MOST]) or "every gradient"
-        names += f" and {len(agreement.hidden) - _MOST} more" if len(agreement.hidden) > _MOST else ""
+        names = ", ".join(agreement.hidden[:_MOST_NAMES]) or "every gradient"
+        names += f" and {len(agreement.hidden) - _MOST_NAMES} more" if len(agreement.hidden) > _MOST_NAMES else ""
         return f"not decided: the rounding of {names} in {agreement.dtype} is too large to see a wrong gradient"
-    if not judge.whole_is_known(edition):
+    if not judge.can_compare_whole(edition):
         return (
             "not decided: the network draws random numbers other than dropout's, so pieces differ from the whole batch"
         )
@@ -141,7 +147,7 @@ def _undecided(edition: Edition, judge: Judge, agreement: Agreement) -> str:
 
 
 def _is_refusal(error: Exception, edition: Edition) -> bool:
-    """Whether an edition raised this itself, to say what it does not support: it does not come from the network."""
+    """Return whether an error is an edition's own refusal, and not an error of the network."""
     frame = list(_frames(error))[-1]
     if str(frame.f_globals.get("__name__", "")).startswith("mtl_accum."):
         return isinstance(error, ValueError | TypeError | RuntimeError)
@@ -157,8 +163,9 @@ def _frames(error: Exception) -> Iterator[FrameType]:
 
 
 def _one_line(error: Exception) -> str:
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words[:_LONGEST]}{'...' * (len(words) > _LONGEST)}".removesuffix(": ")
+    message = " ".join(str(error).split())
+    shown = message if len(message) <= _LONGEST_ERROR else f"{message[:_LONGEST_ERROR]}..."
+    return f"{type(error).__name__}: {shown}".removesuffix(": ")
 
 
 def _optimizers(optimizer: Optimizers | None) -> Sequence[torch.optim.Optimizer]:
@@ -168,7 +175,7 @@ def _optimizers(optimizer: Optimizers | None) -> Sequence[torch.optim.Optimizer]
 
 
 def _in_double(trunk: Trunk, tasks: Tasks, batch: Any) -> tuple[Judge | None, str]:
-    """Make a float64 copy of the network, or say why there is none."""
+    """Return the judge of a float64 copy of the network; or None, and the reason."""
     try:
         copied, copied_tasks = copy.deepcopy((trunk, dict(tasks)))
     except Exception as error:
@@ -189,15 +196,15 @@ def _in_double(trunk: Trunk, tasks: Tasks, batch: Any) -> tuple[Judge | None, st
 
 
 def _widen_attributes(module: torch.nn.Module) -> None:
-    """Convert the tensors that a module keeps in plain attributes, such as a hidden state."""
+    """Convert the tensors in a module's plain attributes, such as a hidden state, to float64."""
     for name, value in vars(module).items():
         if name not in ("_parameters", "_buffers", "_modules") and any(map(_is_narrow, tree_leaves(value))):
             vars(module)[name] = tree_map(lambda leaf: _double(leaf) if _is_narrow(leaf) else leaf, value)
 
 
 def _is_narrow(leaf: Any) -> bool:
-    floats = isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dtype != torch.float64
-    return floats and not isinstance(leaf, torch.nn.Parameter)
+    narrow = isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dtype != torch.float64
+    return narrow and not isinstance(leaf, torch.nn.Parameter)
 
 
 def _double(tensor: Tensor) -> Tensor:

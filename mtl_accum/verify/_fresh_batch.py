@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import keystr, tree_leaves, tree_leaves_with_path, tree_map_only
+
+from mtl_accum._torch_pytree import keystr, tree_leaves, tree_leaves_with_path, tree_map_only
 
 __all__ = ["fresh_batch", "inputs_with_gradients"]
 
 
 def fresh_batch(batch: Any) -> Any:
-    """Copy a batch with everything in it, containers of unknown kinds too.
+    """Copy a batch deeply, containers of unknown kinds included.
 
     Tensors that share memory share it in the copy. A tensor that requires a gradient is a leaf in the copy.
 
@@ -32,7 +33,7 @@ def fresh_batch(batch: Any) -> Any:
         storage = tensor.untyped_storage()
         alone = users[storage.data_ptr()] == 1
         if tensor.grad_fn is not None or (alone and storage.nbytes() > tensor.numel() * tensor.element_size()):
-            memo[key] = _leaf(tensor)  # deepcopy refuses the former, and copies all of the storage behind the latter
+            memo[key] = _leaf(tensor)  # deepcopy refuses the first, and copies the whole storage of the second
     try:
         fresh = copy.deepcopy(batch, memo)
     except Exception:  # a lock, a generator, an open file

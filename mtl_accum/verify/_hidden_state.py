@@ -1,4 +1,4 @@
-"""Hidden state of a network: values in attributes, closures and containers, in neither parameters nor buffers."""
+"""Hidden state of a network: values in attributes, closures and containers, outside parameters and buffers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ from torch import Tensor, nn
 
 __all__ = ["HiddenState"]
 
-_DEEPEST = 8  # references followed from a callable
-_LONGEST = 4096  # items of a container that may be state; longer ones are data sets
-_MOST = 20_000  # values visited
-_LARGEST = 2**24  # elements of a tensor that is copied
+_MOST_REFERENCES = 8  # followed in a row from a callable
+_MOST_ITEMS = 4096  # of a container that may be state; longer ones are data sets
+_MOST_VALUES = 20_000  # visited
+_MOST_ELEMENTS = 2**24  # of a tensor that is copied
 _ATOMS = (str, bytes, int, float, complex, type, types.ModuleType, types.BuiltinFunctionType, type(None))
-_CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, set, deque)  # no subclasses: theirs may do more
+_CONTAINERS = (
+    dict,
+    OrderedDict,
+    defaultdict,
+    Counter,
+    list,
+    set,
+    deque,
+)  # exactly: a subclass may do more
 _REGISTRIES = frozenset(vars(nn.Module())) - {"_buffers", "training"}  # parameters, submodules, hooks
 
 
@@ -43,19 +51,19 @@ class HiddenState:
     def __init__(self, *functions: Callable[..., Any]) -> None:
         self._restore: list[Callable[[], object]] = []
         self.tensors: dict[str, Tensor] = {}
-        self._seen: dict[int, Any] = {}  # the values too: the id of a freed temporary may come again
+        self._seen: dict[int, Any] = {}  # holds the values: the id of a freed temporary could be reused
         pending = [("", function, 0) for function in functions]
-        while pending and len(self._seen) < _MOST:
+        while pending and len(self._seen) < _MOST_VALUES:
             name, value, depth = pending.pop()
-            if id(value) in self._seen or depth > _DEEPEST or isinstance(value, _ATOMS):
+            if id(value) in self._seen or depth > _MOST_REFERENCES or isinstance(value, _ATOMS):
                 continue
             self._seen[id(value)] = value
             pending += [(inner, other, depth + 1) for inner, other in self._visit(name, value)]
 
     def restore(self) -> None:
         """Restore all values."""
-        for put_back in self._restore:
-            put_back()
+        for restore in self._restore:
+            restore()
 
     def _visit(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
         """Save one value, and yield the values that it refers to."""
@@ -69,7 +77,7 @@ class HiddenState:
             self._restore.append(functools.partial(value.set_state, value.get_state()))
         elif isinstance(value, random.Random):
             self._restore.append(functools.partial(value.setstate, value.getstate()))
-        elif hasattr(value, "bit_generator"):  # of numpy, which need not be imported
+        elif hasattr(value, "bit_generator"):  # numpy's Generator; numpy may not be imported
             self._restore.append(functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state))
         elif isinstance(value, types.MethodType):
             yield from ((name, value.__self__), (name, value.__func__))
@@ -115,7 +123,7 @@ class HiddenState:
                 yield name, value
 
     def _visit_container(self, name: str, container: Any) -> Iterator[tuple[str, Any]]:
-        if len(container) > _LONGEST:
+        if len(container) > _MOST_ITEMS:
             return
         self._restore.append(_items(container))
         if isinstance(container, dict):
@@ -127,7 +135,7 @@ class HiddenState:
         if tensor.requires_grad:
             if tensor.is_leaf:
                 self.tensors[f"{name}#{len(self.tensors)}" if name in self.tensors else name] = tensor
-        elif tensor.layout == torch.strided and not tensor.is_inference() and tensor.numel() <= _LARGEST:
+        elif tensor.layout == torch.strided and not tensor.is_inference() and tensor.numel() <= _MOST_ELEMENTS:
             self._restore.append(_value(tensor))
 
 
@@ -135,41 +143,43 @@ def _value(tensor: Tensor) -> Callable[[], None]:
     """Copy the value of a tensor, and return a function that restores it."""
     value, version = tensor.detach().clone(), tensor._version
 
-    def put_back() -> None:
+    def restore() -> None:
         if tensor._version != version:
             with torch.no_grad():
                 tensor.detach().copy_(value)
 
-    return put_back
+    return restore
 
 
 def _items(container: Any) -> Callable[[], None]:
     """Save the items of a container, and return a function that restores them."""
-    kept = list(container.items()) if isinstance(container, dict) else list(container)
+    saved = list(container.items()) if isinstance(container, dict) else list(container)
 
-    def put_back() -> None:
-        if isinstance(container, dict):
-            changed = len(kept) != len(container) or any(container.get(key, kept) is not value for key, value in kept)
-        else:
-            changed = len(kept) != len(container) or any(a is not b for a, b in zip(kept, container, strict=False))
-        if not changed:
-            return
+    def restore() -> None:
+        if len(saved) == len(container):
+            if isinstance(container, dict):
+                same = all(container.get(key, saved) is value for key, value in saved)
+            else:
+                same = all(old is new for old, new in zip(saved, container, strict=False))
+            if same:
+                return
         container.clear()
         if isinstance(container, dict | set):
-            container.update(kept)
+            container.update(saved)
         else:
-            container.extend(kept)
+            container.extend(saved)
 
-    return put_back
+    return restore
 
 
-def _is_of_a_library(thing: Any) -> bool:
-    """Return whether a class or a function belongs to PyTorch, Python or this package: it holds no network's state."""
-    package = str(getattr(thing, "__module__", "")).partition(".")[0]
+def _is_of_a_library(definition: Any) -> bool:
+    """Return whether a class or a function belongs to PyTorch, Python or this package, and so holds no hidden state."""
+    package = str(getattr(definition, "__module__", "")).partition(".")[0]
     return package in ("torch", "mtl_accum") or (package in sys.stdlib_module_names and package != "__main__")
 
 
 @functools.lru_cache(maxsize=4096)
 def _names(code: types.CodeType) -> tuple[str, ...]:
+    """Return the global and attribute names in code and its nested functions."""
     inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return code.co_names + tuple(name for nested in inner for name in _names(nested))

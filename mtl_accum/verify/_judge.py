@@ -1,4 +1,4 @@
-"""One network in one precision: editions held against the summed loss, and against its own rounding."""
+"""Comparison of editions with the summed loss on one network in one precision, rounding taken into account."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from mtl_accum.verify._trial import Sandbox, StepOutcome
 
 __all__ = ["Agreement", "Judge"]
 
-# The largest difference that rounding explains in every network; what lies above is held against measured rounding.
+# The largest difference that rounding explains in any network; a larger one is compared with the measured rounding.
 _BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5}
-_BOUND_16_BIT = 0.1  # above it a difference is none of rounding; below, nothing can be concluded
+_BOUND_16_BIT = 0.1  # a larger difference is an error; a smaller one may be rounding or an error
 _KINDS = ("losses", "gradients", "buffers")
-_RESOLVED = 1e-3  # of a gradient: rounding that is larger could hide a wrong one
+_RESOLVED = 1e-3  # of a gradient's norm: larger rounding could hide a wrong gradient
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """An edition against its oracle, in one precision; relative differences, see `gradient_difference`.
+    """Comparison of an edition with its oracle in one precision; for the differences, see `gradient_difference`.
 
     Attributes:
-        dtype: the precision.
-        losses: largest difference of the tasks' losses.
-        gradients: largest difference of the gradients: parameters', and those of inputs that require one.
-        buffers: largest difference of the buffers afterwards.
-        random: whether the generators ended in the same states.
-        parameter: the one whose gradient differs most.
-        tasks: those whose losses differ by more than rounding.
-        buffer: the one that differs most.
-        missing: parameters that get a gradient from `SummedLoss` and none from this edition.
-        beyond: the largest difference, less the rounding that was measured; as the largest where none was.
-        differing: which of "losses", "gradients" and "buffers" differ by more than rounding.
-        rounding: of the network's gradient, measured; None where every difference was within the bound.
-        hidden: parameters whose rounding is too large to tell a right gradient from a wrong one.
+        dtype: Precision of the network.
+        losses: Largest difference of the tasks' losses.
+        gradients: Largest difference of the gradients of parameters and of inputs that require one.
+        buffers: Largest difference of the buffers afterwards.
+        random: Whether the random number generators ended in the same states.
+        parameter: Name of the parameter whose gradient differs most.
+        tasks: Names of the tasks whose losses differ by more than rounding.
+        buffer: Name of the buffer that differs most.
+        missing: Names of the parameters that get a gradient from `SummedLoss` and none from this edition.
+        beyond: Largest difference after the measured rounding, if any, is subtracted.
+        differing: Kinds of values, "losses", "gradients" or "buffers", that differ by more than rounding.
+        rounding: Measured rounding of the network's gradient; None if no difference exceeded the bound.
+        hidden: Names of the parameters whose rounding is too large to tell a right gradient from a wrong one.
     """
 
     dtype: torch.dtype
@@ -61,15 +61,15 @@ class Agreement:
     hidden: tuple[str, ...] = ()
 
     def exact(self) -> bool:
-        """Whether nothing but rounding is between the two."""
+        """Return whether the two differ by nothing but rounding."""
         return self.random and not self.missing and self.beyond <= _BOUNDS.get(self.dtype, _BOUND_16_BIT)
 
     def is_rounding(self) -> bool:
-        """Whether a difference above the bound is the network's own rounding, as it was measured."""
+        """Return whether a difference exceeds the bound and is the network's own, measured rounding."""
         return self.exact() and self.rounding is not None and self.beyond <= _BOUNDS.get(self.dtype, 0.0)
 
     def decided(self) -> bool:
-        """Whether this precision can tell a right gradient from a wrong one."""
+        """Return whether this precision can tell a right gradient from a wrong one."""
         return not self.exact() or (self.dtype in _BOUNDS and not self.hidden)
 
 
@@ -85,62 +85,62 @@ class Judge:
 
     @cached_property
     def reference(self) -> StepOutcome:
-        """What `SummedLoss` leaves."""
+        """Outcome of `SummedLoss`."""
         return self.network.run(SummedLoss())
 
     @cached_property
     def draws(self) -> bool:
         """Whether the network draws random numbers."""
-        return self.reference.random != self._nothing.random
+        return self.reference.random != self._no_draws.random
 
     @cached_property
     def without_dropout(self) -> StepOutcome | None:
-        """What `SummedLoss` leaves where dropout is off; None where something else draws random numbers."""
+        """Outcome of `SummedLoss` with dropout turned off; None if random numbers are drawn even then."""
         if not self.draws:
             return self.reference
         with NoDropout():
             outcome = self.network.run(SummedLoss())
-        return outcome if outcome.random == self._nothing.random else None
+        return outcome if outcome.random == self._no_draws.random else None
 
     @cached_property
     def rounding(self) -> Rounding:
-        """The network's own, measured when it is first needed."""
+        """Rounding of the network, measured when it is first needed."""
         return measure_rounding(self.network, self.reference)
 
     def agreement(self, edition: Edition) -> Agreement:
-        """Hold an edition against `SummedLoss`: the worse of two comparisons.
+        """Compare an edition with `SummedLoss`.
 
-        Where the network draws random numbers, it is held against the same pieces with these numbers, and in pieces
-        against the whole batch without dropout too.
+        If the network draws random numbers, the edition is compared with `SummedLoss` over the same pieces. An edition
+        in pieces is then also compared with the whole batch without dropout, and the worse comparison is returned.
         """
         outcome = self.network.run(edition)
         agreement = self.compare(outcome, self.network.run(oracle(edition)) if self.draws else self.reference)
         if in_pieces(edition) and self.draws:
-            other = self.quiet_agreement(edition)
+            other = self.agreement_without_dropout(edition)
             if other is not None:
                 agreement = max(agreement, other, key=_severity)
         return agreement
 
-    def quiet_agreement(self, edition: Edition) -> Agreement | None:
-        """Hold an edition against the whole batch without dropout; None where other random numbers are drawn."""
+    def agreement_without_dropout(self, edition: Edition) -> Agreement | None:
+        """Compare an edition with the whole batch without dropout; None if random numbers are drawn even then."""
         if self.without_dropout is None:
             return None
         with NoDropout():
             outcome = self.network.run(edition)
         return self.compare(outcome, self.without_dropout)
 
-    def whole_is_known(self, edition: Edition) -> bool:
-        """Whether an edition can be held against the whole batch."""
+    def can_compare_whole(self, edition: Edition) -> bool:
+        """Return whether an edition can be compared with the whole batch."""
         return not in_pieces(edition) or self.without_dropout is not None
 
     def compare(self, outcome: StepOutcome, expected: StepOutcome) -> Agreement:
-        """Compare what two calls left; rounding is measured where a difference exceeds the bound."""
+        """Compare two outcomes; rounding is measured if a difference exceeds the bound."""
         plain = _compare(outcome, expected, None)
         return plain if plain.beyond <= _BOUNDS.get(plain.dtype, 0.0) else _compare(outcome, expected, self.rounding)
 
     @cached_property
-    def _nothing(self) -> StepOutcome:
-        return self.network.run(_Nothing())
+    def _no_draws(self) -> StepOutcome:
+        return self.network.run(_NoStep())
 
 
 def _compare(outcome: StepOutcome, expected: StepOutcome, rounding: Rounding | None) -> Agreement:
@@ -183,18 +183,20 @@ def _hidden(
     floor: Mapping[str, float],
     bound: float,
 ) -> tuple[str, ...]:
-    """The parameters that pass by nothing but their rounding, which is too large to decide by.
+    """Return the parameters whose difference is within their rounding, while the rounding could hide an error.
 
-    A gradient that is rounding altogether (true value 0, as a bias's before BatchNorm) is not among them.
+    A gradient that is all rounding (true value 0, as that of a bias before BatchNorm) is not among them.
     """
     scales = scale_of(reference)
     names = []
     for name, value in gradients.items():
-        expected, known = reference[name], floor.get(name, 0.0)
-        if value is None or expected is None or not bound * scales[name] < distance(value, expected) <= known:
+        expected, rounding = reference[name], floor.get(name, 0.0)
+        if value is None or expected is None:
+            continue
+        if not bound * scales[name] < distance(value, expected) <= rounding:
             continue
         size = distance(expected, torch.zeros_like(expected))
-        if _RESOLVED * size < known < size:
+        if _RESOLVED * size < rounding < size:
             names.append(name)
     return tuple(names)
 
@@ -202,7 +204,7 @@ def _hidden(
 def _aligned(
     values: Mapping[str, Tensor | None], reference: Mapping[str, Tensor | None]
 ) -> tuple[dict[str, Tensor | None], dict[str, Tensor | None]]:
-    """Give both the same names: a value that only one of them has is None in the other."""
+    """Give two mappings the same names: a value that only one of them has is None in the other."""
     names = dict.fromkeys([*reference, *values])
     return {name: values.get(name) for name in names}, {name: reference.get(name) for name in names}
 
@@ -210,7 +212,7 @@ def _aligned(
 def _without_equal_infinities(
     values: dict[str, Tensor | None], reference: dict[str, Tensor | None]
 ) -> tuple[dict[str, Tensor | None], dict[str, Tensor | None]]:
-    """Replace what is infinite or no number in both by 0: a mask of -inf differs from itself by NaN."""
+    """Replace equal infinities, and NaN in both, by 0: a mask of -inf differs from itself by NaN."""
     for name, value in values.items():
         expected = reference[name]
         if value is None or expected is None or value.shape != expected.shape or not value.is_floating_point():
@@ -225,8 +227,8 @@ def _severity(agreement: Agreement) -> tuple[bool, float, bool]:
     return bool(agreement.missing), agreement.beyond, not agreement.random
 
 
-class _Nothing(Edition):
-    """Where the random stream is when nobody draws."""
+class _NoStep(Edition):
+    """Edition that runs nothing: its outcome has the random state of a step without draws."""
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
         return {}

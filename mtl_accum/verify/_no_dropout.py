@@ -1,4 +1,4 @@
-"""Dropout and other random numbers turned off from outside, in any module or function."""
+"""Turning off dropout and other random numbers in any module or function."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _DROPOUT = {
     torch.alpha_dropout,
     torch.feature_alpha_dropout,
 }
-_POSITION = {F.scaled_dot_product_attention: 4, F.multi_head_attention_forward: 10}  # of the argument dropout_p
+_DROPOUT_ARGUMENT = {F.scaled_dot_product_attention: 4, F.multi_head_attention_forward: 10}  # position of dropout_p
 _RECURRENT = {getattr(torch, name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
-_TYPICAL = 0.5  # a number that all of these distributions can give, and that lets gradients through
+_TYPICAL = 0.5  # a value that all of these distributions can take, and that lets gradients through
 
 
 class NoDropout(TorchFunctionMode):
-    """Replace random numbers inside the block: dropout returns its input, and noise is one constant number.
+    """Replace random numbers in the block: dropout returns its input, and noise is a constant.
 
-    So a piece of a batch gets the values that it gets as a part of the whole batch. Permutations, random integers and
-    samples from categories stay random.
+    A piece of a batch then gets the same values alone and as a part of the whole batch. Permutations, random integers
+    and samples from categories stay random.
     """
 
     def __torch_function__(
@@ -45,15 +45,15 @@ class NoDropout(TorchFunctionMode):
         """Run the function without its random numbers."""
         kwargs = dict(kwargs or {})
         if func in (Tensor.backward, torch.autograd.backward):
-            with self:  # a mode ends in what it calls, but a backward may run a checkpointed forward again
+            with self:  # a mode is off in the functions that it calls, and a backward may rerun a checkpointed forward
                 return _backward(*args, **kwargs)
         if func is torch.autograd.grad and not kwargs.get("is_grads_batched"):
             with self:
                 return _grad(*args, **kwargs)
         if func in _DROPOUT:
             return args[0] if args else kwargs["input"]
-        if func in _POSITION:
-            position = _POSITION[func]
+        if func in _DROPOUT_ARGUMENT:
+            position = _DROPOUT_ARGUMENT[func]
             if len(args) > position:
                 args = (*args[:position], 0.0, *args[position + 1 :])
             elif "dropout_p" in kwargs:
@@ -61,8 +61,8 @@ class NoDropout(TorchFunctionMode):
         elif func in _RECURRENT:  # (..., layers, dropout, training, both directions, [batch first])
             place = next((index for index, value in enumerate(args) if type(value) is float), None)
             args = args if place is None else (*args[:place], 0.0, *args[place + 1 :])
-        elif func in _WITHOUT_CHANCE:
-            return _WITHOUT_CHANCE[func](*args, **kwargs)
+        elif func in _DETERMINISTIC:
+            return _DETERMINISTIC[func](*args, **kwargs)
         elif func in _CONSTANT:
             with same_random_numbers(), torch.no_grad():
                 drawn: Tensor = func(*args, **kwargs)
@@ -78,10 +78,10 @@ def _backward(
     inputs: Tensor | Sequence[Tensor] | None = None,
     **names: Any,
 ) -> None:
-    """Run a backward as torch's two functions do, which would leave the mode."""
-    outputs = _several(tensors)
-    starts = _starts(outputs, names.get("gradient", names.get("grad_tensors", gradients)))
-    leaves = () if inputs is None else _several(inputs)
+    """Run a backward as `Tensor.backward` and `torch.autograd.backward` do; those would turn the mode off."""
+    outputs = _as_tuple(tensors)
+    starts = _initial_gradients(outputs, names.get("gradient", names.get("grad_tensors", gradients)))
+    leaves = () if inputs is None else _as_tuple(inputs)
     keep = create_graph if retain_graph is None else retain_graph
     graph._engine_run_backward(
         outputs, starts, keep, create_graph, leaves, allow_unreachable=True, accumulate_grad=True
@@ -99,12 +99,12 @@ def _grad(
     materialize_grads: bool = False,
     **_: Any,
 ) -> tuple[Tensor | None, ...]:
-    """Return gradients as `torch.autograd.grad` does, which would leave the mode."""
-    ends, leaves = _several(outputs), _several(inputs)
+    """Return gradients as `torch.autograd.grad` does; that would turn the mode off."""
+    ends, leaves = _as_tuple(outputs), _as_tuple(inputs)
     keep = create_graph if retain_graph is None else retain_graph
     gradients = graph._engine_run_backward(
         ends,
-        _starts(ends, grad_outputs),
+        _initial_gradients(ends, grad_outputs),
         keep,
         create_graph,
         leaves,
@@ -116,14 +116,17 @@ def _grad(
     return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, leaves, strict=True))
 
 
-def _several(tensors: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _as_tuple(tensors: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
 
 
-def _starts(outputs: Sequence[Tensor], given: Tensor | Sequence[Tensor | None] | None) -> tuple[Tensor, ...]:
-    """Return what a backward begins with; None stands for ones."""
-    known = (given,) * len(outputs) if given is None or isinstance(given, Tensor) else tuple(given)
-    return tuple(torch.ones_like(out) if g is None else g for out, g in zip(outputs, known, strict=True))
+def _initial_gradients(
+    outputs: Sequence[Tensor], gradients: Tensor | Sequence[Tensor | None] | None
+) -> tuple[Tensor, ...]:
+    """Return the gradients of the outputs that a backward begins with; None stands for ones."""
+    if gradients is None or isinstance(gradients, Tensor):
+        gradients = [gradients] * len(outputs)
+    return tuple(torch.ones_like(out) if g is None else g for out, g in zip(outputs, gradients, strict=True))
 
 
 def _rrelu(input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, **__: Any) -> Tensor:
@@ -131,6 +134,7 @@ def _rrelu(input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, *
 
 
 def _gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:
+    del eps  # of the noise, which is left out
     soft = (logits / tau).softmax(dim)
     if not hard:
         return soft
@@ -162,8 +166,8 @@ def _likely_in_place(_: Tensor, p: Any = 0.5, **__: Any) -> Any:
     return torch.as_tensor(p) >= 0.5
 
 
-_WITHOUT_CHANCE: dict[Any, Callable[..., Tensor]] = {F.rrelu: _rrelu, F.gumbel_softmax: _gumbel_softmax}
-# Every number that a function draws, from its own arguments.
+_DETERMINISTIC: dict[Any, Callable[..., Tensor]] = {F.rrelu: _rrelu, F.gumbel_softmax: _gumbel_softmax}
+# The constant in place of every number that a function draws, from its arguments.
 _CONSTANT: dict[Any, Callable[..., Any]] = {
     torch.rand: _typical,
     torch.rand_like: _typical,

@@ -1,8 +1,11 @@
-"""What an edition must equal: the summed loss over the same pieces, in the same order.
+"""Oracles of editions: the summed loss over the same pieces, in the same order.
 
 An edition in pieces draws other, equally valid random numbers than the whole batch would. Its oracle is the summed
 loss of a network that runs in the same pieces: trunk' is the concatenation of trunk(piece), task' the weighted sum of
-the task over the pieces. Gradient accumulation's is a summed loss for each micro-batch.
+the task over the pieces. The oracle of gradient accumulation is a summed loss for each micro-batch.
+
+Gradient accumulation and the weights of pieces are written here a second time, on purpose: an oracle that shared them
+with the editions would share their errors.
 """
 
 from __future__ import annotations
@@ -50,18 +53,18 @@ __all__ = ["in_pieces", "oracle"]
 
 @singledispatch
 def oracle(edition: object) -> Edition:
-    """Return the edition that computes the same gradient without any of the tricks, in the memory of `SummedLoss`.
+    """Return an edition that computes the same gradient in the plainest way, with the memory of `SummedLoss`.
 
     Args:
-        edition: Any edition. One that cuts the batch needs a registration (`oracle.register`); without one it is held
-            against the whole batch.
+        edition: Any edition. One that cuts the batch needs a registration (`oracle.register`); without one it is
+            compared with the whole batch.
     """
     return SummedLoss()
 
 
 @singledispatch
 def in_pieces(edition: object) -> bool:
-    """Whether an edition cuts the batch."""
+    """Return whether an edition cuts the batch."""
     return False
 
 
@@ -122,7 +125,7 @@ def _(edition: Edition) -> bool:
 
 @dataclass(frozen=True)
 class _SummedOver(Schedule):
-    """`SummedLoss` of another trunk and other tasks."""
+    """`SummedLoss` of a trunk and tasks that run in pieces."""
 
     trunk: Callable[[Trunk], Trunk]
     tasks: Callable[[Tasks], Tasks]
@@ -135,7 +138,7 @@ class _SummedOver(Schedule):
 
 @dataclass(frozen=True)
 class _PieceByPiece(Schedule):
-    """An edition on every micro-batch, each task weighted by its share."""
+    """Edition that runs another one on every micro-batch, each task weighted by its share."""
 
     edition: Edition
     pieces: int
@@ -152,20 +155,20 @@ class _PieceByPiece(Schedule):
 
 @dataclass(frozen=True)
 class _Concatenated:
-    """A trunk over chunks of the batch."""
+    """Trunk that runs over chunks of the batch, and concatenates the representations."""
 
     trunk: Trunk
     size: int
 
     def __call__(self, batch: Any) -> Any:
         cut = cut_batch(batch, ranges(samples_of(batch, "batch"), self.size))
-        found = [flatten(self.trunk(piece.batch), "representation") for piece in cut]
-        columns = zip(*(values for values, _ in found), strict=True)
-        return unflatten([torch.cat(c) if isinstance(c[0], Tensor) else c[0] for c in columns], found[0][1])
+        parts = [flatten(self.trunk(piece.batch), "representation") for piece in cut]
+        columns = zip(*(values for values, _ in parts), strict=True)
+        return unflatten([torch.cat(c) if isinstance(c[0], Tensor) else c[0] for c in columns], parts[0][1])
 
 
 class _Weighted:
-    """A task times a number."""
+    """Task times a number."""
 
     def __init__(self, task: Any, share: float) -> None:
         self._task, self._share = task, share
@@ -177,14 +180,20 @@ class _Weighted:
 
 
 class _Groups:
-    """Tasks as the weighted sums of themselves over pieces of the batch, a group of tasks at a time.
+    """Weighted sums of tasks over pieces of the batch, a group of tasks at a time.
 
-    The order of the calls decides which random numbers each one draws: for each group, for each piece, each task.
+    The order of the calls determines the random numbers that each task draws: for each group, for each piece, for each
+    task.
+
+    Args:
+        tasks: Tasks by name.
+        pieces: Number of pieces of the batch.
+        size: Number of tasks in a group.
     """
 
     def __init__(self, tasks: Tasks, pieces: int, size: int) -> None:
         self._tasks, self._pieces, self._size = tasks, pieces, size
-        self._losses: dict[str, Tensor] = {}  # of the group that runs; tasks are called in their order
+        self._losses: dict[str, Tensor] = {}  # of the present group; tasks are called in their order
 
     def loss(self, name: str, representation: Any, batch: Any) -> Tensor:
         """Return the loss of a task; the first call for a group runs the whole group."""
@@ -206,7 +215,7 @@ class _Groups:
 
 
 class _InGroup:
-    """A task as one of a group that runs over pieces of the batch."""
+    """Task of a group that runs over pieces of the batch."""
 
     def __init__(self, name: str, task: Any, groups: _Groups) -> None:
         self._name, self._groups = name, groups
@@ -231,7 +240,7 @@ def _share(task: Any, piece: float, whole: float) -> float:
 
 
 def _shares(tasks: Tasks, batch: Any, pieces: int) -> list[tuple[Piece, dict[str, float]]]:
-    """The pieces of a batch, and each task's share in them."""
+    """Return the pieces of a batch, with each task's share in them."""
     samples = samples_of(batch, "batch")
     cut = cut_batch(batch, equal_ranges(samples, pieces))
     whole = Piece((0, samples), batch)

@@ -1,4 +1,4 @@
-"""How large rounding is in a network: measured with the summed loss against itself, never assumed."""
+"""Rounding of a network's losses and gradients, measured by comparing the summed loss with itself."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mtl_accum.verify._trial import Sandbox, StepOutcome
 
 __all__ = ["Rounding", "measure_rounding"]
 
-# Exact in every precision down to bfloat16, and not powers of two: they round anew every number of the backward.
+# Exact in every precision down to bfloat16, and no powers of two: every number of the backward rounds differently.
 _FACTORS = (1.25, 1.5, 1.75)
-# A sound edition's rounding is as large as that of another sound one; a few samples of it are not its maximum.
+# The rounding of all exact editions is about equal; the maximum exceeds that of a few samples.
 _MARGIN = 10.0
-_LARGEST = 1e-4  # of a value's scale: what moves further when weights move by rounding was a tie, not rounding
+_LARGEST = 1e-4  # of a value's scale: a larger change comes from a tie (an argmax, a threshold), not from rounding
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Rounding:
     """Distances that rounding alone explains in one network, in one precision.
 
     Attributes:
-        losses: By task.
-        gradients: By parameter.
-        buffers: By buffer.
-        relative: Of the whole gradient.
-        proportional: Whether twice the losses give twice the gradient, to the last bit; if not, something adds
-            gradient of its own in the backward.
+        losses: Distances of the losses, by task.
+        gradients: Distances of the gradients, by parameter.
+        buffers: Distances of the buffers, by name.
+        relative: Distance of the whole gradient, relative to its norm.
+        proportional: Whether twice the losses give twice the gradient, to the last bit. If not, something adds to the
+            gradient in the backward.
     """
 
     losses: Mapping[str, float]
@@ -44,16 +44,15 @@ class Rounding:
 
 
 def measure_rounding(network: Sandbox, reference: StepOutcome) -> Rounding:
-    """Measure rounding, where no reference is more exact than the network itself.
+    """Measure the rounding of a network without a more precise reference.
 
-    The losses times 1.25 give the gradient times 1.25, and every rounding of the backward falls differently, in
-    whatever precision the network computes inside (a norm in float32 in the midst of float64). The losses times 2
-    round as before: what is not doubled then is no rounding. For the forward, the weights are moved by as much as
-    the backward was found to round.
+    Backward: losses times 1.25 give the gradient times 1.25, but every number rounds differently, in whatever precision
+    the network computes inside (a norm in float32 within float64). Losses times 2 round as before, so a gradient that
+    is not doubled is no rounding. Forward: the weights are changed by the relative rounding of the backward.
 
     Args:
-        network: Runs without a trace.
-        reference: Its outcome under `SummedLoss`.
+        network: Network to run.
+        reference: Outcome of `SummedLoss` on it.
     """
     again = _scaled(network, 1.0, reference)
     doubled = _scaled(network, 2.0, reference)
@@ -61,16 +60,16 @@ def measure_rounding(network: Sandbox, reference: StepOutcome) -> Rounding:
     norms = {name: 0.0 if g is None else norm(g) for name, g in reference.gradients.items()}
     whole = max(1e-300, torch.tensor([*norms.values(), 0.0], dtype=torch.float64).norm().item())
     tiny = torch.finfo(torch.float64).eps * whole
-    odd = {name for name, away in doubled.items() if away > 4 * again[name] + tiny}
+    odd = {name for name, change in doubled.items() if change > 4 * again[name] + tiny}
     backward = {name: 0.0 if name in odd else max(run[name] for run in runs) for name in doubled}
     relative = torch.tensor([*backward.values(), 0.0], dtype=torch.float64).norm().item() / whole
-    moved = _moved(network, reference, max(_epsilon(reference), min(relative, _LARGEST)))
+    moved = _with_moved_weights(network, reference, max(_epsilon(reference), min(relative, _LARGEST)))
     if moved is None:
         moved = reference
     gradients = _distances(moved.gradients, reference.gradients)
     return Rounding(
         losses=_times_margin(_distances(moved.losses, reference.losses)),
-        gradients={name: _MARGIN * max(away, gradients[name]) for name, away in backward.items()},
+        gradients={name: _MARGIN * max(change, gradients[name]) for name, change in backward.items()},
         buffers=_times_margin(_distances(moved.buffers, reference.buffers)),
         relative=_MARGIN * relative,
         proportional=not odd,
@@ -78,7 +77,7 @@ def measure_rounding(network: Sandbox, reference: StepOutcome) -> Rounding:
 
 
 def _scaled(network: Sandbox, factor: float, reference: StepOutcome) -> dict[str, float]:
-    """How far the gradient of the losses times a factor, divided by it, is from the gradient."""
+    """Return how far the gradient of scaled losses, divided by the factor, is from the gradient."""
     gradients = network.run(_Scaled(factor)).gradients
     return {
         name: distance(None if value is None else value.double() / factor, reference.gradients.get(name))
@@ -86,8 +85,8 @@ def _scaled(network: Sandbox, factor: float, reference: StepOutcome) -> dict[str
     }
 
 
-def _moved(network: Sandbox, reference: StepOutcome, relative: float) -> StepOutcome | None:
-    """The outcome with every weight moved by a relative step up or down; None where the network fails with them."""
+def _with_moved_weights(network: Sandbox, reference: StepOutcome, relative: float) -> StepOutcome | None:
+    """Return the outcome with every weight changed by a relative step up or down; None if the network then fails."""
     try:
         with _weights_moved(network, relative):
             outcome = network.run(SummedLoss())
@@ -100,25 +99,28 @@ def _moved(network: Sandbox, reference: StepOutcome, relative: float) -> StepOut
 @contextmanager
 def _weights_moved(network: Sandbox, relative: float) -> Iterator[None]:
     generator = torch.Generator().manual_seed(0)
-    kept = [(p, p.detach().clone()) for p in network.parameters.values() if p.is_floating_point() and not _is_odd(p)]
+    parameters = [p for p in network.parameters.values() if p.is_floating_point() and not _is_special(p)]
+    saved = [(parameter, parameter.detach().clone()) for parameter in parameters]
     try:
-        for parameter, value in kept:
+        for parameter, value in saved:
             signs = torch.randint(0, 2, value.shape, generator=generator).to(value.device) * 2 - 1
             parameter.data.copy_(value + value * signs * relative)
         yield
     finally:
-        for parameter, value in kept:
+        for parameter, value in saved:
             parameter.data.copy_(value)
 
 
-def _is_odd(parameter: Tensor) -> bool:
+def _is_special(parameter: Tensor) -> bool:
+    """Return whether a parameter cannot be written to: a tensor subclass, or an inference tensor."""
     return type(parameter) not in (Tensor, torch.nn.Parameter) or parameter.is_inference()
 
 
 def _distances(values: Mapping[str, Tensor | None], reference: Mapping[str, Tensor | None]) -> dict[str, float]:
+    """Return the distances of values from a reference; 0 where a distance is too large for rounding."""
     scales = scale_of(reference)
-    away = {name: distance(value, reference.get(name)) for name, value in values.items()}
-    return {name: value if value <= _LARGEST * scales.get(name, 0.0) else 0.0 for name, value in away.items()}
+    distances = {name: distance(value, reference.get(name)) for name, value in values.items()}
+    return {name: value if value <= _LARGEST * scales.get(name, 0.0) else 0.0 for name, value in distances.items()}
 
 
 def _times_margin(distances: Mapping[str, float]) -> dict[str, float]:
@@ -144,7 +146,7 @@ class _Scaled(Edition):
 
 
 class _Times:
-    """A task times a number; everything else is the task's own."""
+    """Task times a number; all attributes are the task's."""
 
     def __init__(self, task: Any, factor: float) -> None:
         self._task, self._factor = task, factor

@@ -1,4 +1,4 @@
-"""A sandbox for a network: editions run on copies of its batch, and everything else is restored."""
+"""Sandbox of a network: editions run on copies of its batch, and all other state is restored."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class StepOutcome:
 
 
 class Sandbox:
-    """A trunk, tasks and a batch, to be run without a trace.
+    """Trunk, tasks and a batch, with which editions run without a trace.
 
     Args:
         trunk: Function from the batch to the representation.
         tasks: Tasks by name.
         batch: Any batch; every run gets a copy of it.
-        also: Parameters that no module owns, as an optimizer or the graph of a loss may hold them.
+        also: Parameters that no module owns, e.g. from an optimizer or the graph of a loss.
 
     Attributes:
-        parameters: All parameters that can be reached, by a name that begins with "trunk" or "tasks." and the task's
-            name; those that no module owns by the name of the variable that holds them.
+        parameters: All parameters that can be reached. Their names begin with "trunk" or with "tasks." and the task's
+            name; parameters that no module owns have the name of the variable that holds them.
     """
 
     def __init__(self, trunk: Trunk, tasks: Tasks, batch: Any, *, also: Iterable[Tensor] = ()) -> None:
@@ -72,7 +72,7 @@ class Sandbox:
             self.parameters[f"{name}#{number}" if name in self.parameters else name] = tensor
 
     def run(self, edition: EditionLike) -> StepOutcome:
-        """Run an edition once, from no gradients, on a copy of the batch."""
+        """Run an edition once, without earlier gradients, on a copy of the batch."""
         batch = fresh_batch(self.batch)
         with self.untouched():
             for parameter in self.parameters.values():
@@ -98,24 +98,24 @@ class Sandbox:
     def _functions(self) -> tuple[Callable[..., Any], ...]:
         return self.trunk, *self.tasks.values()
 
-    def _tensors(self, of: Callable[[nn.Module], dict[str, Any]]) -> dict[str, Any]:
+    def _tensors(self, tensors_of: Callable[[nn.Module], dict[str, Any]]) -> dict[str, Any]:
+        """Return the tensors of all modules, each once, by full name."""
         tensors: dict[str, Tensor] = {}
         seen: set[int] = set()
         for path, module in reversed(self._modules.values()):
-            for name, tensor in of(module).items():
+            for name, tensor in tensors_of(module).items():
                 if tensor is not None and id(tensor) not in seen:
                     seen.add(id(tensor))
                     full = f"{path}.{name}"
-                    tensors[f"{full}#{len(tensors)}" if full in tensors else full] = (
-                        tensor  # variables may share a name
-                    )
+                    key = f"{full}#{len(tensors)}" if full in tensors else full  # variables may share a name
+                    tensors[key] = tensor
         return tensors
 
 
 def leaves_reached(trunk: Trunk, tasks: Tasks, batch: Any) -> list[Tensor]:
     """Return the leaves that the losses of a batch reach, without inputs: log-variances in a closure, for example.
 
-    The losses' graphs are walked; there is no backward. Nothing is changed, nor is the batch.
+    The losses' graphs are walked without a backward. Network and batch stay unchanged.
     """
     graphs = _Graphs()
     Sandbox(trunk, tasks, batch).run(graphs)
@@ -125,25 +125,25 @@ def leaves_reached(trunk: Trunk, tasks: Tasks, batch: Any) -> list[Tensor]:
 def parameters_reached(trunk: Trunk, tasks: Tasks, batch: Any) -> set[int]:
     """Return the ids of the tensors to which `SummedLoss` would give a gradient, without a backward.
 
-    The graphs are those of a few samples, in little memory however large the batch is.
+    The graphs are those of a few samples, so little memory is needed for any size of the batch.
     """
     try:
         samples_of(batch, "batch")
         leaves = leaves_reached(trunk, tasks, take(batch, (0, _FEW)))
-    except Exception:  # it cannot be cut, or a loss wants more samples than a few
+    except Exception:  # the batch cannot be cut, or a loss needs more samples
         leaves = leaves_reached(trunk, tasks, batch)
     return {id(leaf) for leaf in leaves}
 
 
 class _Graphs(Edition):
-    """The forward passes of `SummedLoss`, each head alone, and the leaves of their graphs by id."""
+    """Edition that runs the forward passes of `SummedLoss`, each head alone, and collects the leaves of the graphs."""
 
     def __init__(self) -> None:
         self.leaves: dict[int, Tensor] = {}
         self.inputs: set[int] = set()
 
     def forward_backward(self, trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Tensor]:
-        """Walk the graphs."""
+        """Run the forward passes, and collect the leaves."""
         self.inputs = {id(leaf) for _, leaf in inputs_with_gradients(batch)}
         with Step(trunk, tasks, batch) as step, torch.enable_grad():
             representation = step.run_trunk() if step.present else None

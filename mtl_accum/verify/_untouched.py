@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from mtl_accum._state import preserved
+from mtl_accum._torch_pytree import tree_leaves
 from mtl_accum.memory import TrainingStep
 from mtl_accum.verify._trial import Sandbox
 
@@ -17,12 +17,12 @@ __all__ = ["without_a_trace"]
 
 @contextmanager
 def without_a_trace(step: TrainingStep) -> Iterator[None]:
-    """Restore at the end of the block everything that training steps in it change.
+    """Restore everything that training steps in the block change.
 
-    Copies of parameters, optimizer state and batch are on the host: a GPU needs no room for them.
+    Copies of parameters, optimizer state and batch are on the host, and take no memory of a GPU.
 
     Args:
-        step: Training step whose network, optimizer and batch to restore.
+        step: Training step with the network, optimizer and batch to restore.
     """
     parameters = step.parameters
     inputs = [leaf for leaf in tree_leaves(step.batch) if isinstance(leaf, Tensor)]

@@ -1,4 +1,4 @@
-"""What was found out about editions, as a table and as attributes."""
+"""Results of a check of editions, as attributes and as a table."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _COLUMNS = ["edition", "dtype", "losses", "gradients", "buffers", "random stream
 
 @dataclass(frozen=True)
 class CheckedEdition:
-    """What was found out about one edition.
+    """Result of a check of one edition.
 
     Attributes:
-        own: in the model's precision; None if the edition refused or failed.
-        double: in float64; None if that could not be had.
-        without: why `double` could not be had.
-        refusal: the edition's own words, if it refused this model.
-        failure: the error in one line, if the edition raised one that is no refusal.
-        missing: parameters that get a gradient from `SummedLoss` and none from this edition.
-        reason: what the difference comes from, as far as an experiment showed it.
-        undecided: why nothing can be concluded; empty where something can.
+        own: Comparison in the model's precision; None if the edition refused or failed.
+        double: Comparison in float64; None if the network does not run in float64.
+        without: Reason why there is no `double`; empty otherwise.
+        refusal: Message of the edition, if it refused this model.
+        failure: Error in one line, if the edition raised one that is no refusal.
+        missing: Names of the parameters that get a gradient from `SummedLoss` and none from this edition.
+        reason: Cause of the difference, as far as an experiment showed it.
+        undecided: Reason why the comparison proves nothing; empty otherwise.
     """
 
     own: Agreement | None = None
@@ -39,17 +39,17 @@ class CheckedEdition:
 
     @property
     def decisive(self) -> Agreement | None:
-        """The comparison that decides: in float64 a wrong gradient cannot hide behind rounding."""
+        """The comparison that decides: the one in float64, if there is one, since its rounding is small."""
         return self.double or self.own
 
     @property
     def gradient_difference(self) -> float | None:
-        """The largest difference of the gradients in the comparison that decides; None if there is none."""
+        """The largest difference of the gradients in the comparison that decides; None without a comparison."""
         return None if self.decisive is None else self.decisive.gradients
 
     @property
     def verdict(self) -> str:
-        """One of "exact", "refused", "not decided", "DIFFERS", "failed"."""
+        """Verdict "exact", "refused", "not decided", "DIFFERS" or "failed"."""
         if self.refusal:
             return "refused"
         if self.failure or self.decisive is None:
@@ -59,18 +59,18 @@ class CheckedEdition:
         return "not decided" if self.undecided else "exact"
 
     def passed(self) -> bool:
-        """Whether the edition is exact here, or says itself that it cannot be."""
+        """Return whether the edition is exact for this network, or refused it."""
         return self.verdict in ("exact", "refused")
 
 
 @dataclass(frozen=True)
 class Check:
-    """The result for every edition.
+    """Result of a check of several editions.
 
     Attributes:
-        editions: by name.
-        idle: trainable parameters that get no gradient from `SummedLoss` either.
-        absent: tasks that have nothing to learn from this batch.
+        editions: Results by the editions' names.
+        idle: Names of the trainable parameters that get no gradient from `SummedLoss` either.
+        absent: Names of the tasks without a target in this batch, or with a count of 0.
     """
 
     editions: Mapping[str, CheckedEdition]
@@ -78,19 +78,19 @@ class Check:
     absent: tuple[str, ...] = ()
 
     def passed(self) -> bool:
-        """Whether every edition passed."""
+        """Return whether every edition passed."""
         return all(edition.passed() for edition in self.editions.values())
 
     def __str__(self) -> str:
-        rows, words = [_COLUMNS], dict[str, list[str]]()
+        rows, remarks = [_COLUMNS], dict[str, list[str]]()
         for name, edition in self.editions.items():
             rows.append([name, *_cells(edition.own, "own"), edition.verdict])
             if not edition.refusal and not edition.failure:
                 rows.append([name, *_cells(edition.double, "float64"), edition.verdict])
             for line in (edition.refusal, edition.failure, edition.without, edition.reason, edition.undecided):
                 if line:
-                    words.setdefault(line, []).append(name)
-        notes = [f"{', '.join(names)}: {line}" for line, names in words.items()]
+                    remarks.setdefault(line, []).append(name)
+        notes = [f"{', '.join(names)}: {line}" for line, names in remarks.items()]
         if self.absent:
             notes.append(f"absent from this batch, so not checked: task {', '.join(map(repr, self.absent))}")
         if self.idle:

@@ -13,7 +13,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.2), nn.Linear(4, 1)).double()
 
 
-def test_buffers_that_were_written_to_or_replaced():
+def test_buffers_that_were_written_to_or_replaced() -> None:
     model = network()
     norm = model[1]
     norm.register_buffer("nothing", None)
@@ -37,7 +37,7 @@ def test_buffers_that_were_written_to_or_replaced():
     assert torch.equal(norm.running_mean, torch.ones(4, dtype=torch.float64))
 
 
-def test_the_copies_are_filled_again():
+def test_the_copies_are_filled_again() -> None:
     model = network()
     buffers = BufferSnapshot(model.modules())
     copies = [buffer.value for buffer in buffers.saved]
@@ -47,7 +47,7 @@ def test_the_copies_are_filled_again():
     assert torch.equal(copies[0], torch.full((4,), 3.0, dtype=torch.float64))
 
 
-def test_the_same_tensor_under_another_name_is_another_buffer():
+def test_the_same_tensor_under_another_name_is_another_buffer() -> None:
     module = nn.Module()
     module.register_buffer("one", torch.zeros(1))
     buffers = BufferSnapshot([module])
@@ -59,7 +59,7 @@ def test_the_same_tensor_under_another_name_is_another_buffer():
     assert module.other == 0
 
 
-def test_the_first_value_is_kept_where_a_buffer_is_added_twice():
+def test_the_first_value_is_kept_where_a_buffer_is_added_twice() -> None:
     norm = network()[1]
     buffers = BufferSnapshot()
     assert len(buffers.add([norm])) == 3
@@ -69,7 +69,7 @@ def test_the_first_value_is_kept_where_a_buffer_is_added_twice():
     assert torch.equal(norm.running_mean, torch.zeros(4, dtype=torch.float64))
 
 
-def test_constants_are_discarded_and_statistics_are_kept():
+def test_constants_are_discarded_and_statistics_are_kept() -> None:
     module = nn.Module()
     for name, value in {"mask": torch.zeros(300, 300), "count": torch.zeros((), dtype=torch.long)}.items():
         module.register_buffer(name, value)
@@ -80,7 +80,7 @@ def test_constants_are_discarded_and_statistics_are_kept():
     assert [buffer.name for buffer in buffers.saved] == ["mean"]
     new = buffers.add([module])
     assert [buffer.name for buffer in new] == ["mask", "count", "later"]
-    module.count += 1
+    module.count += 1  # type: ignore[assignment]
     module.later = torch.zeros(1)
     module.mask = torch.ones(300, 300)
     buffers.discard_unchanged(new)
@@ -91,7 +91,7 @@ def test_constants_are_discarded_and_statistics_are_kept():
     assert not module.mask.any()
 
 
-def test_what_cannot_change_or_has_no_value_is_left_out():
+def test_what_cannot_change_or_has_no_value_is_left_out() -> None:
     with torch.inference_mode():
         fixed = torch.zeros(1)
     module = nn.LazyBatchNorm1d()

@@ -35,7 +35,7 @@ def values(model: nn.Sequential, optimizer: torch.optim.Optimizer, x: torch.Tens
 
 @pytest.mark.parametrize("steps_before", [0, 1])
 @pytest.mark.parametrize("error", [False, True])
-def test_everything_that_is_given_comes_back(steps_before, error):
+def test_everything_that_is_given_comes_back(steps_before: int, error: bool) -> None:
     model, optimizer, x = parts()
     for _ in range(steps_before):
         step(model, optimizer, x)
@@ -66,7 +66,7 @@ def test_everything_that_is_given_comes_back(steps_before, error):
         assert gradient is None or torch.equal(gradient, value)
 
 
-def test_nothing_else_comes_back():
+def test_nothing_else_comes_back() -> None:
     model, optimizer, x = parts()
     state = torch.get_rng_state()
     weight, mean, given = model[0].weight.detach().clone(), model[1].running_mean.clone(), x.clone()
@@ -80,7 +80,7 @@ def test_nothing_else_comes_back():
     assert not torch.equal(x, given)
 
 
-def test_an_input_that_nobody_writes_to_keeps_its_version():
+def test_an_input_that_nobody_writes_to_keeps_its_version() -> None:
     x = torch.zeros(3)
     with preserved(inputs=[x]):
         pass

@@ -43,7 +43,7 @@ def equal(one: object, other: object) -> bool:
     )
 
 
-def test_host_states_are_read_as_their_own_functions_read_them():
+def test_host_states_are_read_as_their_own_functions_read_them() -> None:
     """They are cached by words of the generators, beside which a second normal number may wait."""
     draws = [random.random, lambda: random.gauss(0, 1), np.random.rand, np.random.randn, lambda: np.random.seed(4)]
     draws += [lambda: random.seed(4), lambda: None]
@@ -62,7 +62,7 @@ def test_host_states_are_read_as_their_own_functions_read_them():
 
 
 @pytest.mark.parametrize("draws", [1, 2, 311, 312, 313, 624, 1248])
-def test_a_host_state_is_read_again_after_any_number_of_draws(draws):
+def test_a_host_state_is_read_again_after_any_number_of_draws(draws: int) -> None:
     """Two words a draw: 312 draws are a whole round of the 624 words, after which the position is the same again."""
     before = python_state(), numpy_state()
     for _ in range(draws):
@@ -75,7 +75,7 @@ def test_a_host_state_is_read_again_after_any_number_of_draws(draws):
 
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("waiting", [False, True], ids=["", "a normal number waits"])
-def test_every_generator_comes_back(draw, waiting):
+def test_every_generator_comes_back(draw: str, waiting: bool) -> None:
     if waiting:
         random.gauss(0, 1)
         np.random.randn()
@@ -94,7 +94,7 @@ def test_every_generator_comes_back(draw, waiting):
     assert RngState.capture() == present
 
 
-def test_random_numbers_are_the_same_after_an_error():
+def test_random_numbers_are_the_same_after_an_error() -> None:
     before = RngState.capture()
     for block in (same_random_numbers, preserved):
         with pytest.raises(KeyError), block():
@@ -103,8 +103,8 @@ def test_random_numbers_are_the_same_after_an_error():
         assert RngState.capture() == before
 
 
-def test_the_generator_of_a_loader():
-    loader = DataLoader(list(range(20)), shuffle=True, generator=torch.Generator().manual_seed(3))
+def test_the_generator_of_a_loader() -> None:
+    loader = DataLoader(list(range(20)), shuffle=True, generator=torch.Generator().manual_seed(3))  # type: ignore[var-annotated]
     state = RngState.capture(loader)
     first = [int(batch) for batch in loader]
     assert RngState.capture(loader) != state
@@ -117,8 +117,8 @@ def test_the_generator_of_a_loader():
     assert [int(batch) for batch in loader] == first
 
 
-def test_a_loader_without_a_generator_draws_from_the_process():
-    loader = DataLoader(list(range(20)), shuffle=True)
+def test_a_loader_without_a_generator_draws_from_the_process() -> None:
+    loader = DataLoader(list(range(20)), shuffle=True)  # type: ignore[var-annotated]
     state = RngState.capture(loader).state_dict()
     assert state["own"] is None
     first = [int(batch) for batch in loader]
@@ -126,9 +126,9 @@ def test_a_loader_without_a_generator_draws_from_the_process():
     assert [int(batch) for batch in loader] == first
 
 
-def test_another_bit_generator_of_numpy():
-    before = np.random.get_bit_generator()
-    np.random.set_bit_generator(np.random.PCG64(1))
+def test_another_bit_generator_of_numpy() -> None:
+    before = np.random.get_bit_generator()  # type: ignore[attr-defined]
+    np.random.set_bit_generator(np.random.PCG64(1))  # type: ignore[attr-defined]
     try:
         state = RngState.capture()
         expected = np.random.rand(3)
@@ -137,4 +137,4 @@ def test_another_bit_generator_of_numpy():
         assert RngState.capture() == state
         assert np.array_equal(np.random.rand(3), expected)
     finally:
-        np.random.set_bit_generator(before)
+        np.random.set_bit_generator(before)  # type: ignore[attr-defined]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,7 @@ from mtl_accum._state import RollbackError, WriteDetector
 class Counting(torch.optim.SGD):
     """Keeps a number in its state, and makes a new tensor in every step."""
 
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         super().step(closure)
         for group in self.param_groups:
             group["lr"] *= 0.5
@@ -22,18 +24,18 @@ class Counting(torch.optim.SGD):
                 state["mean"] = state.get("mean", 0) + parameter.grad
 
 
-def parts(kind=torch.optim.AdamW):
+def parts(kind: Any = torch.optim.AdamW) -> tuple[Any, Any]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.2), nn.Linear(4, 1)).double()
     return model, kind(model.parameters(), lr=0.1)
 
 
-def backward(model):
+def backward(model: Any) -> None:
     model.zero_grad()
     model(torch.randn(5, 3, dtype=torch.float64)).square().mean().backward()
 
 
-def test_whether_anything_was_written():
+def test_whether_anything_was_written() -> None:
     model, optimizer = parts()
     backward(model)
     optimizer.step()
@@ -46,7 +48,7 @@ def test_whether_anything_was_written():
         versions.restore()
 
 
-def test_a_state_alone_counts():
+def test_a_state_alone_counts() -> None:
     model, optimizer = parts()
     backward(model)
     optimizer.step()
@@ -57,7 +59,7 @@ def test_a_state_alone_counts():
         versions.restore()
 
 
-def test_numbers_and_new_tensors_are_put_back():
+def test_numbers_and_new_tensors_are_put_back() -> None:
     model, optimizer = parts(Counting)
     backward(model)
     optimizer.step()
@@ -75,7 +77,7 @@ def test_numbers_and_new_tensors_are_put_back():
         assert all(optimizer.state[parameter][name] is value for name, value in state.items())
 
 
-def test_a_list_in_the_state_may_have_been_written_to():
+def test_a_list_in_the_state_may_have_been_written_to() -> None:
     model, optimizer = parts()
     optimizer.state[next(model.parameters())]["history"] = []
     versions = WriteDetector([], optimizer)

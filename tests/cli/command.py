@@ -79,7 +79,7 @@ def _command(arguments: Sequence[str], building_only: bool = False, old_names: b
     sys.argv = ["mtl_accum", *arguments]
     if building_only:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-        import_module("mtl_accum.jobs._comparison").compare = _stop
+        import_module("mtl_accum.jobs._comparison").compare = _stop  # type: ignore[attr-defined]
     if old_names:
         warnings.filterwarnings("default", "mtl_accum.* is now mtl_accum", FutureWarning)
     runpy.run_module("mtl_accum", run_name="__main__", alter_sys=True)

@@ -59,7 +59,7 @@ def require_same_weights(folder: Path, expected: Path) -> None:
     weights, wanted = load_file(folder / "model.safetensors"), load_file(expected / "model.safetensors")
     assert weights.keys() == wanted.keys()
     for name, tensor in wanted.items():
-        torch.testing.assert_close(weights[name], tensor, **SAME, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(weights[name], tensor, **SAME, msg=lambda text, name=name: f"{name}: {text}")  # type: ignore[misc]
 
 
 def edit_saved_configuration(run: Path, edit: Callable[[dict[str, Any]], None]) -> None:

@@ -6,13 +6,14 @@ import math
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from mtl_accum import _validate
-from mtl_accum._knobs import DEFAULTS, KNOBS, check_all, check_knob, flatten
-from mtl_accum._settings import CheckpointConfig, TrainConfig, help_of
+from mtl_accum._knob_rules import DEFAULTS, KNOBS, check_all, check_knob, flatten
+from mtl_accum._train_settings import CheckpointConfig, TrainConfig, help_of
 from mtl_accum.training.loop._learning_rate import _RULES
 from mtl_accum.training.loop._precision import _DTYPES
 
@@ -21,19 +22,19 @@ TEXT = (CONF / "config.yaml").read_text()
 CONFIG = yaml.safe_load(TEXT)
 
 
-def test_every_knob_has_a_rule():
+def test_every_knob_has_a_rule() -> None:
     top = set(CONFIG) - {"defaults", "hydra"} | {"job", "edition", "optimizer", "check"}
     assert top == {name for name in KNOBS if "." not in name}
     assert set(CONFIG["checkpoint"]) == {name.partition(".")[2] for name in KNOBS if name.startswith("checkpoint.")}
     assert set(CONFIG["compare"]) < {name.partition(".")[2] for name in KNOBS if name.startswith("compare.")}
 
 
-def test_defaults_meet_their_rules():
+def test_defaults_meet_their_rules() -> None:
     built = ("edition", "optimizer", "job")
     check_all({name: value for name, value in CONFIG.items() if name not in ("defaults", "hydra", *built)})
 
 
-def comments(text):
+def comments(text: Any) -> Any:
     """The comment of every `key: value  # comment` in a YAML file of two levels, by dotted key."""
     group, by_key = "", {}
     for indent, key, comment in re.findall(r"^( *)(\w+):(?: [^#\n]*)?(?:# (.*))?$", text, re.MULTILINE):
@@ -42,7 +43,7 @@ def comments(text):
     return by_key
 
 
-def test_a_setting_of_the_loop_is_the_same_wherever_it_stands():
+def test_a_setting_of_the_loop_is_the_same_wherever_it_stands() -> None:
     """Name, default and help of a field, and the knob's line in the configuration and in the job."""
     values = dict(flatten(CONFIG))
     assert {name: values[name] for name in DEFAULTS} == DEFAULTS
@@ -58,7 +59,7 @@ def test_a_setting_of_the_loop_is_the_same_wherever_it_stands():
         assert block == {"_target_": f"mtl_accum.training.{config.__name__}", **knobs}
 
 
-def test_every_job_builds_its_experiment_last_and_the_network_last_of_all():
+def test_every_job_builds_its_experiment_last_and_the_network_last_of_all() -> None:
     jobs = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "job").iterdir()}
     knobs = {name: f"${{{name}}}" for name in ("optimizer", "device", "seed", "data", "model")}
     experiment = {"_target_": "mtl_accum.jobs.Experiment", **knobs}
@@ -68,13 +69,13 @@ def test_every_job_builds_its_experiment_last_and_the_network_last_of_all():
         assert list(jobs[name])[-1] == "experiment"
 
 
-def test_choices_of_a_setting_are_those_of_the_code():
+def test_choices_of_a_setting_are_those_of_the_code() -> None:
     for name, choices in {"precision": _DTYPES, "lr_scaling": _RULES}.items():
-        for choice in choices:
+        for choice in choices:  # type: ignore[attr-defined]
             check_knob(name, choice)
 
 
-VALUES = [None, True, "", "a", -1, 0, 1, 2**63, 0.5, 1.0, math.nan, math.inf, [], {}, [1], float]
+VALUES = [None, True, "", "a", -1, 0, 1, 2**63, 0.5, 1.0, math.nan, math.inf, [], {}, [1], float]  # type: ignore[var-annotated]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ VALUES = [None, True, "", "a", -1, 0, 1, 2**63, 0.5, 1.0, math.nan, math.inf, []
         ("device", []),
     ],
 )
-def test_rule(rule, right):
+def test_rule(rule: str, right: Any) -> None:
     for value in VALUES:
         if any(value is one for one in right):
             getattr(_validate, rule)("x", value)
@@ -108,28 +109,28 @@ def test_rule(rule, right):
 
 
 @pytest.mark.parametrize("value", ["auto", "6GiB", " 6 GB ", "80%", "0.5MiB", "100kB", 5])
-def test_sizes(value):
+def test_sizes(value: int | str) -> None:
     _validate.size("budget", value)
 
 
 @pytest.mark.parametrize("value", ["", "6gb", "0GiB", "101%", "-1GiB", "GiB", "6", 0, -5, 1.5, True, None, "1e3B"])
-def test_no_sizes(value):
+def test_no_sizes(value: Any) -> None:
     with pytest.raises(ValueError, match="budget must be a size such as 6GiB or 6GB, a share such as 80%, or auto; f"):
         _validate.size("budget", value)
 
 
 @pytest.mark.parametrize("value", ["auto", "cpu", "cuda", "cuda:0", "cuda:15"])
-def test_devices(value):
+def test_devices(value: str) -> None:
     _validate.device("device", value)
 
 
 @pytest.mark.parametrize("value", ["gpu", "cuda:", "cuda:-1", "cpu:0", "CUDA", "cuda:99999", "meta", ""])
-def test_no_devices(value):
+def test_no_devices(value: str) -> None:
     with pytest.raises(ValueError, match="device must be auto, cpu, cuda or cuda:N, found "):
         _validate.device("device", value)
 
 
-def test_a_wrong_value_is_shown_shortened():
+def test_a_wrong_value_is_shown_shortened() -> None:
     with pytest.raises(ValueError, match="found 'a+$") as error:
         _validate.natural("x", "a" * 10_000)
     assert len(str(error.value)) < 300

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,18 +15,18 @@ COUNT, PARTS = 320, 8
 
 
 @pytest.mark.parametrize("part", [0, 1, *(pytest.param(part, marks=pytest.mark.slow) for part in range(2, 10))])
-def test_a_few_overrides(tmp_path, part):
+def test_a_few_overrides(tmp_path: Path, part: Any) -> None:
     judge(tmp_path, SEED, part * 4, 4)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS))
-def test_many_overrides(tmp_path, part):
+def test_many_overrides(tmp_path: Path, part: int) -> None:
     each = COUNT // PARTS
     judge(tmp_path, SEED + 1, part * each, each)
 
 
-def judge(folder, seed, first, count):
+def judge(folder: Path, seed: Any, first: Any, count: Any) -> None:
     cases = list(hostile(seed, first + count))[first:]
     faults, accepted = [], 0
     for number, case in enumerate(cases):

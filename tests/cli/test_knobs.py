@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ TWO_TASK = ["+experiment=two_task", *SMALL, *SUMMED_ONLY]
 NOT_AN_OPTION = "expected the name of an option, found"
 
 
-def refused(tmp_path, *arguments):
+def refused(tmp_path: Any, *arguments: Any) -> Any:
     """The one line, without who says it."""
     done = mtl_accum(*arguments, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
@@ -82,17 +84,17 @@ REFUSED_TOO = [  # by the same rules, of other knobs
 
 
 @pytest.mark.parametrize(("override", "message"), [*REFUSED, *slow(REFUSED_TOO)])
-def test_a_knob_is_refused_in_one_line(tmp_path, override, message):
+def test_a_knob_is_refused_in_one_line(tmp_path: Path, override: Any, message: Any) -> None:
     assert message in refused(tmp_path, *TWO_TASK, override)
 
 
-def test_before_is_named_where_it_leads_nowhere(tmp_path):
+def test_before_is_named_where_it_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "report.json").write_text(json.dumps(examples.report()))
     assert refused(tmp_path, "job=report", "path=run", "before=x").startswith("before=x: expected the folder of a run")
 
 
-def test_what_a_library_refuses_late_is_one_line(tmp_path):
+def test_what_a_library_refuses_late_is_one_line(tmp_path: Path) -> None:
     """Torch reads T_max after the first step."""
     line = refused(tmp_path, *TWO_TASK, "scheduler=cosine", "scheduler.T_max=[]")
     assert line.startswith("scheduler: unsupported operand type(s)")
@@ -115,7 +117,7 @@ def build(**sizes):
         *("job=check device=tpu", "job=predict compare.snapshots=1", "job=plan budget=1.5", "job=evaluate measures=1"),
     ],
 )
-def test_a_network_is_built_last(tmp_path, override):
+def test_a_network_is_built_last(tmp_path: Path, override: Any) -> None:
     (tmp_path / "mine_builder.py").write_text(BUILDER)
     network = ["+experiment=many_tasks", "model._target_=mine_builder.build", "num_tasks=2"]
     refused(tmp_path, *network, *override.split())
@@ -132,7 +134,7 @@ def test_a_network_is_built_last(tmp_path, override):
         ("def loss(reduction='mean'): return {}['x']\n", "model.tasks.digit.loss: KeyError: 'x' (mine_broken.py, line"),
     ],
 )
-def test_the_innermost_cause_of_what_cannot_be_built(tmp_path, source, message):
+def test_the_innermost_cause_of_what_cannot_be_built(tmp_path: Path, source: str, message: str) -> None:
     (tmp_path / "mine_broken.py").write_text(source)
     line = refused(tmp_path, *TWO_TASK, "model.tasks.digit.loss._target_=mine_broken.loss")
     assert message in line
@@ -140,7 +142,7 @@ def test_the_innermost_cause_of_what_cannot_be_built(tmp_path, source, message):
     assert line.endswith("; HYDRA_FULL_ERROR=1 shows the traceback")
 
 
-def test_a_bug_in_ones_own_network_keeps_its_traceback(tmp_path):
+def test_a_bug_in_ones_own_network_keeps_its_traceback(tmp_path: Path) -> None:
     (tmp_path / "mine_buggy.py").write_text("def loss(output, target):\n    return undefined\n")
     own = ["model.tasks.digit.loss._target_=mine_buggy.loss", "+model.tasks.digit.loss._partial_=true"]
     done = mtl_accum(*TWO_TASK, *own, cwd=tmp_path)
@@ -150,7 +152,7 @@ def test_a_bug_in_ones_own_network_keeps_its_traceback(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [TWO_TASK, ["-m", *TWO_TASK, "seed=1,2"], ["job=report", "path=x"]])
-def test_several_processes_are_refused(tmp_path, arguments):
+def test_several_processes_are_refused(tmp_path: Path, arguments: Any) -> None:
     done = mtl_accum(*arguments, cwd=tmp_path, WORLD_SIZE="2", RANK="0", LOCAL_RANK="0")
     assert done.returncode == 1
     assert done.stderr.startswith("mtl_accum: WORLD_SIZE=2: expected one process")
@@ -158,7 +160,7 @@ def test_several_processes_are_refused(tmp_path, arguments):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_job_with_a_wrong_knob_is_a_row_of_its_sweep(tmp_path):
+def test_a_job_with_a_wrong_knob_is_a_row_of_its_sweep(tmp_path: Path) -> None:
     small = ["+experiment=many_tasks", "train=false", "num_tasks=2", "model.width=4", "model.depth=1"]
     rows = {}
     for sweep in (["data.batch_size=abc,[1],${nothing}"], ["compare=1", "seed=0,1"], ["train=-1,abc"]):

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ with only_process_in(Path(sys.argv[1])):
 """
 
 
-def test_the_second_process_is_refused_and_a_killed_one_is_forgotten(tmp_path):
+def test_the_second_process_is_refused_and_a_killed_one_is_forgotten(tmp_path: Path) -> None:
     pipe = subprocess.PIPE
     arguments = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(arguments, stdout=pipe, text=True, start_new_session=True) as process:
@@ -43,7 +45,7 @@ def test_the_second_process_is_refused_and_a_killed_one_is_forgotten(tmp_path):
         pass
 
 
-def test_the_second_command_is_refused_in_a_line(tmp_path):
+def test_the_second_command_is_refused_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with only_process_in(tmp_path / "run"):
         refused = mtl_accum("job=report", "path=nowhere", "hydra.run.dir=run", cwd=tmp_path)
@@ -56,8 +58,10 @@ def test_the_second_command_is_refused_in_a_line(tmp_path):
     assert not (tmp_path / "run" / "failure.json").exists(), "that is the other process's folder"
 
 
-def test_a_file_system_without_locks_is_a_line(tmp_path, monkeypatch, caplog):
-    def none(*_):
+def test_a_file_system_without_locks_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none(*_: Any) -> None:
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("fcntl.lockf", none)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -10,15 +12,15 @@ from mtl_accum._logs import complain_once
 
 
 class Full(logging.Handler):
-    def emit(self, record):
+    def emit(self, record: Any) -> None:
         try:
-            raise self.error
+            raise self.error  # type: ignore[attr-defined]
         except Exception:
             self.handleError(record)
 
 
 @pytest.fixture
-def handler():
+def handler() -> Iterator[Any]:
     handler = Full()
     root = logging.getLogger()
     root.addHandler(handler)
@@ -29,7 +31,7 @@ def handler():
     root.removeHandler(handler)
 
 
-def test_a_full_disk_is_reported_once(handler, capsys):
+def test_a_full_disk_is_reported_once(handler: Any, capsys: pytest.CaptureFixture[str]) -> None:
     complain_once()
     handler.error = OSError(28, "No space left on device")
     for number in range(5):
@@ -38,7 +40,7 @@ def test_a_full_disk_is_reported_once(handler, capsys):
     assert said == "mtl_accum: the log Full cannot be written ([Errno 28] No space left on device); the run continues\n"
 
 
-def test_other_errors_are_shown_as_ever(handler, capsys):
+def test_other_errors_are_shown_as_ever(handler: Any, capsys: pytest.CaptureFixture[str]) -> None:
     complain_once()
     handler.error = TypeError("not all arguments converted")
     logging.getLogger("mtl_accum").warning("record")

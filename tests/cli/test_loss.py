@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -13,7 +14,7 @@ TWO_TASK = ["+experiment=two_task", *SMALL]
 LOSS = "AsLoss(Split())"
 
 
-def test_training_with_it_and_measuring_it(tmp_path):
+def test_training_with_it_and_measuring_it(tmp_path: Path) -> None:
     """The same weights as with `Split`, to the last bit; and a row of its own beside it, whose phases add up."""
     rows = ["+edition@compare.editions.split_loss=split_loss", "~edition@compare.editions.per_task"]
     weights = {}
@@ -45,7 +46,7 @@ def test_training_with_it_and_measuring_it(tmp_path):
     assert resumed.returncode == 0, resumed.stderr
 
 
-def test_a_sweep_over_forms(tmp_path):
+def test_a_sweep_over_forms(tmp_path: Path) -> None:
     done = mtl_accum(
         *("-m", *TWO_TASK, "train=false", "edition=split,split_loss,cached_loss", "hydra.sweep.dir=sweep"), cwd=tmp_path
     )
@@ -55,7 +56,7 @@ def test_a_sweep_over_forms(tmp_path):
     assert all(row["peak_bytes"] and row["failure"] is None for row in rows)
 
 
-def test_a_plan_for_a_trainer(tmp_path):
+def test_a_plan_for_a_trainer(tmp_path: Path) -> None:
     plan = ["job=plan", "budget=4MiB", "job.form=loss", "hydra.run.dir=plan"]
     done = mtl_accum(*TWO_TASK, *SUMMED_ONLY, *plan, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -71,7 +72,7 @@ def test_a_plan_for_a_trainer(tmp_path):
     assert "| planned | float64 |" in done.stdout
 
 
-def test_predicted(tmp_path):
+def test_predicted(tmp_path: Path) -> None:
     rows = ["+edition@compare.editions.split_loss=split_loss", "+edition@compare.editions.cached_loss=cached_loss"]
     done = mtl_accum(*TWO_TASK, "job=predict", *rows, "device=cpu", "hydra.run.dir=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -87,7 +88,7 @@ def test_predicted(tmp_path):
         ("edition=as_loss edition@edition.edition=per_task", "edition must have a loss, found PerTask()"),
     ],
 )
-def test_refused_in_one_line(tmp_path, override, message):
+def test_refused_in_one_line(tmp_path: Path, override: str, message: str) -> None:
     job = ["job=plan"] if "job" in override else []
     done = mtl_accum(*TWO_TASK, *job, *override.split(), cwd=tmp_path)
     assert done.returncode == 1

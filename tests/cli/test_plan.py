@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.cli.command import SMALL, SUMMED_ONLY, mtl_accum
 TWO_TASK = ["+experiment=two_task", *SMALL, *SUMMED_ONLY]
 
 
-def test_a_plan_and_what_it_prints_reproduces_it(tmp_path):
+def test_a_plan_and_what_it_prints_reproduces_it(tmp_path: Path) -> None:
     done = mtl_accum(*TWO_TASK, "job=plan", "budget=4MiB", "hydra.run.dir=plan", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     plan = json.loads((tmp_path / "plan" / "plan.json").read_text())["plan"]
@@ -26,7 +27,7 @@ def test_a_plan_and_what_it_prints_reproduces_it(tmp_path):
     assert config["edition"] == plan["chosen"]["edition"]
 
 
-def test_training_with_what_the_planner_chooses(tmp_path):
+def test_training_with_what_the_planner_chooses(tmp_path: Path) -> None:
     done = mtl_accum(*TWO_TASK, "edition=auto", "budget=4MiB", "hydra.run.dir=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
@@ -42,7 +43,7 @@ def test_training_with_what_the_planner_chooses(tmp_path):
     assert "## The plan" in (out / "report.md").read_text()
 
 
-def test_a_plan_that_nothing_fits_is_written_down(tmp_path):
+def test_a_plan_that_nothing_fits_is_written_down(tmp_path: Path) -> None:
     done = mtl_accum(*TWO_TASK, "job=plan", "budget=100kB", "device=cuda", "hydra.run.dir=out", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("mtl_accum: budget: expected at least ")

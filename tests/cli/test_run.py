@@ -7,17 +7,20 @@ import re
 import signal
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
 from tests.cli.command import SMALL, SUMMED_ONLY, forked, mtl_accum, slow
+from tests.cli.conftest import Finished
 
 TWO_TASK = ["+experiment=two_task", *SMALL]
 
 
 @pytest.mark.parametrize("python", [None, pytest.param(sys.executable, marks=pytest.mark.slow)], ids=["forked", "new"])
-def test_a_run_leaves_a_report(finished, tmp_path, python):
+def test_a_run_leaves_a_report(finished: Finished, tmp_path: Path, python: Any) -> None:
     if python is None:
         folder, (stdout, stderr) = finished.folder, finished.output
     else:
@@ -49,7 +52,7 @@ def test_a_run_leaves_a_report(finished, tmp_path, python):
     assert "training" not in stderr  # no progress bar: this is not a terminal
 
 
-def test_predicting_is_quick_and_needs_no_device(tmp_path):
+def test_predicting_is_quick_and_needs_no_device(tmp_path: Path) -> None:
     arguments = ["job=predict", "device=cuda", "compare.snapshots=true", "hydra.run.dir=out"]
     cached = "+edition@compare.editions.cached=cached"
     done = mtl_accum(*TWO_TASK, *arguments, cached, cwd=tmp_path)
@@ -69,7 +72,7 @@ def test_predicting_is_quick_and_needs_no_device(tmp_path):
     assert "device must be auto, cpu, cuda or cuda:N, found 'tpu'" in done.stderr
 
 
-def test_own_experiment_from_a_folder_of_ones_own(tmp_path):
+def test_own_experiment_from_a_folder_of_ones_own(tmp_path: Path) -> None:
     mine = tmp_path / "my_conf" / "experiment"
     mine.mkdir(parents=True)
     (mine / "mine.yaml").write_text(
@@ -91,7 +94,7 @@ EDITIONS = (
 )
 
 
-def test_help_shows_what_one_can_do_without_torch(tmp_path):
+def test_help_shows_what_one_can_do_without_torch(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     done = mtl_accum("--help", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -162,7 +165,7 @@ MORE_MISTAKES = [  # that are refused by the same rules
     [*MISTAKES, *slow(MORE_MISTAKES)],
     ids=lambda value: " ".join(value[-1:]) if isinstance(value, list) else "",
 )
-def test_a_mistake_gets_one_line(tmp_path, arguments, message):
+def test_a_mistake_gets_one_line(tmp_path: Path, arguments: Any, message: Any) -> None:
     (tmp_path / "taken").write_text("a file where a folder should be")
     done = mtl_accum(*arguments, cwd=tmp_path)
     assert done.returncode == 1
@@ -172,7 +175,7 @@ def test_a_mistake_gets_one_line(tmp_path, arguments, message):
     assert not list(tmp_path.rglob("report.*"))
 
 
-def test_no_cuda(tmp_path):
+def test_no_cuda(tmp_path: Path) -> None:
     done = mtl_accum(*TWO_TASK, "device=cuda", cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stderr) == (
         1,
@@ -180,12 +183,12 @@ def test_no_cuda(tmp_path):
     )
 
 
-def test_full_error_on_request(tmp_path):
+def test_full_error_on_request(tmp_path: Path) -> None:
     done = mtl_accum(*TWO_TASK, "data.batch_size=0", cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert "Traceback" in done.stderr
 
 
-def test_an_interrupted_run_leaves_no_report(tmp_path):
+def test_an_interrupted_run_leaves_no_report(tmp_path: Path) -> None:
     much = ["epochs=10000", "checkpoint.every_steps=5", "hydra.run.dir=out"]
     with forked(*TWO_TASK, *much, cwd=tmp_path) as process:
         deadline = time.monotonic() + 120
@@ -200,7 +203,7 @@ def test_an_interrupted_run_leaves_no_report(tmp_path):
     assert not list((tmp_path / "out").glob(".writing*"))
 
 
-def test_check_job(tmp_path):
+def test_check_job(tmp_path: Path) -> None:
     small = ["check.editions.cached.chunk_size=200", "check.editions.accumulated.micro_batches=3", "hydra.run.dir=out"]
     done = mtl_accum(*TWO_TASK, "job=check", *small, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -209,12 +212,12 @@ def test_check_job(tmp_path):
     assert "| cached | float64 |" in (tmp_path / "out" / "check.md").read_text()
 
 
-def test_check_job_says_what_the_optimizer_refuses(tmp_path):
+def test_check_job_says_what_the_optimizer_refuses(tmp_path: Path) -> None:
     done = mtl_accum(*TWO_TASK, "job=check", "optimizer.lr=-1", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "mtl_accum: optimizer: Invalid learning rate: -1\n")
 
 
-def test_check_job_fails_where_an_edition_differs(tmp_path):
+def test_check_job_fails_where_an_edition_differs(tmp_path: Path) -> None:
     done = mtl_accum(
         *TWO_TASK,
         "job=check",
@@ -230,7 +233,7 @@ def test_check_job_fails_where_an_edition_differs(tmp_path):
     "edition",
     ["cached", "offloaded", *(pytest.param(name, marks=pytest.mark.slow) for name in ("accumulated", "checkpointed"))],
 )
-def test_every_edition_trains(tmp_path, edition):
+def test_every_edition_trains(tmp_path: Path, edition: Any) -> None:
     mine = [f"edition={edition}", f"+edition@compare.editions.mine={edition}", *SUMMED_ONLY]
     done = mtl_accum(*TWO_TASK, *mine, "hydra.run.dir=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

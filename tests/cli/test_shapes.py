@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ TWO = "~edition@compare.editions.per_task"  # two fresh processes fewer
         ("lm_heads", 0.03, {"accuracy", "accuracy_of_two_ahead"}, 4),
     ],
 )
-def test_experiment(tmp_path, name, scale, measures, tasks):
+def test_experiment(tmp_path: Path, name: str, scale: float, measures: Any, tasks: int) -> None:
     arguments = [f"+experiment={name}", f"scale={scale}", *TINY, TWO, "hydra.run.dir=out"]
     done = mtl_accum(*arguments, *(["model.chunks=3"] if name == "lm_heads" else []), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.cli.command import SMALL, forked, mtl_accum, started
 TWO_TASK = ["+experiment=two_task", *SMALL]
 
 
-def test_multirun(tmp_path):
+def test_multirun(tmp_path: Path) -> None:
     done = mtl_accum("-m", *TWO_TASK, "edition=summed,split", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     reports = [json.loads((tmp_path / "sweep" / job / "report.json").read_text()) for job in "01"]
@@ -29,7 +30,7 @@ def test_multirun(tmp_path):
     assert set(sweep["rows"][0]["metrics"]) == {"accuracy", "psnr_restored", "psnr_noisy"}
 
 
-def test_a_job_that_fails_is_a_row_of_its_sweep(tmp_path):
+def test_a_job_that_fails_is_a_row_of_its_sweep(tmp_path: Path) -> None:
     sweep = ["train=false", "model.trunk.width=8,7", "hydra.sweep.dir=sweep"]
     done = mtl_accum("-m", *TWO_TASK, *sweep, cwd=tmp_path)
     assert done.returncode == 1
@@ -49,7 +50,7 @@ def test_a_job_that_fails_is_a_row_of_its_sweep(tmp_path):
 
 
 @pytest.mark.slow
-def test_jobs_side_by_side_measure_one_at_a_time(tmp_path):
+def test_jobs_side_by_side_measure_one_at_a_time(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs hydra-joblib-launcher")
     sweep = ["train=false", "num_tasks=2,3", "model.width=8", "compare.steps=1", "data.batch_size=64"]
     done = mtl_accum(
@@ -62,7 +63,7 @@ def test_jobs_side_by_side_measure_one_at_a_time(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_as_slurm_runs_it(tmp_path):
+def test_a_sweep_as_slurm_runs_it(tmp_path: Path) -> None:
     """Each job in a process of its own, started from a pickle, with its files under `.submitit`."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs hydra-submitit-launcher")
     sweep = ["train=false", "num_tasks=2,3", "model.width=8,7", "compare.steps=1", "data.batch_size=64"]
@@ -80,20 +81,20 @@ def test_a_sweep_as_slurm_runs_it(tmp_path):
 @pytest.mark.parametrize(
     ("how", "start"), [(signal.SIGINT, forked), pytest.param(signal.SIGKILL, started, marks=pytest.mark.slow)]
 )
-def test_an_interrupted_sweep_has_what_was_done(tmp_path, how, start):
+def test_an_interrupted_sweep_has_what_was_done(tmp_path: Path, how: Any, start: Any) -> None:
     sweep = ["train=false", "num_tasks=2,3,4,5,6", "model.width=8", "compare.steps=1", "data.batch_size=64"]
-    running = start("-m", "+experiment=many_tasks", *sweep, "hydra.sweep.dir=sweep", cwd=tmp_path)
-    try:
-        page = tmp_path / "sweep" / "sweep.json"  # the last of the report's files
-        deadline = time.monotonic() + 120
-        while not page.exists():
-            assert running.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        running.send_signal(how)
-        said = running.communicate(timeout=60)[1]
-    finally:
-        running.kill()
+    page = tmp_path / "sweep" / "sweep.json"  # the last of the report's files
+    with start("-m", "+experiment=many_tasks", *sweep, "hydra.sweep.dir=sweep", cwd=tmp_path) as running:
+        try:
+            deadline = time.monotonic() + 120
+            while not page.exists():
+                assert running.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            running.send_signal(how)
+            said = running.communicate(timeout=60)[1]
+        finally:
+            running.kill()
     rows = json.loads(page.read_text())["rows"]
     assert 1 <= len(rows) < 5
     assert rows[0]["overrides"]["num_tasks"] == "2"
@@ -103,13 +104,14 @@ def test_an_interrupted_sweep_has_what_was_done(tmp_path, how, start):
         assert f"mtl_accum: interrupted; sweep/sweep.html has {len(rows)} job" in said
 
 
-def test_reports_anew_merged_and_compared_without_torch(tmp_path, finished):
-    shutil.copytree(finished.folder / "out", tmp_path / "one")
+def test_reports_anew_merged_and_compared_without_torch(tmp_path: Path) -> None:
+    done = mtl_accum(*TWO_TASK, "train=false", "edition=split", "hydra.run.dir=one", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     before = (tmp_path / "one" / "report.html").read_bytes()
     (tmp_path / "one" / "report.html").unlink()
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
 
-    def report(*arguments):
+    def report(*arguments: Any) -> Any:
         done = mtl_accum("job=report", *arguments, "hydra.run.dir=out", cwd=tmp_path, PYTHONPATH=str(tmp_path))
         assert done.returncode == 0, done.stderr
         return done.stdout

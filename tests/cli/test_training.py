@@ -7,18 +7,21 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
-from mtl_accum.training.checkpoint._retention import all_of
+from mtl_accum.training.checkpoint import list_checkpoints
 from mtl_accum.training.checkpoint._store import load
 from tests.cli.command import SMALL, SUMMED_ONLY, forked, mtl_accum, started
+from tests.cli.conftest import Finished
 
 TWO_TASK = ["+experiment=two_task", *SMALL, *SUMMED_ONLY]
 
 
-def weights(folder):
+def weights(folder: Path) -> dict[str, Any]:
     return {name: tensor.tolist() for name, tensor in load_file(folder / "model.safetensors").items()}
 
 
@@ -29,12 +32,12 @@ def weights(folder):
         (signal.SIGTERM, ["edition=auto", "budget=4MiB"], forked),
     ],
 )
-def test_killed_and_resumed(tmp_path, how, edition, start):
+def test_killed_and_resumed(tmp_path: Path, how: Any, edition: Any, start: Any) -> None:
     """Weights and losses are those of a run that nobody disturbed; the checkpoint of SIGTERM is of the very step."""
     settings = [*TWO_TASK, "epochs=10", "checkpoint.every_steps=4", "data.num_workers=1"]
     with start(*settings, *edition, "hydra.run.dir=runs/day/one", cwd=tmp_path) as run:
         deadline = time.monotonic() + 120
-        while not all_of(tmp_path / "runs/day/one/checkpoints") and time.monotonic() < deadline:
+        while not list_checkpoints(tmp_path / "runs/day/one/checkpoints") and time.monotonic() < deadline:
             assert run.poll() is None
             time.sleep(0.02)
         (os.kill if how == signal.SIGKILL else os.killpg)(run.pid, how)  # SIGTERM: the loader's worker, too
@@ -46,7 +49,7 @@ def test_killed_and_resumed(tmp_path, how, edition, start):
     done = mtl_accum(*settings, *edition, "resume=auto", "hydra.run.dir=runs/day/two", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "resumed from runs/day/one/checkpoints/step-" in done.stdout
-    plan = load(all_of(tmp_path / "runs/day/one/checkpoints")[-1]).values["plan"]
+    plan = load(list_checkpoints(tmp_path / "runs/day/one/checkpoints")[-1]).values["plan"]
     planned = "edition=auto" in edition
     same = plan["chosen"]["overrides"] if planned else edition  # a search of its own may end elsewhere: it times
     whole = mtl_accum(*settings, *same, "data.num_workers=0", "hydra.run.dir=whole", cwd=tmp_path)
@@ -63,10 +66,10 @@ def test_killed_and_resumed(tmp_path, how, edition, start):
     assert "the configuration has changed since: optimizer.lr was 0.001, is 0.5" in changed.stderr
 
 
-def test_evaluate(tmp_path, finished):
+def test_evaluate(tmp_path: Path, finished: Finished) -> None:
     shutil.copytree(finished.folder / "out", tmp_path / "run")
     expected = json.loads((tmp_path / "run" / "report.json").read_text())["metrics"]
-    step = all_of(tmp_path / "run" / "checkpoints")[-1]
+    step = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
     assert load(step).values["config"]["model"]["tasks"]["digit"]["weight"] == 0.5
     for path in ("run", "run/model.safetensors", str(step.relative_to(tmp_path))):
         done = mtl_accum(*TWO_TASK, "job=evaluate", f"path={path}", "hydra.run.dir=out", cwd=tmp_path)
@@ -82,7 +85,7 @@ def test_evaluate(tmp_path, finished):
     assert len(wrong.stderr.splitlines()) == 1
 
 
-def test_compare_trains_nothing(tmp_path):
+def test_compare_trains_nothing(tmp_path: Path) -> None:
     done = mtl_accum(*TWO_TASK, "job=compare", "hydra.run.dir=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -91,7 +94,7 @@ def test_compare_trains_nothing(tmp_path):
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
-def test_accumulation(tmp_path):
+def test_accumulation(tmp_path: Path) -> None:
     small = ["model.trunk.width=8", "model.trunk.depth=2", "epochs=1", "compare.steps=1", "hydra.run.dir=out"]
     done = mtl_accum("+experiment=accumulation", *small, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -105,7 +108,7 @@ def test_accumulation(tmp_path):
     assert "BatchNorm2d) uses batch statistics, which differ in pieces of the batch" in batch.stderr
 
 
-def test_the_effective_batch_is_said(tmp_path):
+def test_the_effective_batch_is_said(tmp_path: Path) -> None:
     windows = ["data.batch_size=64", "accumulate=8", "lr_scaling=linear", "base_batch_size=256"]
     done = mtl_accum(*TWO_TASK, *windows, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -127,7 +130,7 @@ def test_the_effective_batch_is_said(tmp_path):
         ("resume=nowhere", "resume=nowhere: expected a run's folder with checkpoints/step-..., found none there"),
     ],
 )
-def test_out_of_range_is_one_line(tmp_path, knob, message):
+def test_out_of_range_is_one_line(tmp_path: Path, knob: str, message: str) -> None:
     done = mtl_accum(*TWO_TASK, knob, cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from mtl_accum.data import Generated, Scenes, Sentences, Texts
 
@@ -14,7 +18,7 @@ RECIPES = {
 }
 
 
-def first(recipe, part="train", **changes):
+def first(recipe: Callable[..., Any], part: str = "train", **changes: Any) -> dict[str, Tensor]:
     return next(
         iter(getattr(Generated(recipe, **{"batch_size": 3, "samples": 7, "test_samples": 2, **changes}), part)())
     )
@@ -44,14 +48,14 @@ def first(recipe, part="train", **changes):
         ("texts", {"tokens": ((3, 35), torch.int64)}),
     ],
 )
-def test_shapes_and_types(name, expected):
+def test_shapes_and_types(name: str, expected: dict[str, Any]) -> None:
     batch = first(RECIPES[name])
     assert {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in batch.items()} == expected
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_deterministic_by_seed_part_and_number(name):
-    def same(one, other):
+def test_deterministic_by_seed_part_and_number(name: str) -> None:
+    def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
         return all(torch.allclose(one[key], other[key], equal_nan=True) for key in one)
 
     recipe = RECIPES[name]
@@ -64,7 +68,7 @@ def test_deterministic_by_seed_part_and_number(name):
     torch.testing.assert_close(one, other)  # the same samples, in another order
 
 
-def test_values_of_scenes():
+def test_values_of_scenes() -> None:
     batch = first(RECIPES["scenes"])
     assert batch["segmentation"].min() == -1
     assert batch["segmentation"].max() < 13
@@ -76,7 +80,7 @@ def test_values_of_scenes():
     assert batch["image"].abs().max() < 1.2
 
 
-def test_values_of_sentences():
+def test_values_of_sentences() -> None:
     batch = first(RECIPES["sentences"], samples=40, batch_size=40)
     words = (batch["tokens"] > 3) | (batch["tokens"] == 3)
     assert (batch["tokens"][:, 0] == 1).all()
@@ -107,6 +111,6 @@ def test_values_of_sentences():
         (lambda: Scenes(size=(0, 3)), "a size at scale 1 must be a positive integer, found 0"),
     ],
 )
-def test_refuses(make, message):
+def test_refuses(make: Callable[..., Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

@@ -9,23 +9,27 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from mtl_accum.data import Loader, MixedLoader, SampleError, WorkerError, _worker_signals
 
 
 class Noisy(Dataset):
-    def __init__(self, samples=23, *, breaks=None, dies=None):
+    def __init__(self, samples: int = 23, *, breaks: int | None = None, dies: int | None = None) -> None:
         self.samples, self.breaks, self.dies = samples, breaks, dies
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.samples
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, Any] | None:
         if index == self.breaks:
             raise OSError("no such image")
         if index == self.dies:
@@ -34,18 +38,18 @@ class Noisy(Dataset):
         return {"index": index, "x": noise}
 
 
-def epochs(loader, count=2, skip=0):
+def epochs(loader: Loader, count: int = 2, skip: int = 0) -> list[dict[str, Tensor]] | None:
     return [batch for epoch in range(count) for batch in loader.at(epoch, skip)]
 
 
-def assert_same(actual, expected):
+def assert_same(actual: list[dict[str, Tensor]], expected: list[dict[str, Tensor]]) -> None:
     assert len(actual) == len(expected)
     for one, other in zip(actual, expected, strict=True):
         assert torch.equal(one["index"], other["index"])
         assert torch.equal(one["x"], other["x"])
 
 
-def test_every_sample_once_an_epoch_in_another_order():
+def test_every_sample_once_an_epoch_in_another_order() -> None:
     loader = Loader(Noisy(), 5, shuffle=True)
     first, second = ([int(i) for batch in loader for i in batch["index"]] for _ in range(2))
     assert sorted(first) == sorted(second) == list(range(23))
@@ -58,19 +62,19 @@ def test_every_sample_once_an_epoch_in_another_order():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(workers):
+def test_workers_change_nothing(workers: int) -> None:
     assert_same(epochs(Loader(Noisy(), 5, shuffle=True, num_workers=workers)), epochs(Loader(Noisy(), 5, shuffle=True)))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_starts_at_any_batch(workers):
+def test_starts_at_any_batch(workers: int) -> None:
     whole = list(Loader(Noisy(), 5, shuffle=True, seed=3).at(4, 0))
     loader = Loader(Noisy(), 5, shuffle=True, seed=3, num_workers=workers)
     for batch in (3, 0, 5, 1):
         assert_same(list(loader.at(4, batch)), whole[batch:])
 
 
-def test_random_numbers_of_the_process_stay():
+def test_random_numbers_of_the_process_stay() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
     epochs(Loader(Noisy(), 5, shuffle=True))
@@ -82,22 +86,22 @@ def test_random_numbers_of_the_process_stay():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_sample_that_fails_is_named(workers):
+def test_a_sample_that_fails_is_named(workers: int) -> None:
     with pytest.raises(SampleError, match="sample 7 of the data set: OSError: no such image") as error:
         epochs(Loader(Noisy(breaks=7), 5, shuffle=True, num_workers=workers))
     assert "__getitem__" in error.value.__notes__[0]
 
 
-def test_a_worker_that_is_killed():
+def test_a_worker_that_is_killed() -> None:
     words = r"DataLoader worker .* (exited unexpectedly|is killed by signal).*fewer data.num_workers"
     with pytest.raises(WorkerError, match=words):
         epochs(Loader(Noisy(dies=7), 5, num_workers=2))
 
 
-def test_a_worker_whose_death_the_signal_handler_reports_first(monkeypatch):
+def test_a_worker_whose_death_the_signal_handler_reports_first(monkeypatch: pytest.MonkeyPatch) -> None:
     loader = Loader(Noisy(), 5)
 
-    def batches(_):
+    def batches(_: Any) -> Iterator[None]:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
         yield
 
@@ -106,18 +110,18 @@ def test_a_worker_whose_death_the_signal_handler_reports_first(monkeypatch):
         epochs(loader)
 
 
-def _mixed_up(samples):
+def _mixed_up(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
     batch = default_collate(samples)
     return {**batch, "x": batch["x"] + torch.rand(1)}
 
 
-def test_a_collate_that_draws_is_the_same_everywhere():
+def test_a_collate_that_draws_is_the_same_everywhere() -> None:
     here = epochs(Loader(Noisy(), 5, shuffle=True, collate=_mixed_up))
     assert_same(epochs(Loader(Noisy(), 5, shuffle=True, num_workers=2, collate=_mixed_up)), here)
     assert_same(epochs(Loader(Noisy(), 5, shuffle=True, collate=_mixed_up), 1, 2), here[2:5])
 
 
-def test_one_reader_at_a_time():
+def test_one_reader_at_a_time() -> None:
     loader = Loader(Noisy(), 5)
     first, second = iter(loader), iter(loader)
     next(first)
@@ -127,7 +131,7 @@ def test_one_reader_at_a_time():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_workers_leave_signals_to_the_training_process(number):
+def test_workers_leave_signals_to_the_training_process(number: Any) -> None:
     loader = iter(Loader(Noisy(200), 5, num_workers=2))
     next(loader)
     for process in multiprocessing.active_children():
@@ -136,10 +140,10 @@ def test_workers_leave_signals_to_the_training_process(number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_worker_that_is_still_starting_survives_them_too(monkeypatch, number):
+def test_a_worker_that_is_still_starting_survives_them_too(monkeypatch: pytest.MonkeyPatch, number: Any) -> None:
     ready = _worker_signals.IgnoreSignals.__call__
 
-    def late(initializer, worker):
+    def late(initializer: Any, worker: Any) -> None:
         time.sleep(worker)
         ready(initializer, worker)
 
@@ -151,13 +155,13 @@ def test_a_worker_that_is_still_starting_survives_them_too(monkeypatch, number):
     assert len(list(loader)) == 39
 
 
-def test_the_training_process_receives_signals_itself():
+def test_the_training_process_receives_signals_itself() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     next(iter(Loader(Noisy(), 5, num_workers=1)))
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
-def test_workers_end_with_their_process(tmp_path):
+def test_workers_end_with_their_process(tmp_path: Path) -> None:
     """Also after SIGTERM to the whole group, and if an exception keeps the iterator alive."""
     code = """
 import os, signal
@@ -181,32 +185,32 @@ raise SystemExit(7)
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"num_workers": -1}, {"prefetch_factor": 0}])
-def test_out_of_range(settings):
+def test_out_of_range(settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         Loader(Noisy(), **{"batch_size": 5, **settings})
 
 
 class Named(Dataset):
-    def __init__(self, name, samples):
+    def __init__(self, name: str, samples: int) -> None:
         self.name, self.samples = name, samples
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.samples
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, Any] | None:
         return {self.name: index}
 
 
-def mixed(policy, **settings):
+def mixed(policy: str, **settings: Any) -> MixedLoader | None:
     loaders = {name: Loader(Named(name, size), 2, shuffle=True) for name, size in (("a", 12), ("b", 4), ("c", 2))}
     return MixedLoader(loaders, policy, **settings)
 
 
-def names(batches):
+def names(batches: MixedLoader) -> str:
     return "".join(next(iter(batch)) for batch in batches)
 
 
-def test_policies():
+def test_policies() -> None:
     assert names(mixed("round_robin")) == "abc" * 6
     proportional = mixed("proportional")
     first, second = names(proportional), names(proportional)
@@ -223,7 +227,7 @@ def test_policies():
 
 
 @pytest.mark.parametrize("policy", ["round_robin", "proportional", "temperature"])
-def test_a_mixture_starts_at_any_batch(policy):
+def test_a_mixture_starts_at_any_batch(policy: str) -> None:
     whole = [str(batch) for batch in mixed(policy).at(3, 0)]
     for batch in (0, 1, 5, 8):
         assert [str(one) for one in mixed(policy).at(3, batch)] == whole[batch:]
@@ -237,7 +241,7 @@ def test_a_mixture_starts_at_any_batch(policy):
         ({"policy": "temperature", "temperature": 0}, "temperature must be a number above 0; found 0"),
     ],
 )
-def test_mixtures_out_of_range(settings, message):
+def test_mixtures_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mixed(**settings)
     with pytest.raises(ValueError, match="loaders must hold at least one"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,13 +19,13 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize("code", BLOCKS)
-def test_code_block(code, capsys):
+def test_code_block(code: Any, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     exec(compile(code, "<docs>", "exec"), {"__name__": "__main__"})
     assert "DIFFERS" not in capsys.readouterr().out
 
 
-def test_every_link_leads_somewhere():
+def test_every_link_leads_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).resolve().exists(), f"{page.name}: {target}"

@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ every_block = pytest.mark.parametrize("code", BLOCKS, ids=[block.splitlines()[2]
 
 
 @every_block
-def test_code_block(tmp_path, code):
+def test_code_block(tmp_path: Path, code: Any) -> None:
     script = tmp_path / "example.py"
     script.write_text(code)
     with Forked(runpy.run_path, str(script), None, "__main__", cwd=tmp_path) as process:
@@ -33,7 +34,7 @@ def test_code_block(tmp_path, code):
 
 @pytest.mark.slow
 @every_block
-def test_code_block_as_a_script(tmp_path, code):
+def test_code_block_as_a_script(tmp_path: Path, code: Any) -> None:
     script = tmp_path / "example.py"
     script.write_text(code)
     command = [sys.executable, "-W", "error", str(script)]
@@ -41,12 +42,12 @@ def test_code_block_as_a_script(tmp_path, code):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_blocks_are_short():
+def test_the_blocks_are_short() -> None:
     assert len(BLOCKS) == 8
     assert len([line for line in BLOCKS[1].splitlines() if line.strip()]) <= 15
 
 
-def test_your_own_model_and_data(tmp_path):
+def test_your_own_model_and_data(tmp_path: Path) -> None:
     (code,) = (block for block in BLOCKS if "class Houses" in block)
     (config,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     lines = [line for line in (code + config).splitlines() if line.strip()]
@@ -63,19 +64,19 @@ def test_your_own_model_and_data(tmp_path):
     assert [row["edition"] for row in report["editions"]] == ["summed", "per_task", "split"]
 
 
-def test_ci_calls_the_test_command_word_for_word():
+def test_ci_calls_the_test_command_word_for_word() -> None:
     command = 'pip install -c constraints.txt -e ".[test]" && pytest'
     assert f"    {command}\n" in README
     assert f"\n{command}\n" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_constraints_pin_every_dependency():
+def test_constraints_pin_every_dependency() -> None:
     pins = (ROOT / "constraints.txt").read_text().lower()
     named = re.findall(r'^  "([a-z0-9-]+)[>\[]', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert {"torch", "hydra-core", "pytest"} <= set(named)
     assert [name for name in named if name != "mtl-accum" and f"\n{name}==" not in pins] == []
 
 
-def test_every_link_leads_somewhere():
+def test_every_link_leads_somewhere() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,29 +29,29 @@ RESULTS = {
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path: Path) -> Any:
     (tmp_path / "experiments" / "speed").mkdir(parents=True)
-    (tmp_path / "tests" / "training").mkdir(parents=True)
-    (tmp_path / "tests" / "training" / "test_faults.py").write_text("wanted=200")
+    (tmp_path / "tests" / "training" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "tests" / "training" / "checkpoint" / "test_faults.py").write_text("wanted=200")
     write(tmp_path, PAGE, RESULTS)
     return tmp_path
 
 
-def write(root, page, results):
+def write(root: Any, page: Any, results: Any) -> None:
     (root / "README.md").write_text(page, encoding="utf-8")
     (root / "experiments" / "speed" / "results.json").write_text(json.dumps(results), encoding="utf-8")
 
 
-def run(root, *arguments):
+def run(root: Any, *arguments: Any) -> Any:
     return readme.main([*arguments, f"--root={root}"])
 
 
-def test_the_readme_says_what_the_reports_say(capsys):
+def test_the_readme_says_what_the_reports_say(capsys: pytest.CaptureFixture[str]) -> None:
     assert readme.main([]) == 0, capsys.readouterr().out
     assert len(readme.bound((ROOT / "README.md").read_text(encoding="utf-8"))) >= 5
 
 
-def test_what_agrees_stays(root):
+def test_what_agrees_stays(root: Any) -> None:
     assert run(root) == 0
     assert run(root, "--write") == 0
     assert (root / "README.md").read_text(encoding="utf-8") == PAGE
@@ -67,7 +68,9 @@ def test_what_agrees_stays(root):
         ),
     ],
 )
-def test_a_changed_figure_is_found_and_written(root, capsys, changed, named):
+def test_a_changed_figure_is_found_and_written(
+    root: Any, capsys: pytest.CaptureFixture[str], changed: Any, named: Any
+) -> None:
     write(root, PAGE, {**RESULTS, **changed})
     assert run(root) == 1
     out = capsys.readouterr().out
@@ -80,7 +83,7 @@ def test_a_changed_figure_is_found_and_written(root, capsys, changed, named):
     "sentence",
     ["it took 3.2 ms", "| split | 78 MiB |", "0.71 of it", "2 times as fast", "12 % more", "a difference of 1.7e-06"],
 )
-def test_a_figure_of_no_report_is_found(root, capsys, sentence):
+def test_a_figure_of_no_report_is_found(root: Any, capsys: pytest.CaptureFixture[str], sentence: str) -> None:
     write(root, PAGE + sentence + "\n", RESULTS)
     assert run(root) == 1
     assert "README.md, line 10: " in capsys.readouterr().out
@@ -89,15 +92,15 @@ def test_a_figure_of_no_report_is_found(root, capsys, sentence):
 @pytest.mark.parametrize(
     "sentence", ["`dropout=0.1`", "a 12 GB\ncard", "    --budget 6GiB", "[two](a_0.5.md)", "at 2.x.y"]
 )
-def test_what_nobody_measured_is_not(root, sentence):
+def test_what_nobody_measured_is_not(root: Any, sentence: str) -> None:
     write(root, PAGE + sentence + "\n", RESULTS)
     assert run(root) == 0
 
 
-def test_a_setting_is_held_against_the_code(root, capsys):
+def test_a_setting_is_held_against_the_code(root: Any, capsys: pytest.CaptureFixture[str]) -> None:
     write(root, PAGE + "kills one 200 times\n", RESULTS)
     assert run(root) == 0
-    (root / "tests" / "training" / "test_faults.py").write_text("wanted=100")
+    (root / "tests" / "training" / "checkpoint" / "test_faults.py").write_text("wanted=100")
     assert run(root) == 1
     assert "200 times" in capsys.readouterr().out
 
@@ -113,13 +116,13 @@ def test_a_setting_is_held_against_the_code(root, capsys):
         ("<!-- from experiments/speed/results.json: no -->\n<!-- end -->", "one of its tables, steps"),
     ],
 )
-def test_a_mark_that_leads_nowhere(root, capsys, mark, message):
+def test_a_mark_that_leads_nowhere(root: Any, capsys: pytest.CaptureFixture[str], mark: str, message: str) -> None:
     write(root, PAGE + mark + "\n", RESULTS)
     assert run(root) == 1
     assert message in capsys.readouterr().err
 
 
-def test_a_table_of_a_page_without_json(root):
+def test_a_table_of_a_page_without_json(root: Any) -> None:
     (root / "experiments" / "speed" / "README.md").write_text("# Old\n\n| a | b |\n| --- | --- |\n| c | 1.5 |\n")
     table = "<!-- from experiments/speed/README.md: 1 -->\n| a | b |\n| --- | --- |\n| c | {} |\n<!-- end -->\n"
     write(root, PAGE + table.format("1.5"), RESULTS)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+from torch import Tensor, nn
 
 from mtl_accum import Accumulated, AsLoss, Cached, Checkpointed, Offloaded, OverBatches, PerTask, Split, SummedLoss
 
@@ -15,7 +19,9 @@ class Windowed:
     def __repr__(self) -> str:
         return "OverBatches(Split())"
 
-    def forward_backward(self, trunk, tasks, batch):
+    def forward_backward(
+        self, trunk: Callable[..., Any], tasks: dict[str, Any] | nn.Module, batch: dict[str, Tensor]
+    ) -> dict[str, Tensor] | None:
         return OverBatches(Split()).forward_backward(trunk, tasks, [batch, batch])
 
 

@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from mtl_accum import AsLoss, Split, Task
 from mtl_accum.editions import require_equal_gradients
 from mtl_accum.editions._engine import _parts
-from mtl_accum.editions._engine.ranks import _together
-from mtl_accum.editions._engine.ranks._ranks import Ranks
+from mtl_accum.editions._engine.ranks import _share_out
+from mtl_accum.editions._engine.ranks._agreement import Ranks
 from tests.editions.rank_cases import Whole, batches, compare, expected
 
 SIZES, ABSENT = [6, 14], ["c", "b"]
@@ -103,7 +103,7 @@ def opaque() -> float:
     tasks = {}
     for name in "ac":
         tasks[name] = lambda z, b, task=whole.model.tasks[name]: task(z, b.batch)
-        tasks[name].count = lambda b, name=name: b.batch[name].numel() if name in b.batch else 0
+        tasks[name].count = lambda b, name=name: b.batch[name].numel() if name in b.batch else 0  # type: ignore[attr-defined]
     total, _ = Split().loss(lambda b: whole.model.trunk(b.batch), tasks, Opaque(mine()))
     total.backward()
     for parameter in whole.parameters():
@@ -123,7 +123,7 @@ def coupled() -> None:
 
 def functions() -> None:
     """Functions around tasks whose means on rank 0 are over other terms than the samples; warnings are errors."""
-    _together._warned.clear()
+    _share_out._warned.clear()
     whole = Whole(None)
     tasks = {name: lambda z, b, task=task: task(z, b) for name, task in whole.tasks().items() if name in "bd"}
     batch = batches([6, 14], ["", ""], 0)[dist.get_rank()]
@@ -154,7 +154,7 @@ def compare_gradients(how: str) -> None:
         whole.model.trunk.module[0][0].weight.grad = None
     names = whole.named_parameters()
     if how == "other parameters" and dist.get_rank() == 1:
-        names = list(names)[1:]
+        names = list(names)[1:]  # type: ignore[assignment]
     require_equal_gradients(names)
 
 

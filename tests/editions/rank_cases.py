@@ -50,15 +50,15 @@ class Weighted(Whole):
         super().__init__(loss)
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.tensor([0.3]).double()) for name in "abcd"})
 
-    def tasks(self):
+    def tasks(self) -> dict[str, Any]:
         return {name: weighted(task, self.log_variances[name]) for name, task in self.model.tasks.items()}
 
 
-def weighted(task, log_variance):
-    def function(z, batch):
+def weighted(task: Any, log_variance: Any) -> Callable[..., Any]:
+    def function(z: Any, batch: Any) -> Tensor:
         return (torch.exp(-log_variance) * task(z, batch) + log_variance).sum()
 
-    function.count = task.count
+    function.count = task.count  # type: ignore[attr-defined]
     return function
 
 
@@ -79,7 +79,7 @@ class Two(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
 
-    def forward(self, z):
+    def forward(self, z: Any) -> Any:
         return tuple(layer(z) for layer in self.layers)
 
 
@@ -90,7 +90,7 @@ class First(nn.Module):
         super().__init__()
         self.module, self.spare, self.number = module, nn.Linear(WIDTH, 3), 0
 
-    def forward(self, z):
+    def forward(self, z: Any) -> Any:
         return self.module(z[self.number])
 
 
@@ -120,13 +120,13 @@ NETWORKS = {
 }
 
 
-def sum_of_folds(trunk, tasks, batch):
+def sum_of_folds(trunk: Any, tasks: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
     z = trunk(batch)
     losses = {name: fold(task, z, batch) for name, task in tasks.items()}
     return sum(losses.values()), {name: loss.detach() for name, loss in losses.items()}
 
 
-def sum_of_each(trunk, tasks, batch):
+def sum_of_each(trunk: Any, tasks: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
     losses = Split().losses(trunk, tasks, batch)
     return sum(losses.values()), {name: loss.detach() for name, loss in losses.items()}
 
@@ -158,7 +158,7 @@ def sharded(*patterns: str) -> Callable[[Whole], nn.Module]:
         for pattern in patterns:
             for name in filter(re.compile(pattern).fullmatch, names):
                 fully_shard(whole.get_submodule(name), mesh=mesh)
-        return fully_shard(whole, mesh=mesh)
+        return fully_shard(whole, mesh=mesh)  # type: ignore[return-value]
 
     return shard
 
@@ -243,11 +243,11 @@ def compare(engine: str, form: str, situation: str, network: str = "plain") -> t
         apart = max(apart, float((row / ranks - right).abs().max()))
     whole = getattr(wrapped, "module", wrapped)
     gradients = {name: complete(parameter.grad) for name, parameter in whole.named_parameters()}
-    right = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    right = {name: parameter.grad for name, parameter in reference.named_parameters()}  # type: ignore[assignment]
     if network == "spare":  # zeros or None, as on the rank that does not run the head
         zeros = {name: torch.zeros_like(parameter) for name, parameter in reference.named_parameters()}
         gradients = {name: zeros[name] if gradient is None else gradient for name, gradient in gradients.items()}
-        right = {name: zeros[name] if gradient is None else gradient for name, gradient in right.items()}
+        right = {name: zeros[name] if gradient is None else gradient for name, gradient in right.items()}  # type: ignore[assignment, attr-defined]
     return gradient_difference(gradients, right), apart
 
 

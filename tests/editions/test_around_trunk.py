@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from mtl_accum import Accumulated, Checkpointed, MultiTaskModel, Offloaded, Split, SummedLoss, Task, predict
+from mtl_accum import Accumulated, Checkpointed, Edition, MultiTaskModel, Offloaded, Split, SummedLoss, Task, predict
 from mtl_accum.editions._checkpointed import _blocks
 from mtl_accum.testing import Workload, assert_same_gradient, convolutional, transformer, vector
 
@@ -28,12 +31,12 @@ def stacked(dtype: torch.dtype) -> Workload:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("edition", [Checkpointed(Split()), Checkpointed(SummedLoss()), Offloaded(Split())], ids=repr)
-def test_batch_statistics_and_dropout_are_those_of_one_pass(edition, dtype):
+def test_batch_statistics_and_dropout_are_those_of_one_pass(edition: Edition, dtype: torch.dtype) -> None:
     oracle = SummedLoss()
     assert_same_gradient(edition, lambda: stacked(dtype), oracle=oracle)
 
 
-def test_blocks_are_the_items_of_the_outermost_list():
+def test_blocks_are_the_items_of_the_outermost_list() -> None:
     trunk = transformer()[0].trunk
     names = {module: name for name, module in trunk.named_modules()}
     assert [names[found] for found in _blocks(list(trunk.modules()))] == [
@@ -43,10 +46,10 @@ def test_blocks_are_the_items_of_the_outermost_list():
     assert _blocks(list(plain.modules())) == []  # one block: the trunk
 
 
-def test_a_block_is_run_again_and_only_there():
+def test_a_block_is_run_again_and_only_there() -> None:
     load = stacked(torch.float64)
     calls = []
-    first = load.trunk.module[1][0]
+    first = load.trunk.module[1][0]  # type: ignore[attr-defined]
     first.register_forward_hook(lambda *_: calls.append("hook"))
     first[0].register_forward_hook(lambda *_: calls.append("inside"))
     Checkpointed(Split()).forward_backward(load.trunk, load.tasks, load.batch)
@@ -54,9 +57,9 @@ def test_a_block_is_run_again_and_only_there():
     assert "forward" not in vars(first)
 
 
-def test_an_exception_and_a_forward_of_ones_own_are_survived():
+def test_an_exception_and_a_forward_of_ones_own_are_survived() -> None:
     load = stacked(torch.float64)
-    first, last = load.trunk.module[1][0], load.trunk.module[1][2]
+    first, last = load.trunk.module[1][0], load.trunk.module[1][2]  # type: ignore[attr-defined]
     own = first.forward
     vars(first)["forward"] = own
 
@@ -72,10 +75,10 @@ def test_an_exception_and_a_forward_of_ones_own_are_survived():
 
 
 @pytest.mark.parametrize("make", [convolutional, transformer])
-def test_memory(make):
+def test_memory(make: Callable[..., Any]) -> None:
     model, batch = make(samples=40)
 
-    def activations(edition, device="cpu"):
+    def activations(edition: Edition, device: str = "cpu") -> int:
         found = predict(model.trunk, model.tasks, batch, edition=edition, device=device)
         return found.peak_bytes - found.base_bytes
 
@@ -85,7 +88,7 @@ def test_memory(make):
 
 
 @pytest.mark.cuda
-def test_offloading_on_a_device():
+def test_offloading_on_a_device() -> None:
     load = vector(torch.float64)
     load.modules.to("cuda")
     load.batch.update({name: tensor.to("cuda") for name, tensor in load.batch.items()})
@@ -93,7 +96,7 @@ def test_offloading_on_a_device():
 
 
 @pytest.mark.parametrize("wrapper", [Checkpointed, Offloaded])
-def test_wants_an_edition(wrapper):
+def test_wants_an_edition(wrapper: type[Any]) -> None:
     with pytest.raises(TypeError, match="edition must have forward_backward, found 'split'; e.g. Split"):
         wrapper("split")
     assert wrapper(Accumulated(Split(head_chunks=2), 2)).cuts(4)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
+from mtl_accum import Accumulated, Cached, Checkpointed, Edition, Offloaded, PerTask, Split, SummedLoss
 from mtl_accum.verify._difference import gradient_difference
 from tests.editions.replayed import gradients, lambda_of, setting
 
 
-def test_a_second_backward_through_a_checkpointed_block():
+def test_a_second_backward_through_a_checkpointed_block() -> None:
     """As torch's own checkpoint has it: gradient penalties, GradNorm."""
     net, _, batch = setting()
 
-    def task(z, b):
+    def task(z: Tensor, b: dict[str, Tensor]) -> Tensor:
         loss = z.square().mean()
         torch.autograd.grad(loss, net.first.weight, retain_graph=True)
         return loss
@@ -27,28 +29,28 @@ def test_a_second_backward_through_a_checkpointed_block():
 
 
 @pytest.mark.parametrize("edition", [Offloaded(Split()), Offloaded(Checkpointed(Split()))], ids=repr)
-def test_lazy_modules_are_offloaded_too(edition):
+def test_lazy_modules_are_offloaded_too(edition: Edition) -> None:
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.LazyLinear(5), nn.Tanh(), nn.LazyLinear(3))
     edition.forward_backward(trunk, {"t": lambda z, b: z.square().mean()}, torch.randn(4, 6))
     assert trunk[0].weight.grad.abs().sum() > 0
 
 
-def test_autocast_around_the_whole_call_is_that_of_the_forward_alone():
+def test_autocast_around_the_whole_call_is_that_of_the_forward_alone() -> None:
     """The head's loss in float32 has a backward of its own, which must not run under bfloat16."""
 
     class Square(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, x):
+        def forward(ctx: Any, x: Tensor) -> Tensor:
             ctx.save_for_backward(x)
             return x.square().mean()
 
         @staticmethod
-        def backward(ctx, g):
+        def backward(ctx: Any, g: Tensor) -> Tensor:
             (x,) = ctx.saved_tensors
             return g * 2 * (x @ torch.eye(x.shape[1])) / x.numel()  # a matrix product, which autocast would round
 
-    def task(z, batch):
+    def task(z: Tensor, batch: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):
             return Square.apply(z.float())
 
@@ -66,11 +68,11 @@ def test_autocast_around_the_whole_call_is_that_of_the_forward_alone():
 
 @pytest.mark.parametrize("edition", [Split(), Cached(100), Accumulated(Split(), 2), Split(head_chunks=2)], ids=repr)
 @pytest.mark.parametrize("allow", [False, True])
-def test_a_loss_on_the_inputs_derivative_is_refused_in_words(allow, edition):
+def test_a_loss_on_the_inputs_derivative_is_refused_in_words(allow: bool, edition: Edition) -> None:
     trunk, head = nn.Linear(2, 6).double(), nn.Linear(6, 1).double()
     x = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
 
-    def residual(z, batch):
+    def residual(z: Tensor, batch: Tensor) -> Tensor | None:
         u = head(z)
         (slope,) = torch.autograd.grad(u.sum(), batch, create_graph=True, allow_unused=allow)
         return (0 if slope is None else slope.sum()) + u.square().mean()
@@ -85,7 +87,7 @@ def test_a_loss_on_the_inputs_derivative_is_refused_in_words(allow, edition):
     torch.testing.assert_close(trunk.weight.grad, expected, rtol=1e-12, atol=0)
 
 
-def test_an_input_that_requires_a_gradient_gets_it():
+def test_an_input_that_requires_a_gradient_gets_it() -> None:
     net, tasks, batch = setting()
     gradients_of = []
     for edition in (SummedLoss(), Split(), PerTask(), Cached(3), Accumulated(Split(), 2)):
@@ -96,7 +98,7 @@ def test_an_input_that_requires_a_gradient_gets_it():
         torch.testing.assert_close(other, gradients_of[0], rtol=1e-10, atol=1e-14)
 
 
-def jagged():
+def jagged() -> tuple[nn.Module, nn.Module, Tensor]:
     torch.manual_seed(0)
     layer, head = nn.Linear(4, 8).double(), nn.Linear(8, 1).double()
     rows = [torch.randn(n, 4, dtype=torch.float64) for n in (3, 5)]
@@ -104,7 +106,7 @@ def jagged():
 
 
 @pytest.mark.parametrize("edition", [Split(), PerTask(), Checkpointed(Split())], ids=repr)
-def test_a_jagged_representation_is_whole(edition):
+def test_a_jagged_representation_is_whole(edition: Edition) -> None:
     layer, head, batch = jagged()
     tasks = {name: lambda z, b: head(z).values().square().mean() for name in "abc"}
     SummedLoss().forward_backward(layer, tasks, batch)
@@ -114,7 +116,7 @@ def test_a_jagged_representation_is_whole(edition):
 
 
 @pytest.mark.parametrize("edition", [Split(head_chunks=2), Cached(1), Accumulated(Split(), 2)], ids=repr)
-def test_a_jagged_tensor_in_pieces_is_refused(edition):
+def test_a_jagged_tensor_in_pieces_is_refused(edition: Edition) -> None:
     layer, head, batch = jagged()
     with pytest.raises(ValueError, match=r"nested \(jagged\) one, which torch cannot slice. Pad it"):
         edition.forward_backward(layer, {"t": lambda z, b: head(z).values().mean()}, batch)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, Split
+from mtl_accum import Accumulated, Cached, Checkpointed, Edition, Offloaded, Split
 from mtl_accum.editions import ReplayError
 from mtl_accum.verify._difference import gradient_difference
 
@@ -20,61 +22,61 @@ every = pytest.mark.parametrize("edition", [*SAVES, *RUNS_AGAIN], ids=repr)
 class Net:
     """A trunk in two layers, one head, and the plain gradient of a batch."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         torch.manual_seed(0)
         self.trunk = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
         self.head = nn.Linear(4, 1).double()
         self.tasks = {"a": lambda z, _: self.head(z).pow(2).mean()}
         self.modules = nn.ModuleList([self.trunk, self.head])
 
-    def run(self, batch):
+    def run(self, batch: dict[str, Tensor]) -> Tensor | None:
         return self.trunk(batch["x"])
 
-    def gradients(self):
+    def gradients(self) -> dict[str, Tensor]:
         gradients = {name: parameter.grad for name, parameter in self.modules.named_parameters()}
         self.modules.zero_grad(set_to_none=True)
-        return gradients
+        return gradients  # type: ignore[return-value]
 
-    def plain(self, batch):
+    def plain(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         self.tasks["a"](self.run(batch), batch).backward()
         return self.gradients()
 
 
-def batch():
+def batch() -> dict[str, Tensor]:
     return {"x": torch.randn(6, 4).double()}
 
 
 @torch.no_grad()
-def optimizer_step(net, batch):
+def optimizer_step(net: Net, batch: dict[str, Tensor]) -> None:
     net.trunk[2].weight.mul_(2)
 
 
 @torch.no_grad()
-def batch_written_to(net, batch):
+def batch_written_to(net: Net, batch: dict[str, Tensor]) -> None:
     batch["x"].normal_()
 
 
-def other_weights(net, batch):
-    net.trunk[2].weight.data = net.trunk[2].weight.data * 2
+def other_weights(net: Net, batch: dict[str, Tensor]) -> None:
+    net.trunk[2].weight.data = net.trunk[2].weight.data * 2  # type: ignore[assignment]
 
 
-def another_parameter(net, batch):
+def another_parameter(net: Net, batch: dict[str, Tensor]) -> None:
     net.trunk[2].weight = nn.Parameter(net.trunk[2].weight.detach() * 2)
 
 
-def another_tensor_in_the_batch(net, batch):
+def another_tensor_in_the_batch(net: Net, batch: dict[str, Tensor]) -> None:
     batch["x"] = torch.zeros(6, 4).double()
 
 
-def an_empty_batch(net, batch):
+def an_empty_batch(net: Net, batch: dict[str, Tensor]) -> None:
     batch.clear()
 
 
-def another_loss(net, _):
+def another_loss(net: Net, _: dict[str, Tensor]) -> None:
     Cached(2).loss(net.run, net.tasks, batch())
 
 
-def steps(edition, change, count=5):
+def steps(edition: Any, change: Callable[..., Any], count: int = 5) -> list[Exception | float]:
     """Return for each step the difference from the plain gradient, or the error."""
     results = []
     for _ in range(count):  # later steps are not compared with the first pass any more
@@ -94,12 +96,12 @@ def steps(edition, change, count=5):
         if net.trunk[2].weight is not weight:  # where the gradient of the plain loss would be
             net.trunk[2].weight = weight
         results.append(gradient_difference(net.gradients(), expected))
-    return results
+    return results  # type: ignore[return-value]
 
 
 @every
 @pytest.mark.parametrize("change", [optimizer_step, batch_written_to])
-def test_writes_are_an_error(edition, change):
+def test_writes_are_an_error(edition: Edition, change: Callable[..., Any]) -> None:
     for error in steps(edition, change):
         assert isinstance(error, RuntimeError)
         words = "modified by an inplace operation|weights changed between|a tensor of the batch was written to"
@@ -108,7 +110,7 @@ def test_writes_are_an_error(edition, change):
 
 @every
 @pytest.mark.parametrize("change", [other_weights, another_parameter])
-def test_swapped_weights_are_right_or_an_error(edition, change):
+def test_swapped_weights_are_right_or_an_error(edition: Edition, change: Callable[..., Any]) -> None:
     for result in steps(edition, change):
         if edition in RUNS_AGAIN:
             assert isinstance(result, ReplayError)
@@ -120,15 +122,15 @@ def test_swapped_weights_are_right_or_an_error(edition, change):
 
 @every
 @pytest.mark.parametrize("change", [another_tensor_in_the_batch, an_empty_batch, another_loss])
-def test_what_the_loss_does_not_need_any_more_is_right(edition, change):
+def test_what_the_loss_does_not_need_any_more_is_right(edition: Edition, change: Callable[..., Any]) -> None:
     assert max(steps(edition, change)) < 1e-14
 
 
 @pytest.mark.parametrize("form", ["loss", "forward_backward"])
-def test_a_trunk_that_writes_into_what_it_has_saved(form):
+def test_a_trunk_that_writes_into_what_it_has_saved(form: str) -> None:
     net = Net()
 
-    def trunk(batch):
+    def trunk(batch: dict[str, Tensor]) -> Tensor:
         z = net.trunk(batch["x"]).sigmoid()
         return z.mul_(2)
 
@@ -140,16 +142,16 @@ def test_a_trunk_that_writes_into_what_it_has_saved(form):
 class Routed(nn.Module):
     """A trunk with a loss of its own, kept in an attribute."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.body, self.router, self.aux = nn.Linear(4, 4), nn.Linear(4, 3), None
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         self.aux = self.router(x).pow(2).mean()
         return self.body(x)
 
 
-def test_a_loss_of_the_trunks_own():
+def test_a_loss_of_the_trunks_own() -> None:
     torch.manual_seed(0)
     trunk, x = Routed().double(), batch()["x"]
     tasks = {"a": lambda z, _: z.pow(2).mean(), "aux": lambda *_: trunk.aux}
@@ -168,7 +170,7 @@ def test_a_loss_of_the_trunks_own():
         Cached(2).losses(trunk, both, x)
 
 
-def test_heads_that_read_a_batch_with_gradients():
+def test_heads_that_read_a_batch_with_gradients() -> None:
     net, one = Net(), batch()
     one["x"].requires_grad_()
     tasks = {"a": lambda z, b: (net.head(z) * b["x"].sum(1, keepdim=True)).pow(2).mean()}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss
+from mtl_accum import Accumulated, Cached, Edition, PerTask, Split, SummedLoss
 from mtl_accum.testing import assert_bit_equal, images, run_edition, vector
 from mtl_accum.verify._difference import gradient_difference
 
@@ -14,17 +17,17 @@ EDITIONS = [PerTask(), Split(), Split(heads_per_graph=2), Cached(chunk_size=3), 
 every_edition = pytest.mark.parametrize("edition", EDITIONS, ids=repr)
 
 
-def plain(tasks: int = 3):
+def plain(tasks: int = 3) -> Any:
     return vector(tasks=tasks, dropout=0.0, trunk_dropout=0.0)
 
 
-def weights_after(edition, train) -> dict[str, torch.Tensor]:
+def weights_after(edition: Edition, train: Callable[..., Any]) -> dict[str, torch.Tensor]:
     load = plain()
     train(edition, load)
     return {name: parameter.detach().clone() for name, parameter in load.modules.named_parameters()}
 
 
-def clipped(edition, load):
+def clipped(edition: Edition, load: Any) -> None:
     optimizer = torch.optim.AdamW(load.modules.parameters(), lr=0.05)
     for _ in range(3):
         optimizer.zero_grad()
@@ -33,7 +36,7 @@ def clipped(edition, load):
         optimizer.step()
 
 
-def two_optimizers(edition, load):
+def two_optimizers(edition: Edition, load: Any) -> None:
     optimizers = [torch.optim.SGD(load.modules[0].parameters(), 0.1), torch.optim.Adam(load.modules[1].parameters())]
     for _ in range(3):
         load.modules.zero_grad()
@@ -42,7 +45,7 @@ def two_optimizers(edition, load):
             optimizer.step()
 
 
-def freezing(edition, load):
+def freezing(edition: Edition, load: Any) -> None:
     optimizer = torch.optim.AdamW(load.modules.parameters(), lr=0.05)
     for step in range(4):
         load.modules[0].requires_grad_(step != 1)
@@ -52,7 +55,7 @@ def freezing(edition, load):
         optimizer.step()
 
 
-def groups_of_tasks(edition, load):
+def groups_of_tasks(edition: Edition, load: Any) -> None:
     """Tasks with their own inputs: one call per group, gradients add."""
     optimizer = torch.optim.SGD(load.modules.parameters(), lr=0.1)
     other = {name: tensor.flip(0) * 0.5 for name, tensor in load.batch.items()}
@@ -63,11 +66,11 @@ def groups_of_tasks(edition, load):
         optimizer.step()
 
 
-def nested(edition, load):
+def nested(edition: Edition, load: Any) -> None:
     """A task that trains another network with an edition of its own, on the way to its loss."""
     inner = vector(tasks=2, dropout=0.0, trunk_dropout=0.0)
 
-    def task(z, batch):
+    def task(z: Tensor, batch: dict[str, Tensor]) -> Tensor:
         inner.modules.zero_grad()
         losses = edition.forward_backward(inner.trunk, inner.tasks, inner.batch)
         return z.square().mean() * sum(losses.values())
@@ -83,24 +86,24 @@ def nested(edition, load):
 @pytest.mark.parametrize(
     "train", [clipped, two_optimizers, freezing, groups_of_tasks, nested], ids=lambda f: f.__name__
 )
-def test_training_ends_with_the_same_weights(edition, train):
+def test_training_ends_with_the_same_weights(edition: Edition, train: Callable[..., Any]) -> None:
     expected, found = weights_after(SummedLoss(), train), weights_after(edition, train)
     assert gradient_difference(found, expected) <= 1e-9  # Adam divides small gradients by small ones
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 3, 7])
-def test_reverse_split_is_equal_to_the_last_bit(tasks):
+def test_reverse_split_is_equal_to_the_last_bit(tasks: int) -> None:
     assert_bit_equal(Split(order="reverse"), lambda: vector(torch.float32, tasks, dropout=0.0, trunk_dropout=0.25))
 
 
-def test_forward_split_of_many_tasks_is_not():
+def test_forward_split_of_many_tasks_is_not() -> None:
     """Why the order is a choice: the same numbers in another order round differently."""
     with pytest.raises(AssertionError):
         assert_bit_equal(Split(), lambda: vector(torch.float32, 7, dropout=0.0))
 
 
 @pytest.mark.parametrize("tasks", [1, 3, 7])
-def test_many_heads_per_graph(tasks):
+def test_many_heads_per_graph(tasks: int) -> None:
     load = plain(tasks)
     calls = []
     backward = torch.Tensor.backward
@@ -114,7 +117,7 @@ def test_many_heads_per_graph(tasks):
 
 
 @every_edition
-def test_compiled_network(edition):
+def test_compiled_network(edition: Edition) -> None:
     """A whole backend, not Dynamo alone; the compiled network sees the replayed buffers too."""
     load = images(torch.float32)
     load.modules.eval()  # compiled dropout draws other numbers than eager dropout does
@@ -125,7 +128,7 @@ def test_compiled_network(edition):
 
 
 @pytest.mark.parametrize("edition", [PerTask(), Cached(chunk_size=3), Accumulated(Split(), micro_batches=2)], ids=repr)
-def test_a_compiled_function_that_hides_its_modules_is_refused(edition):
+def test_a_compiled_function_that_hides_its_modules_is_refused(edition: Edition) -> None:
     load = plain()
     with pytest.raises(ValueError, match=r"trunk is a compiled function, and no module can be found .*torch.compile"):
         edition.forward_backward(torch.compile(lambda b: b["x"], backend="eager"), load.tasks, load.batch)
@@ -142,12 +145,12 @@ def test_a_compiled_function_that_hides_its_modules_is_refused(edition):
         (lambda: Accumulated(3, micro_batches=2), "edition must have forward_backward, found 3"),
     ],
 )
-def test_bad_arguments(make, message):
+def test_bad_arguments(make: Callable[..., Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         make()
 
 
-def test_transformers_encoder():
+def test_transformers_encoder() -> None:
     """A Hugging Face model: BatchEncoding in, ModelOutput as representation, dropout on."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     config = transformers.BertConfig(

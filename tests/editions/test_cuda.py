@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss, backward_scale, compare
+from mtl_accum import Accumulated, Cached, Edition, PerTask, Split, SummedLoss, backward_scale, compare
 from mtl_accum.testing import Workload, vector
 from mtl_accum.verify._difference import gradient_difference
 from mtl_accum.verify._oracle import oracle
@@ -23,7 +25,7 @@ def on_device() -> Workload:
     return load
 
 
-def outcome(edition, load):
+def outcome(edition: Edition, load: Any) -> tuple[Any, Any, Any]:
     load.modules.zero_grad()
     torch.manual_seed(5)
     losses = edition.forward_backward(load.trunk, load.tasks, load.batch)
@@ -31,7 +33,7 @@ def outcome(edition, load):
 
 
 @pytest.mark.parametrize("edition", EDITIONS, ids=repr)
-def test_same_gradient_with_dropout(edition):
+def test_same_gradient_with_dropout(edition: Edition) -> None:
     load = on_device()
     expected, found = outcome(oracle(edition), load), outcome(edition, load)
     assert gradient_difference(found[0], expected[0]) <= 1e-12
@@ -40,7 +42,7 @@ def test_same_gradient_with_dropout(edition):
 
 
 @pytest.mark.parametrize("edition", EDITIONS, ids=repr)
-def test_grad_scaler(edition):
+def test_grad_scaler(edition: Edition) -> None:
     load = on_device()
     scaler = torch.amp.GradScaler("cuda", init_scale=1024.0)
     optimizer = torch.optim.SGD(load.modules.parameters(), lr=0.1)
@@ -51,7 +53,7 @@ def test_grad_scaler(edition):
     assert scaler.get_scale() == 1024.0
 
 
-def test_compare():
+def test_compare() -> None:
     trunk, tasks, batch, _ = parts()
     trunk.cuda()
     tasks.cuda()
@@ -62,7 +64,7 @@ def test_compare():
     assert all(row.memory[0].source == "cuda" and row.memory[0].reserved_bytes for row in rows)
 
 
-def test_the_summed_loss_is_what_it_says():
+def test_the_summed_loss_is_what_it_says() -> None:
     load = on_device()
     gradients, _, _ = outcome(SummedLoss(), load)
     load.modules.zero_grad()

@@ -7,15 +7,16 @@ import gc
 import threading
 import warnings
 import weakref
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import cut
 
 
-def test_drop_in():
+def test_drop_in() -> None:
     encoder, heads = nn.Linear(4, 6).double(), [nn.Linear(6, n).double() for n in (1, 3)]
     x = torch.randn(5, 4, dtype=torch.float64)
     sum(head(encoder(x)).square().mean() for head in heads).backward()
@@ -28,7 +29,7 @@ def test_drop_in():
     torch.testing.assert_close(encoder.weight.grad, expected, rtol=1e-13, atol=1e-15)
 
 
-def test_an_exception_leaves_the_trunk_alone():
+def test_an_exception_leaves_the_trunk_alone() -> None:
     encoder = nn.Linear(4, 6)
     with pytest.raises(ZeroDivisionError), cut(encoder(torch.randn(5, 4))) as z:
         z.sum().backward()
@@ -36,7 +37,7 @@ def test_an_exception_leaves_the_trunk_alone():
     assert encoder.weight.grad is None
 
 
-def test_nothing_to_send_back():
+def test_nothing_to_send_back() -> None:
     encoder = nn.Linear(4, 6)
     with (
         pytest.warns(UserWarning, match="cut: no gradient reached the representation"),
@@ -49,7 +50,7 @@ def test_nothing_to_send_back():
     assert encoder.weight.grad is None
 
 
-def test_a_tensor_that_occurs_twice_is_one_leaf():
+def test_a_tensor_that_occurs_twice_is_one_leaf() -> None:
     weight = torch.ones(3, requires_grad=True)
     y = 2 * weight
     with cut({"a": y, "b": [y]}) as z:
@@ -58,7 +59,7 @@ def test_a_tensor_that_occurs_twice_is_one_leaf():
     assert weight.grad.tolist() == [4.0, 4.0, 4.0]
 
 
-def test_sixteen_bit_representation_adds_up_in_float32():
+def test_sixteen_bit_representation_adds_up_in_float32() -> None:
     """64 terms of which bfloat16 would lose every one after the first."""
     weight = torch.ones(1, dtype=torch.bfloat16, requires_grad=True)
     with cut(weight * 1.0) as z:
@@ -70,9 +71,9 @@ def test_sixteen_bit_representation_adds_up_in_float32():
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_sixteen_bit_leaves_are_freed(fails):
+def test_sixteen_bit_leaves_are_freed(fails: bool) -> None:
     """A hook that knows its own tensor would keep both for ever."""
-    freed = []
+    freed: list[Any] = []
     gc.disable()
     try:
         weight = torch.ones(1, dtype=torch.bfloat16, requires_grad=True)
@@ -88,11 +89,11 @@ def test_sixteen_bit_leaves_are_freed(fails):
 
 
 class Opaque:
-    def __init__(self, tensor):
+    def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
 
-def test_unknown_container_is_refused_by_its_path():
+def test_unknown_container_is_refused_by_its_path() -> None:
     z = {"maps": [torch.ones(2, requires_grad=True), Opaque(torch.ones(2))]}
     with (
         pytest.raises(TypeError, match=r"representation\['maps'\]\[1\]: .*found .*Opaque.*register_pytree_node"),
@@ -101,13 +102,13 @@ def test_unknown_container_is_refused_by_its_path():
         pass
 
 
-def network():
+def network() -> tuple[nn.Module, list[nn.Module], Tensor]:
     torch.manual_seed(0)
     return nn.Linear(4, 6), [nn.Linear(6, 1) for _ in range(2)], torch.randn(5, 4)
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_a_step_of_the_trunk_inside_the_block_is_refused(kind):
+def test_a_step_of_the_trunk_inside_the_block_is_refused(kind: type[Any]) -> None:
     encoder, heads, x = network()
     both = kind([*encoder.parameters(), *heads[0].parameters()], lr=0.1)
     with (
@@ -119,7 +120,7 @@ def test_a_step_of_the_trunk_inside_the_block_is_refused(kind):
     both.step()  # outside it is nobody's business
 
 
-def test_a_step_of_the_heads_alone_is_allowed():
+def test_a_step_of_the_heads_alone_is_allowed() -> None:
     encoder, heads, x = network()
     own = torch.optim.SGD([p for head in heads for p in head.parameters()], lr=0.1)
     with cut(encoder(x)) as z:
@@ -129,7 +130,7 @@ def test_a_step_of_the_heads_alone_is_allowed():
     assert encoder.weight.grad is not None
 
 
-def test_a_derivative_with_respect_to_the_input_is_explained():
+def test_a_derivative_with_respect_to_the_input_is_explained() -> None:
     encoder, heads, x = network()
     x.requires_grad_()
     message = r"cut: it differentiates .* behind the representation .*PerTask\(\)"
@@ -137,14 +138,14 @@ def test_a_derivative_with_respect_to_the_input_is_explained():
         torch.autograd.grad(heads[0](z).sum(), x, create_graph=True)
 
 
-def test_an_error_of_the_users_own_stays_what_it_is():
+def test_an_error_of_the_users_own_stays_what_it_is() -> None:
     encoder, _, x = network()
     with pytest.raises(RuntimeError, match="^mine$"), cut(encoder(x)):
         raise RuntimeError("mine")
 
 
 @pytest.mark.parametrize("reached", [False, True])
-def test_only_a_block_without_a_gradient_warns(reached):
+def test_only_a_block_without_a_gradient_warns(reached: bool) -> None:
     encoder = nn.Linear(4, 6)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -156,7 +157,7 @@ def test_only_a_block_without_a_gradient_warns(reached):
     assert [(w.category, w.filename) for w in caught] == [(UserWarning, __file__)] * (not reached)
 
 
-def test_steps_in_nested_blocks_and_in_other_threads():
+def test_steps_in_nested_blocks_and_in_other_threads() -> None:
     outer, inner, other = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(2, 2)
     step = lambda module: torch.optim.SGD(module.parameters(), 0.1).step()
     with cut(outer(torch.randn(5, 4))) as y:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from mtl_accum import Accumulated, Batched, Cached, OverBatches, PerSample, Split
+from mtl_accum import Accumulated, Batched, Cached, Edition, OverBatches, PerSample, Split
 from mtl_accum.editions._engine import leaves
 from mtl_accum.editions._engine.batch._cutting import cutter, samples_of, take
 from mtl_accum.verify._difference import gradient_difference
@@ -106,7 +107,7 @@ READ = {  # a batch, its samples, and what samples 1 to 3 of it are made of
 
 
 @pytest.mark.parametrize("case", READ)
-def test_a_batch_is_cut_into_its_samples(case):
+def test_a_batch_is_cut_into_its_samples(case: str) -> None:
     batch, samples, expected = READ[case]
     assert samples_of(batch, "batch") == samples
     part = take(batch, (1, 3))
@@ -140,13 +141,13 @@ REFUSED = {
 
 @pytest.mark.parametrize("edition", IN_PIECES, ids=repr)
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_read_is_refused_by_its_path(case, edition):
+def test_what_cannot_be_read_is_refused_by_its_path(case: str, edition: Edition) -> None:
     batch, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         edition.forward_backward(lambda b: pytest.fail("ran"), {"t": lambda z, b: pytest.fail("ran")}, batch)
 
 
-def detector():
+def detector() -> tuple[nn.Module, Callable[..., Any], dict[str, Any], dict[str, Any]]:
     """A trunk and a head on batches with ragged boxes, captions and weights in lists, and the plain loop's gradient."""
     torch.manual_seed(0)
     trunk, head = nn.Linear(6, 5).double(), nn.Linear(5, 4).double()
@@ -158,7 +159,7 @@ def detector():
         "weight": [0.1, 0.5, 2.0, 0.0, 1.5],
     }
 
-    def loss(z, batch):
+    def loss(z: Tensor, batch: dict[str, Any]) -> Tensor:
         rows = zip(head(z), batch["targets"], batch["text"], batch["weight"], strict=True)
         return torch.stack([w * (out.sum() - t["boxes"].sum() - len(s)) ** 2 for out, t, s, w in rows]).mean()
 
@@ -166,7 +167,7 @@ def detector():
 
 
 @pytest.mark.parametrize("edition", IN_PIECES, ids=repr)
-def test_lists_with_an_entry_a_sample_give_the_gradient_of_the_plain_loop(edition):
+def test_lists_with_an_entry_a_sample_give_the_gradient_of_the_plain_loop(edition: Edition) -> None:
     modules, trunk, tasks, batch = detector()
     tasks["det"](trunk(batch), batch).backward()
     expected = {name: parameter.grad for name, parameter in modules.named_parameters()}
@@ -193,7 +194,7 @@ VIEWS = {
 
 @pytest.mark.parametrize("edition", [Split(head_chunks=2), Cached(chunk_size=4), Cached(100, head_chunks=2)], ids=repr)
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_representation_with_other_rows_than_samples_is_refused(view, edition):
+def test_a_representation_with_other_rows_than_samples_is_refused(view: str, edition: Edition) -> None:
     lin, batch = nn.Linear(5, 3), {"x": torch.randn(8, 3, 5)}
     tasks = {"t": lambda z, b: sum(leaf.mean() for leaf in leaves(z) if isinstance(leaf, torch.Tensor))}
     with pytest.raises(ValueError, match=r"^representation.*(Give it the samples in dimension 0|make a list with)"):
@@ -201,7 +202,7 @@ def test_a_representation_with_other_rows_than_samples_is_refused(view, edition)
     Split().forward_backward(lambda b: VIEWS[view](lin, b["x"]), tasks, batch)  # in one piece it is nobody's business
 
 
-def test_feature_maps_stay_one_representation_whatever_the_size_of_a_chunk():
+def test_feature_maps_stay_one_representation_whatever_the_size_of_a_chunk() -> None:
     """2 maps in chunks of 2 samples: a representation has no lists of samples."""
     lin, x = nn.Linear(5, 3).double(), torch.randn(6, 5, dtype=torch.float64)
     tasks = {"t": lambda z, b: F.mse_loss(z[0], z[1].tanh())}
@@ -212,7 +213,7 @@ def test_feature_maps_stay_one_representation_whatever_the_size_of_a_chunk():
     torch.testing.assert_close(lin.weight.grad, expected, rtol=1e-12, atol=0)
 
 
-def test_cutting_makes_views():
+def test_cutting_makes_views() -> None:
     x = rows(4, 2)
     part = cutter({"x": x, "maps": [x, x[:, :1]]}, "batch", 4)((1, 3))
     assert {leaf.untyped_storage().data_ptr() for leaf in leaves(part)} == {x.untyped_storage().data_ptr()}

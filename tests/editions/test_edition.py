@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,23 +39,23 @@ class Mine:
     More of it.
     """
 
-    def forward_backward(self, trunk, tasks, batch):
+    def forward_backward(self, trunk: Any, tasks: Any, batch: Any) -> Any:
         return Split().forward_backward(trunk, tasks, batch)
 
 
-def parts():
+def parts() -> tuple[Any, Any, Any, Any]:
     torch.manual_seed(0)
     model, batch = many_heads(heads=3)
     return model.trunk, model.tasks, batch, torch.optim.SGD(model.parameters(), 0.1)
 
 
-def test_a_new_edition_is_checked():
+def test_a_new_edition_is_checked() -> None:
     load = vector()
     result = check(load.trunk, load.tasks, load.batch, editions={"halved": HalvedHeads()})
     assert result.editions["halved"].verdict == "exact"
 
 
-def test_a_new_edition_is_measured_and_predicted():
+def test_a_new_edition_is_measured_and_predicted() -> None:
     trunk, tasks, batch, optimizer = parts()
     (row,) = compare(trunk, tasks, batch, optimizer=optimizer, editions={"halved": HalvedHeads()}, steps=1)
     assert row.failure is None
@@ -65,7 +66,7 @@ def test_a_new_edition_is_measured_and_predicted():
     assert predicted.peak_bytes == measured["tensors"]
 
 
-def test_a_new_edition_is_planned(monkeypatch):
+def test_a_new_edition_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_timings, "PATIENCE", 0.0)
     trunk, tasks, batch, optimizer = parts()
     chosen = plan(trunk, tasks, batch, optimizer=optimizer, budget="1GiB", also=[HalvedHeads()])
@@ -74,13 +75,13 @@ def test_a_new_edition_is_planned(monkeypatch):
     assert "HalvedHeads()" in str(chosen)
 
 
-def test_an_edition_without_a_formula_is_no_candidate():
+def test_an_edition_without_a_formula_is_no_candidate() -> None:
     trunk, tasks, batch, optimizer = parts()
     with pytest.raises(TypeError, match=r"no formula for .*give it one with mtl_accum.planning.phases.register"):
         plan(trunk, tasks, batch, optimizer=optimizer, also=[OverBatches(Split())])
 
 
-def test_a_new_edition_is_built_from_its_yaml():
+def test_a_new_edition_is_built_from_its_yaml() -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         search_path = f"hydra.searchpath=[file://{ROOT / 'tests' / 'conf'}]"
         nested = Accumulated(HalvedHeads(), 4)
@@ -92,20 +93,20 @@ def test_a_new_edition_is_built_from_its_yaml():
         from_dict(as_dict(HalvedHeads()))  # what a file names is not imported
 
 
-def test_an_edition_without_a_yaml_has_no_overrides():
+def test_an_edition_without_a_yaml_has_no_overrides() -> None:
     assert overrides(OverBatches(Split())) == overrides(Checkpointed(OverBatches(Split()))) == []
 
 
 @pytest.mark.parametrize("wrapper", [lambda e: Accumulated(e, 3), Checkpointed, Offloaded], ids=["A", "C", "O"])
 @pytest.mark.parametrize("inner", [Mine(), HalvedHeads()], ids=["user's", "new"])
-def test_inside_of_other_editions(wrapper, inner):
+def test_inside_of_other_editions(wrapper: Any, inner: Any) -> None:
     edition = wrapper(inner)
     assert edition.edition is inner
     assert edition == replace(edition) == wrapper(inner)
     assert_same_gradient(edition, lambda: vector(dropout=0.0, trunk_dropout=0.0))
 
 
-def test_a_window_of_a_users_edition():
+def test_a_window_of_a_users_edition() -> None:
     load = vector(dropout=0.0, trunk_dropout=0.0)
     halves = [{name: tensor[part] for name, tensor in load.batch.items()} for part in (slice(0, 3), slice(3, None))]
     losses = OverBatches(Mine()).forward_backward(load.trunk, load.tasks, halves)
@@ -116,7 +117,7 @@ def test_a_window_of_a_users_edition():
     torch.testing.assert_close(gradients, load.gradients())
 
 
-def test_a_users_class_is_checked_measured_and_predicted_by_what_it_is():
+def test_a_users_class_is_checked_measured_and_predicted_by_what_it_is() -> None:
     load = vector()
     result = check(load.trunk, load.tasks, load.batch, editions={"mine": Mine(), "odd": Odd()})
     assert [row.verdict for row in result.editions.values()] == ["exact", "DIFFERS"]
@@ -124,7 +125,7 @@ def test_a_users_class_is_checked_measured_and_predicted_by_what_it_is():
     assert record.edition.startswith("<tests.editions.test_edition.Mine object")
 
 
-def test_the_adapter():
+def test_the_adapter() -> None:
     mine = Mine()
     edition = require_edition(mine)
     assert isinstance(edition, Edition)
@@ -139,9 +140,9 @@ def test_the_adapter():
     assert list(require_editions({"a": mine, "b": split})) == ["a", "b"]
 
 
-def test_an_edition_of_ones_own_may_derive_from_the_base_class_alone():
+def test_an_edition_of_ones_own_may_derive_from_the_base_class_alone() -> None:
     class Derived(Edition):
-        def forward_backward(self, trunk, tasks, batch):
+        def forward_backward(self, trunk: Any, tasks: Any, batch: Any) -> Any:
             return Split().forward_backward(trunk, tasks, batch)
 
     assert_same_gradient(Derived(), vector)
@@ -151,7 +152,7 @@ def test_an_edition_of_ones_own_may_derive_from_the_base_class_alone():
         Accumulated(Derived(), 2).loss(load.trunk, load.tasks, load.batch)
 
 
-def test_what_wrappers_say_of_the_edition_inside():
+def test_what_wrappers_say_of_the_edition_inside() -> None:
     inner = Split(head_chunks=2)
     model = torch.nn.Linear(1, 1)
     for edition in (Checkpointed(inner), Offloaded(inner)):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtl_accum import Accumulated, Cached, Checkpointed, Split
+from mtl_accum import Accumulated, Cached, Checkpointed, Edition, Split
 from mtl_accum.editions._engine.replay._fingerprint import Fingerprint
 from mtl_accum.testing import Workload, assert_same_gradient
 
@@ -14,7 +14,7 @@ from mtl_accum.testing import Workload, assert_same_gradient
 @pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64], ids=str
 )
-def test_one_changed_sample_shows_and_rounding_does_not(dtype):
+def test_one_changed_sample_shows_and_rounding_does_not(dtype: torch.dtype) -> None:
     z = torch.randn(64, 33, 5).to(dtype)
     first = Fingerprint({"z": z})
     rounded = (z * (1 + torch.finfo(dtype).eps * torch.randint(-1, 2, z.shape))).to(dtype)
@@ -31,7 +31,7 @@ def test_one_changed_sample_shows_and_rounding_does_not(dtype):
 
 @pytest.mark.parametrize("width", [1, 6, 12, 768])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool], ids=str)
-def test_tokens_in_another_order_show(dtype, width):
+def test_tokens_in_another_order_show(dtype: torch.dtype, width: int) -> None:
     """A trunk that shuffles its tokens by a generator of its own (MAE) keeps every row's norm, and its plain sum."""
     z = 10 * torch.randn(4, 16, width, generator=torch.Generator().manual_seed(1))
     z = (z > 0 if dtype == torch.bool else z).to(dtype)
@@ -41,7 +41,7 @@ def test_tokens_in_another_order_show(dtype, width):
     assert not first.differs(Fingerprint(z.clone()))
 
 
-def test_of_odd_leaves():
+def test_of_odd_leaves() -> None:
     tree = (torch.arange(6), torch.tensor([True, False]), torch.tensor(2.0), 3, "a", None, torch.empty(0, 3))
     assert not Fingerprint(tree).differs(Fingerprint(tree))
     assert Fingerprint(tree).differs(Fingerprint((torch.arange(6) + 1, *tree[1:])))
@@ -61,7 +61,7 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_views_that_are_not_worked_out_yet(view):
+def test_views_that_are_not_worked_out_yet(view: str) -> None:
     z = VIEWS[view](torch.randn(6, 4, 4, dtype=torch.complex64))
     assert z.is_conj() or z.is_neg()
     first = Fingerprint(z)
@@ -72,8 +72,8 @@ def test_views_that_are_not_worked_out_yet(view):
 
 @pytest.mark.parametrize("edition", [Cached(2), Accumulated(Cached(2), 2), Checkpointed(Split())], ids=repr)
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_second_pass_of_such_a_view(edition, view):
-    def load():
+def test_a_second_pass_of_such_a_view(edition: Edition, view: str) -> None:
+    def load() -> Workload:
         trunk = nn.Linear(4, 4, dtype=torch.complex128)
         tasks = {"a": lambda z, x: (z.abs() + z.real).mean(), "b": lambda z, x: z.abs().square().mean()}
         x = torch.randn(6, 4, 4, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
@@ -82,6 +82,6 @@ def test_a_second_pass_of_such_a_view(edition, view):
     assert_same_gradient(edition, load, bound=1e-12)
 
 
-def test_channels_last_is_not_copied():
+def test_channels_last_is_not_copied() -> None:
     z = torch.randn(2, 8, 5, 5).to(memory_format=torch.channels_last)
     assert not Fingerprint(z).differs(Fingerprint(z.clone(memory_format=torch.preserve_format)))

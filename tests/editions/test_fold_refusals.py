@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mtl_accum import Accumulated, Split, fold
+from mtl_accum.editions import Schedule
 from tests.editions.folded import Net, data
 
 
-def test_a_derivative_of_the_derivative():
+def test_a_derivative_of_the_derivative() -> None:
     net, (x, y) = Net(), data()
     with pytest.raises(RuntimeError, match="without create_graph=True.*cannot be differentiated again.*SummedLoss"):
         net(x, y).backward(create_graph=True)
@@ -27,7 +32,7 @@ def test_a_derivative_of_the_derivative():
         (lambda z: z.mul_(2).sum(), RuntimeError, "fold: <lambda>: .* in-place operation on the representation"),
     ],
 )
-def test_no_loss(function, kind, message):
+def test_no_loss(function: Callable[..., Any], kind: type[Any], message: str) -> None:
     with pytest.raises(kind, match=message):
         fold(function, torch.ones(2, 3, requires_grad=True))
 
@@ -44,12 +49,12 @@ def test_no_loss(function, kind, message):
         (float("nan"), ValueError, "found nan"),
     ],
 )
-def test_no_scale(scale, kind, message):
+def test_no_scale(scale: Any, kind: type[Any], message: str) -> None:
     with pytest.raises(kind, match=message):
         fold(lambda z: z.sum(), torch.ones(2, requires_grad=True), scale=scale)
 
 
-def test_features_that_the_trunk_computed_besides():
+def test_features_that_the_trunk_computed_besides() -> None:
     net, (x, y) = Net(1), data()
     kept = []
     net.trunk[0].register_forward_hook(lambda module, inputs, output: kept.append(output))
@@ -58,14 +63,14 @@ def test_features_that_the_trunk_computed_besides():
         fold(lambda z: F.mse_loss(net.heads[0](z + kept[0]), y), z)
 
 
-def test_a_graph_that_is_no_input():
+def test_a_graph_that_is_no_input() -> None:
     net, (x, y) = Net(1), data()
     z = net.trunk(x)
     with pytest.raises(RuntimeError, match="an input of its own"):
         fold(lambda: F.mse_loss(net.heads[0](z), y))
 
 
-def test_a_graph_outside_that_another_loss_has_freed():
+def test_a_graph_outside_that_another_loss_has_freed() -> None:
     net, (x, y) = Net(1), data()
     weight = torch.exp(net.heads[0][2].bias)
     z = net.trunk(x)
@@ -74,14 +79,14 @@ def test_a_graph_outside_that_another_loss_has_freed():
         fold(lambda z: F.mse_loss(weight * net.heads[0](z), y), z)
 
 
-def test_derivatives_of_the_input():
+def test_derivatives_of_the_input() -> None:
     x = torch.ones(3, requires_grad=True)
     z = x * 2
     with pytest.raises(RuntimeError, match="not have been used in the graph"):
         fold(lambda z: torch.autograd.grad(z.pow(2).sum(), x, create_graph=True)[0].sum(), z)
 
 
-def test_a_representation_in_float16_under_a_head_in_float32():
+def test_a_representation_in_float16_under_a_head_in_float32() -> None:
     net, (x, y) = Net(1).float(), [value.float() for value in data()]
     z = net.trunk(x).half()
     function = lambda z: F.mse_loss(net.heads[0](z.float()), y)
@@ -91,10 +96,10 @@ def test_a_representation_in_float16_under_a_head_in_float32():
 
 
 @pytest.mark.parametrize("edition", [Split(), Split(head_chunks=2), Accumulated(Split(), 2)], ids=repr)
-def test_a_reentrant_checkpoint_in_a_head(edition):
+def test_a_reentrant_checkpoint_in_a_head(edition: Schedule) -> None:
     net, (x, y) = Net(1), data()
 
-    def task(z, batch, reentrant=True):
+    def task(z: Tensor, batch: tuple[Tensor, Tensor], reentrant: bool = True) -> Tensor:
         return F.mse_loss(checkpoint(net.heads[0], z, use_reentrant=reentrant), batch[1])
 
     advice = "runs torch.utils.checkpoint with use_reentrant=True.*pass use_reentrant=False"

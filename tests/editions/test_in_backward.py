@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import (
     Accumulated,
     AsLoss,
     Cached,
     Checkpointed,
+    Edition,
     MultiTaskModel,
     PerTask,
     Split,
@@ -33,20 +36,22 @@ OPTIMIZERS = {
 }
 
 
-def network(width=8, depth=2):
+def network(width: int = 8, depth: int = 2) -> Any:
     torch.manual_seed(0)
     layers = [nn.Linear(3, width), *(part for _ in range(depth) for part in (nn.Linear(width, width), nn.Tanh()))]
     tasks = {name: Task(nn.Linear(width, 1), nn.MSELoss(), "y") for name in "ab"}
     return MultiTaskModel(nn.Sequential(*layers, nn.Dropout(0.2)), tasks, "x").double()
 
 
-def batches(count=5):
+def batches(count: int = 5) -> list[dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randn(8, 3, generator=generator, dtype=torch.float64) for _ in range(count)]
     return [{"x": x, "y": x.sum(1, keepdim=True)} for x in rows]
 
 
-def train(edition, make, **settings):
+def train(
+    edition: Edition, make: Callable[..., Any], **settings: Any
+) -> tuple[dict[str, Any], MultiTaskModel, torch.optim.Optimizer] | None:
     net = network()
     optimizer = make(net.parameters())
     torch.manual_seed(1)
@@ -60,9 +65,9 @@ IN_ONE_BACKWARD += [AsLoss(Split()), AsLoss(Cached(3)), AsLoss(Split(head_chunks
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("edition", IN_ONE_BACKWARD, ids=repr)
-def test_the_same_weights(edition, make):
-    losses, net, optimizer = train(edition, make, step_in_backward=True)
-    expected, reference, other = train(edition, make)
+def test_the_same_weights(edition: Edition, make: Callable[..., Any]) -> None:
+    losses, net, optimizer = train(edition, make, step_in_backward=True)  # type: ignore[misc]
+    expected, reference, other = train(edition, make)  # type: ignore[misc]
     assert losses == expected
     for name, value in reference.state_dict().items():
         assert torch.equal(net.state_dict()[name], value), name
@@ -72,7 +77,7 @@ def test_the_same_weights(edition, make):
 
 
 @pytest.mark.parametrize("edition", [SummedLoss(), Split()], ids=repr)
-def test_gradients_are_never_all_there(edition):
+def test_gradients_are_never_all_there(edition: Edition) -> None:
     net = network(width=256, depth=6)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     peaks = {}
@@ -88,13 +93,13 @@ def test_gradients_are_never_all_there(edition):
 
 
 @pytest.mark.parametrize("edition", [PerTask(), Cached(2), Accumulated(Split(), 2), Checkpointed(PerTask())], ids=repr)
-def test_editions_with_several_backwards_are_refused(edition):
+def test_editions_with_several_backwards_are_refused(edition: Edition) -> None:
     optimizer = torch.optim.SGD(network().parameters(), lr=0.1)
     with pytest.raises(ValueError, match=r"from one backward; \w+ adds it up over several: use SummedLoss"):
         InBackward(edition, optimizer)
 
 
-def test_other_refusals():
+def test_other_refusals() -> None:
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="every head in one piece; found head_chunks above 1"):
@@ -112,13 +117,13 @@ def test_other_refusals():
 @pytest.mark.parametrize(
     "settings", [{"clip_norm": 1.0}, {"accumulate": 2}, {"on_nan": "skip"}, {"precision": "fp16"}], ids=str
 )
-def test_what_needs_the_whole_gradient_is_refused(settings):
+def test_what_needs_the_whole_gradient_is_refused(settings: dict[str, Any]) -> None:
     ((name, value),) = settings.items()
     with pytest.raises(ValueError, match=f"step_in_backward: impossible with {name}={value}, which need the whole"):
         TrainConfig(epochs=1, step_in_backward=True, **settings)
 
 
-def test_a_gradient_in_two_backwards_is_an_error():
+def test_a_gradient_in_two_backwards_is_an_error() -> None:
     """Should an edition slip through the refusals."""
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -130,7 +135,7 @@ def test_a_gradient_in_two_backwards_is_an_error():
         way.forward_backward(net.trunk, net.tasks, batches()[0])
 
 
-def test_out_of_memory_cannot_be_undone():
+def test_out_of_memory_cannot_be_undone() -> None:
     from mtl_accum.editions._engine import listen
     from tests.training.injector import Injector
 
@@ -139,7 +144,7 @@ def test_out_of_memory_cannot_be_undone():
     assert not error.value.undone
 
 
-def test_side_by_side():
+def test_side_by_side() -> None:
     net = network(width=512, depth=4)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     editions = {"split": Split(), "in": InBackward(Split(), optimizer)}
@@ -151,13 +156,13 @@ def test_side_by_side():
     assert all(p.grad is None for p in net.parameters())
 
 
-def test_fallbacks_that_are_not_used_are_logged(caplog):
+def test_fallbacks_that_are_not_used_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     net = network()
     arguments = net, batches(), [Split(), Cached(3)], torch.optim.SGD(net.parameters())
     Training(*arguments, TrainConfig(epochs=1), device=CPU)
     assert not caplog.records
     run = Training(*arguments, TrainConfig(epochs=1, step_in_backward=True), device=CPU)
-    assert run.window.edition.edition == Split()
+    assert run.train_step.edition.edition == Split()  # type: ignore[attr-defined]
     (record,) = caplog.records
     assert record.getMessage() == (
         "step_in_backward=true: a half-done step cannot be rolled back, so nothing takes over if memory runs out; not "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import (
     Accumulated,
@@ -21,6 +24,7 @@ from mtl_accum import (
     backward_scale,
     fold,
 )
+from mtl_accum.editions import Schedule
 from mtl_accum.testing import vector
 from mtl_accum.verify._difference import gradient_difference
 
@@ -37,12 +41,14 @@ EDITIONS = [
 every = pytest.mark.parametrize("edition", EDITIONS, ids=repr)
 
 
-def still():
+def still() -> Any:
     """A network without random numbers, and the gradient of a weighted sum of its losses."""
     return vector(dropout=0.0, trunk_dropout=0.0)
 
 
-def plain(load, weights=(1.0, 1.0, 1.0)):
+def plain(
+    load: Any, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     load.modules.zero_grad()
     z = load.trunk(load.batch)
     losses = {name: task(z, load.batch) for name, task in load.tasks.items()}
@@ -53,7 +59,7 @@ def plain(load, weights=(1.0, 1.0, 1.0)):
 
 
 @every
-def test_a_total_and_the_losses(edition):
+def test_a_total_and_the_losses(edition: Schedule) -> None:
     load = still()
     expected, gradients = plain(load)
     total, losses = edition.loss(load.trunk, load.tasks, load.batch)
@@ -69,7 +75,7 @@ def test_a_total_and_the_losses(edition):
 
 
 @every
-def test_each_loss_has_its_own_gradient(edition):
+def test_each_loss_has_its_own_gradient(edition: Schedule) -> None:
     load = still()
     _, gradients = plain(load, (0.3, 2.0, 0.5))
     losses = edition.losses(load.trunk, load.tasks, load.batch)
@@ -85,7 +91,7 @@ def test_each_loss_has_its_own_gradient(edition):
 
 
 @every
-def test_without_gradients_it_is_an_evaluation(edition):
+def test_without_gradients_it_is_an_evaluation(edition: Schedule) -> None:
     load = still()
     expected, _ = plain(load)
     with torch.no_grad():
@@ -99,14 +105,14 @@ def test_without_gradients_it_is_an_evaluation(edition):
         torch.testing.assert_close(separate[name], loss.detach(), rtol=1e-14, atol=0)
 
 
-def model(*targets):
+def model(*targets: Any) -> Any:
     torch.manual_seed(0)
     tasks = {name: Task(nn.Linear(4, 2), nn.MSELoss(), name) for name in targets}
     return MultiTaskModel(nn.Linear(3, 4), tasks, "x").double()
 
 
 @every
-def test_absent_tasks(edition):
+def test_absent_tasks(edition: Schedule) -> None:
     net = model("a", "b")
     batch = {"x": torch.randn(6, 3).double(), "a": torch.randn(6, 2).double()}
     total, losses = edition.loss(net.trunk, net.tasks, batch)
@@ -120,7 +126,7 @@ def test_absent_tasks(edition):
 
 
 @every
-def test_all_tasks_absent(edition):
+def test_all_tasks_absent(edition: Schedule) -> None:
     net = model("a", "b")
     with pytest.warns(UserWarning, match="no task is present"):
         total, losses = edition.loss(net.trunk, net.tasks, {"x": torch.randn(6, 3).double()})
@@ -132,10 +138,10 @@ def test_all_tasks_absent(edition):
 class Calls:
     """A trunk that counts its passes."""
 
-    def __init__(self, trunk):
+    def __init__(self, trunk: Callable[..., Any]) -> None:
         self.trunk, self.passes = trunk, 0
 
-    def __call__(self, batch):
+    def __call__(self, batch: dict[str, Tensor]) -> Tensor:
         self.passes += 1
         return self.trunk(batch)
 
@@ -146,7 +152,7 @@ class Calls:
      (Accumulated(Cached(2), 2), 4, 4), (Checkpointed(Split()), 1, 1)],
     ids=repr,
 )  # fmt: skip
-def test_passes_of_the_trunk(edition, forward, backward):
+def test_passes_of_the_trunk(edition: Schedule, forward: int, backward: int) -> None:
     load = still()
     trunk = Calls(load.trunk)
     total, _ = edition.loss(trunk, load.tasks, load.batch)
@@ -155,7 +161,7 @@ def test_passes_of_the_trunk(edition, forward, backward):
     assert trunk.passes == forward + backward
 
 
-def test_a_sum_in_float32_where_the_representation_has_16_bit():
+def test_a_sum_in_float32_where_the_representation_has_16_bit() -> None:
     torch.manual_seed(0)
     z = torch.randn(4, 6).bfloat16().requires_grad_()
     heads = [nn.Linear(6, 3, bias=False).bfloat16() for _ in range(16)]
@@ -169,7 +175,7 @@ def test_a_sum_in_float32_where_the_representation_has_16_bit():
 
 
 @pytest.mark.parametrize("scale", [2.0**14, lambda: torch.tensor(2.0**14)], ids=["number", "callable"])
-def test_float16_with_a_scaler(scale):
+def test_float16_with_a_scaler(scale: Any) -> None:
     torch.manual_seed(0)
     net = model("a", "b").float()
     half = torch.autocast("cpu", torch.float16)
@@ -177,7 +183,7 @@ def test_float16_with_a_scaler(scale):
     tasks = {name: half(lambda z, b, task=task: task(z, b) * 1e-3) for name, task in net.tasks.items()}
     batch = {"x": torch.randn(6, 3), "a": torch.randn(6, 2), "b": torch.randn(6, 2)}
 
-    def gradients(edition, **named):
+    def gradients(edition: Schedule, **named: Any) -> Any:
         net.zero_grad()
         total, _ = edition.loss(trunk, tasks, batch, **named)
         (total * 2**14).backward()
@@ -189,7 +195,7 @@ def test_float16_with_a_scaler(scale):
         gradients(Split())
 
 
-def test_fold_one_by_one_is_the_same():
+def test_fold_one_by_one_is_the_same() -> None:
     load = vector()
     torch.manual_seed(3)
     z = load.trunk(load.batch)
@@ -201,11 +207,11 @@ def test_fold_one_by_one_is_the_same():
     assert gradient_difference(mine, load.gradients()) == 0
 
 
-def test_features_that_the_trunk_computed_besides():
+def test_features_that_the_trunk_computed_besides() -> None:
     load = still()
     kept = []
 
-    def trunk(batch):
+    def trunk(batch: dict[str, Tensor]) -> Tensor:
         kept.append(torch.tanh(load.trunk(batch)))
         return kept[-1] * 2
 
@@ -217,7 +223,7 @@ def test_features_that_the_trunk_computed_besides():
 class Odd:
     """A user's edition."""
 
-    def forward_backward(self, trunk, tasks, batch):
+    def forward_backward(self, trunk: Any, tasks: Any, batch: Any) -> None:
         raise AssertionError
 
 
@@ -232,13 +238,13 @@ class Odd:
         (lambda *parts: AsLoss(Odd()), "edition must have a loss, found <"),
     ],
 )
-def test_editions_without_a_loss(call, message):
+def test_editions_without_a_loss(call: Callable[..., Any], message: str) -> None:
     load = still()
     with pytest.raises(TypeError, match=message):
         call(load.trunk, load.tasks, load.batch)
 
 
-def test_a_scale_that_only_an_edition_would_apply():
+def test_a_scale_that_only_an_edition_would_apply() -> None:
     load = still()
     with backward_scale(2.0), pytest.raises(RuntimeError, match="no backward_scale around it.*multiply what loss"):
         Split().loss(load.trunk, load.tasks, load.batch)

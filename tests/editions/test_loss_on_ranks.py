@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -32,7 +34,7 @@ AWKWARD = [
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     processes = Ranks(2, tmp_path_factory.mktemp("ranks"))
     yield processes
     processes.stop()
@@ -50,7 +52,7 @@ def refusal(engine: str, form: str, situation: str, *_: str) -> str | None:
     return None
 
 
-def faults(ranks: Ranks, cells) -> list[str]:
+def faults(ranks: Ranks, cells: list[tuple[str, ...]]) -> list[str]:
     """The cells that are neither exact nor refused in words on both ranks."""
     wrong = []
     for cell in cells:
@@ -66,41 +68,41 @@ def faults(ranks: Ranks, cells) -> list[str]:
     return wrong
 
 
-def test_a_sample_of_the_matrix(ranks):
+def test_a_sample_of_the_matrix(ranks: Any) -> None:
     assert {form for _, form, _ in SAMPLE} == set(FORMS)
     assert {situation for *_, situation in SAMPLE} == set(SITUATIONS)
     assert not faults(ranks, SAMPLE)
 
 
-def test_a_sample_of_awkward_networks(ranks):
+def test_a_sample_of_awkward_networks(ranks: Any) -> None:
     awkward = [network for network in NETWORKS if network != "plain"]
     sample = [cell for network in awkward for cell in CHANCE.sample([c for c in AWKWARD if c[3] == network], 2)]
     assert not faults(ranks, sample)
 
 
 @pytest.mark.slow
-def test_the_matrix(ranks):
+def test_the_matrix(ranks: Any) -> None:
     assert not faults(ranks, CELLS)
 
 
 @pytest.mark.slow
-def test_awkward_networks(ranks):
+def test_awkward_networks(ranks: Any) -> None:
     assert not faults(ranks, AWKWARD)
 
 
-def test_a_mean_of_means_is_found(ranks):
+def test_a_mean_of_means_is_found(ranks: Any) -> None:
     assert all(gradients > 1e-3 for gradients, _ in ranks.run(calls.without_shares))
 
 
-def test_a_group_of_one_rank_keeps_its_own_gradient(ranks):
+def test_a_group_of_one_rank_keeps_its_own_gradient(ranks: Any) -> None:
     assert max(ranks.run(calls.alone)) <= BOUND
 
 
-def test_as_an_edition_it_is_this_process_alone(ranks):
+def test_as_an_edition_it_is_this_process_alone(ranks: Any) -> None:
     assert max(ranks.run(calls.as_edition)) <= BOUND
 
 
-def test_the_group_must_have_this_rank(ranks):
+def test_the_group_must_have_this_rank(ranks: Any) -> None:
     inside, outside = ranks.run(calls.outside)
     assert inside is None
     assert "this process (rank 1) in it, found NON_GROUP_MEMBER" in str(outside)
@@ -108,11 +110,11 @@ def test_the_group_must_have_this_rank(ranks):
         assert "group must be a torch.distributed.ProcessGroup, found str" in str(error)
 
 
-def test_an_evaluation_needs_no_other_rank(ranks):
+def test_an_evaluation_needs_no_other_rank(ranks: Any) -> None:
     assert ranks.run(calls.evaluated) == [list("abcd"), []]
 
 
-def test_one_collective(ranks):
+def test_one_collective(ranks: Any) -> None:
     assert ranks.run(calls.collectives) == [["all_gather"]] * 2
 
 
@@ -125,22 +127,22 @@ def test_one_collective(ranks):
         ("edition", "another schedule than its rank 0; found Split"),
     ],
 )
-def test_ranks_that_differ_raise_together(ranks, what, message):
+def test_ranks_that_differ_raise_together(ranks: Any, what: str, message: str) -> None:
     for error in ranks.run(calls.unlike, what):
         assert isinstance(error, ValueError)
         assert re.search(message, str(error))
 
 
-def test_a_batch_that_cannot_be_cut(ranks):
+def test_a_batch_that_cannot_be_cut(ranks: Any) -> None:
     assert max(ranks.run(calls.opaque)) <= BOUND
 
 
-def test_coupled_samples_are_refused(ranks):
+def test_coupled_samples_are_refused(ranks: Any) -> None:
     for error in ranks.run(calls.coupled):
         assert "task 'a' declares couples_samples=True: over the batches of several ranks" in str(error)
 
 
-def test_functions_without_counts_are_named(ranks):
+def test_functions_without_counts_are_named(ranks: Any) -> None:
     first, second = ranks.run(calls.functions)
     assert "task 'b' is a function without a count" in str(first)
     assert "calls a Task whose mean is over 3 terms" in str(first)
@@ -159,6 +161,6 @@ def test_functions_without_counts_are_named(ranks):
         ("other parameters", "ranks have other parameters"),
     ],
 )
-def test_gradients_are_compared(ranks, how, message):
+def test_gradients_are_compared(ranks: Any, how: str, message: str | None) -> None:
     for result in ranks.run(calls.compare_gradients, how):
         assert result is None if message is None else re.search(message, str(result)), result

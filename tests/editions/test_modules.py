@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from mtl_accum import Accumulated, Split, SummedLoss
+from mtl_accum import Accumulated, Edition, Split, SummedLoss
 from mtl_accum.editions import modules_of
 from mtl_accum.editions._engine import _modules
 from mtl_accum.testing import vector
@@ -16,31 +18,31 @@ from mtl_accum.testing import vector
 NET = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
 
 
-def through_a_global(x):
+def through_a_global(x: Any) -> Any:
     return NET(x)
 
 
-def through_another_function(x):
+def through_another_function(x: Any) -> Any:
     return through_a_global(x)
 
 
 class Holder:
-    def __init__(self):
+    def __init__(self) -> None:
         self.parts = {"net": [NET]}
 
-    def method(self, x):
+    def method(self, x: Any) -> Any:
         return self.parts["net"][0](x)
 
-    def __call__(self, x):
+    def __call__(self, x: Any) -> Any:
         return self.method(x)
 
 
 class CallsGlobal:
-    def __call__(self, x):
+    def __call__(self, x: Any) -> Any:
         return NET(x)
 
 
-def closure():
+def closure() -> Callable[..., Any]:
     net = NET
     return lambda x: net(x)
 
@@ -64,28 +66,28 @@ CALLABLES = {
 
 
 @pytest.mark.parametrize("name", CALLABLES, ids=str)
-def test_found(name):
+def test_found(name: str) -> None:
     found = modules_of(CALLABLES[name])
     assert all(module in found for module in NET.modules())
     assert len(found) == len(set(map(id, found)))
 
 
-def test_a_function_without_modules_has_none():
+def test_a_function_without_modules_has_none() -> None:
     assert modules_of(lambda x: torch.relu(x)) == []
 
 
-def test_an_attribute_that_is_called_like_a_global_is_none():
+def test_an_attribute_that_is_called_like_a_global_is_none() -> None:
     assert modules_of(lambda x: x.NET(x).NET) == []
     assert modules_of(lambda x: [lambda: NET(x)]) == list(NET.modules())
 
 
-def test_a_long_list_is_not_walked():
+def test_a_long_list_is_not_walked() -> None:
     data = list(range(10_000_000))
     assert modules_of(lambda x: data[0]) == []
 
 
 @pytest.mark.parametrize("inner", [SummedLoss(), Split()], ids=repr)
-def test_pieces_do_not_make_more_searches(inner, monkeypatch):
+def test_pieces_do_not_make_more_searches(inner: Edition, monkeypatch: pytest.MonkeyPatch) -> None:
     """A search costs more than a small head does."""
     searches, search = [], _modules._roots
     monkeypatch.setattr(_modules, "_roots", lambda function: searches.append(function) or search(function))

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mtl_accum import Accumulated, Cached, MultiTaskModel, OverBatches, PerTask, Split, SummedLoss, Task, count_labels
+from mtl_accum import (
+    Accumulated,
+    Cached,
+    Edition,
+    MultiTaskModel,
+    OverBatches,
+    PerTask,
+    Split,
+    SummedLoss,
+    Task,
+    count_labels,
+)
 from mtl_accum.training.loop import TrainConfig, Training
 
 CPU = torch.device("cpu")
 
 
-def network():
+def network() -> Any:
     torch.manual_seed(0)
     tasks = {
         "dense": Task(nn.Linear(5, 1), nn.MSELoss(), "y", weight=0.7),
@@ -24,7 +36,7 @@ def network():
     return MultiTaskModel(nn.Sequential(nn.Linear(4, 5), nn.Tanh()), tasks, "x").double()
 
 
-def whole(samples=13):
+def whole(samples: int = 13) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(samples, 4, generator=generator, dtype=torch.float64)
     tag = torch.randint(0, 3, (samples,), generator=generator)
@@ -32,7 +44,7 @@ def whole(samples=13):
     return {"x": x, "y": x.sum(1, keepdim=True), "tag": tag, "rare": x[:, :1]}
 
 
-def cut(batch, sizes):
+def cut(batch: dict[str, Tensor], sizes: list[int]) -> list[dict[str, Tensor]]:
     start, found = 0, []
     for size in sizes:
         found.append({name: value[start : start + size] for name, value in batch.items()})
@@ -42,7 +54,7 @@ def cut(batch, sizes):
 
 @pytest.mark.parametrize("edition", [SummedLoss(), PerTask(), Split(), Cached(2), Accumulated(Split(), 2)], ids=repr)
 @pytest.mark.parametrize("sizes", [[13], [5, 5, 3], [1, 5, 7], [2, 4, 4, 3]], ids=str)
-def test_equals_the_batch_in_one_piece(edition, sizes):
+def test_equals_the_batch_in_one_piece(edition: Edition, sizes: list[int]) -> None:
     expected, found = network(), network()
     batch = whole()
     reference = SummedLoss().forward_backward(expected.trunk, expected.tasks, batch)
@@ -54,7 +66,7 @@ def test_equals_the_batch_in_one_piece(edition, sizes):
         torch.testing.assert_close(other.grad, one.grad, rtol=1e-10, atol=1e-13, msg=name)
 
 
-def test_a_task_without_targets_in_some_batches_or_in_all():
+def test_a_task_without_targets_in_some_batches_or_in_all() -> None:
     batch = whole()
     batches = cut(batch, [5, 5, 3])
     batches[1].pop("rare")
@@ -74,7 +86,7 @@ def test_a_task_without_targets_in_some_batches_or_in_all():
     assert found.tasks["rare"].head.weight.grad is None
 
 
-def test_functions_without_a_count_weigh_their_samples():
+def test_functions_without_a_count_weigh_their_samples() -> None:
     weight = torch.ones(4, dtype=torch.float64, requires_grad=True)
     batch = whole()
     tasks = {"a": lambda z, batch: (z - batch["y"].squeeze(1)).square().mean()}
@@ -86,7 +98,7 @@ def test_functions_without_a_count_weigh_their_samples():
     torch.testing.assert_close(found, weight.grad, rtol=1e-12, atol=0)
 
 
-def test_the_tail_of_an_epoch_counts_as_what_it_is():
+def test_the_tail_of_an_epoch_counts_as_what_it_is() -> None:
     """5 batches in windows of 2: the last window is one short batch, and the step is its mean."""
     sizes = [3, 3, 3, 3, 1]
     small, large = network(), network()
@@ -103,7 +115,7 @@ def test_the_tail_of_an_epoch_counts_as_what_it_is():
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
 
 
-def test_the_naive_division_would_be_wrong():
+def test_the_naive_division_would_be_wrong() -> None:
     """What this is about: the mean of the batches' means is another gradient."""
     batch, net = whole(), network()
     naive, right = copy.deepcopy(net), copy.deepcopy(net)

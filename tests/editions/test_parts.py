@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mtl_accum import (
     Accumulated,
     Checkpointed,
+    Edition,
     MultiTaskModel,
     Offloaded,
     OverBatches,
@@ -58,7 +61,7 @@ SLIPS = {
 
 @every_edition
 @pytest.mark.parametrize("slip", SLIPS, ids=str)
-def test_slip_is_one_sentence(edition, slip):
+def test_slip_is_one_sentence(edition: Edition, slip: str) -> None:
     make, error, message = SLIPS[slip]
     load = vector()
     trunk, tasks = make(load)
@@ -69,7 +72,7 @@ def test_slip_is_one_sentence(edition, slip):
 
 @pytest.mark.parametrize("entry", [check, compare, plan], ids=lambda entry: entry.__name__)
 @pytest.mark.parametrize("slip", SLIPS, ids=str)
-def test_slip_is_one_sentence_where_editions_are_measured(entry, slip):
+def test_slip_is_one_sentence_where_editions_are_measured(entry: Callable[..., Any], slip: str) -> None:
     make, error, message = SLIPS[slip]
     load = vector()
     with pytest.raises(error, match=message):
@@ -93,20 +96,20 @@ TAKERS = {
     ("edition", "message"),
     [(Split, "must be an instance, found the class Split; call it: Split"), (3, "must have forward_backward, found 3")],
 )
-def test_no_edition(taker, edition, message):
+def test_no_edition(taker: str, edition: int | type[Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         TAKERS[taker](edition, vector())
 
 
 @every_edition
-def test_tasks_in_a_module_dict(edition):
+def test_tasks_in_a_module_dict(edition: Edition) -> None:
     load = vector()
     tasks = nn.ModuleDict(load.tasks)
     assert list(edition.forward_backward(load.trunk, tasks, load.batch)) == list(load.tasks)
 
 
 @every_edition
-def test_misspelt_targets_are_told_once(edition):
+def test_misspelt_targets_are_told_once(edition: Edition) -> None:
     load = vector()
     tasks = {"depth": Task(nn.Linear(8, 2).double(), nn.MSELoss(), "dept")}
     with pytest.warns(UserWarning, match="no task is present.*'depth'.*'dept'.*'x', 'y0', 'y1'") as told:
@@ -119,7 +122,7 @@ def test_misspelt_targets_are_told_once(edition):
 
 
 @every_edition
-def test_one_task_of_several_may_be_absent(edition):
+def test_one_task_of_several_may_be_absent(edition: Edition) -> None:
     load = vector(tasks=1)
     tasks = {**load.tasks, "depth": Task(nn.Linear(8, 2).double(), nn.MSELoss(), "dept")}
     with warnings.catch_warnings():
@@ -128,7 +131,7 @@ def test_one_task_of_several_may_be_absent(edition):
 
 
 @every_edition
-def test_counts_of_0_need_no_word(edition):
+def test_counts_of_0_need_no_word(edition: Edition) -> None:
     """Labels that are all ignored are what counts are for; a target that is missing may be misspelt."""
     load = vector()
     tasks = {"depth": Task(nn.Linear(8, 2).double(), nn.MSELoss(), "y0", count=lambda batch: 0)}
@@ -136,7 +139,7 @@ def test_counts_of_0_need_no_word(edition):
 
 
 @pytest.fixture
-def ranks(monkeypatch):
+def ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes, as far as torch tells."""
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
@@ -170,7 +173,7 @@ def model_of(trunk: nn.Module) -> MultiTaskModel:
 
 @every_edition
 @pytest.mark.parametrize("kind", WRAPPED)
-def test_wrapped_in_ddp(edition, kind, ranks):
+def test_wrapped_in_ddp(edition: Edition, kind: str, ranks: None) -> None:
     load = vector()
     trunk, tasks, name = WRAPPED[kind](load)
     with pytest.raises(TypeError, match=f"{name} must be a plain module.*hides count.*\\.module.*all_reduce"):
@@ -178,7 +181,7 @@ def test_wrapped_in_ddp(edition, kind, ranks):
 
 
 @every_edition
-def test_several_ranks_are_told_once(edition, ranks):
+def test_several_ranks_are_told_once(edition: Edition, ranks: None) -> None:
     load = vector()
     with pytest.warns(UserWarning, match="on 2 processes: the gradients are this process's own.*all_reduce") as told:
         edition.forward_backward(load.trunk, load.tasks, load.batch)

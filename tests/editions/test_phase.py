@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss, cut
+from mtl_accum import Accumulated, Cached, Edition, PerTask, Split, SummedLoss, cut
 from mtl_accum.editions import phase
 from mtl_accum.editions._engine import label, listen
 from mtl_accum.editions._engine._phase import has_listeners
@@ -17,13 +19,13 @@ from mtl_accum.testing import vector
 class Log:
     """Writes down what it hears."""
 
-    def __init__(self):
-        self.said = []
+    def __init__(self) -> None:
+        self.said: list[Any] = []
 
-    def begin(self, name, kind):
+    def begin(self, name: str, kind: str) -> None:
         self.said.append(label(name, kind))
 
-    def end(self):
+    def end(self) -> None:
         self.said.append("end")
 
 
@@ -45,7 +47,7 @@ PER_TASK = [part for n in range(3) for part in (TRUNK, f"head t{n} forward", f"h
     ],
     ids=repr,
 )
-def test_editions_announce_what_they_run(edition, expected):
+def test_editions_announce_what_they_run(edition: Edition, expected: list[str]) -> None:
     load, log = vector(), Log()
     with listen(log):
         edition.forward_backward(load.trunk, load.tasks, load.batch)
@@ -54,17 +56,17 @@ def test_editions_announce_what_they_run(edition, expected):
     assert len(log.said) == 2 * len(expected), "nobody listens any more"
 
 
-def test_cut_announces_the_way_back():
+def test_cut_announces_the_way_back() -> None:
     load, log = vector(), Log()
     with listen(log), cut(load.trunk(load.batch)) as z, phase("head mine", "forward"):
         z.sum().backward()
     assert log.said == ["head mine forward", "end", BACK, "end"]
 
 
-def test_a_phase_ends_by_an_exception_too():
+def test_a_phase_ends_by_an_exception_too() -> None:
     load, log = vector(), Log()
 
-    def fails(z, batch):
+    def fails(z: Tensor, batch: dict[str, Tensor]) -> None:
         raise RuntimeError("no")
 
     with listen(log), pytest.raises(RuntimeError, match="no"):
@@ -72,7 +74,7 @@ def test_a_phase_ends_by_an_exception_too():
     assert log.said == [TRUNK, "end", "head a forward", "end"]
 
 
-def test_other_threads_do_not_hear():
+def test_other_threads_do_not_hear() -> None:
     log, seen = Log(), []
     with listen(log):
         thread = threading.Thread(target=lambda: seen.append(has_listeners()))
@@ -83,7 +85,7 @@ def test_other_threads_do_not_hear():
     assert not has_listeners()
 
 
-def test_several_may_listen():
+def test_several_may_listen() -> None:
     first, second = Log(), Log()
     with listen(first), listen(second), phase("optimizer", "optimizer"):
         torch.zeros(1)

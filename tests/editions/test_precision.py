@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from statistics import mean
+from typing import Any
 
 import pytest
 import torch
 
-from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss, backward_scale
+from mtl_accum import Accumulated, Cached, Edition, PerTask, Split, SummedLoss, backward_scale
 from mtl_accum.testing import flat_gradient, float64_gradient, under_autocast, wide_weights
 
 EDITIONS = [
@@ -24,7 +25,7 @@ every_edition = pytest.mark.parametrize("edition", EDITIONS, ids=repr)
 
 @every_edition
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_under_autocast_no_edition_is_less_precise_than_the_summed_loss(edition, dtype):
+def test_under_autocast_no_edition_is_less_precise_than_the_summed_loss(edition: Edition, dtype: torch.dtype) -> None:
     ratios = []
     for seed in range(10):
         load = wide_weights(seed)
@@ -39,7 +40,7 @@ def test_under_autocast_no_edition_is_less_precise_than_the_summed_loss(edition,
 
 
 @every_edition
-def test_an_outer_autocast_gives_every_pass_its_own_weight_casts(edition):
+def test_an_outer_autocast_gives_every_pass_its_own_weight_casts(edition: Edition) -> None:
     """Casts made without a graph, or with one that is gone, must not serve another pass."""
     load = wide_weights(0)
     inside = flat_gradient(edition, under_autocast(load, torch.bfloat16))
@@ -48,7 +49,7 @@ def test_an_outer_autocast_gives_every_pass_its_own_weight_casts(edition):
     assert (inside - outside).norm() <= 1e-2 * inside.norm()
 
 
-def test_sixteen_bit_parameters_in_split():
+def test_sixteen_bit_parameters_in_split() -> None:
     ratios = []
     for seed in range(10):
         load = wide_weights(seed)
@@ -61,7 +62,7 @@ def test_sixteen_bit_parameters_in_split():
 
 
 @every_edition
-def test_grad_scaler(edition):
+def test_grad_scaler(edition: Edition) -> None:
     """Scaled gradients, unscaled losses; the unscaled gradients are the plain ones."""
     load = wide_weights(1)
     expected = flat_gradient(edition, load)
@@ -79,7 +80,7 @@ def test_grad_scaler(edition):
 
 @every_edition
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
-def test_inf_or_nan_in_one_task_skips_the_step_for_all(edition, bad):
+def test_inf_or_nan_in_one_task_skips_the_step_for_all(edition: Edition, bad: Any) -> None:
     load = wide_weights(2)
     tasks = {**load.tasks, "bad": lambda z, b: (z * bad).mean()}
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pack_sequence
 
-from mtl_accum import Accumulated, Checkpointed, Offloaded, OverBatches, PerTask, Split, SummedLoss
+from mtl_accum import Accumulated, Checkpointed, Edition, Offloaded, OverBatches, PerTask, Split, SummedLoss
 from mtl_accum.testing import SAMPLES, Workload, assert_same_gradient, vector
 from tests.editions.editions import IN_PIECES, in_pieces
 
@@ -20,17 +21,17 @@ def empty(load: Workload) -> dict[str, torch.Tensor]:
 
 
 @in_pieces
-def test_empty_batch(edition):
+def test_empty_batch(edition: Edition) -> None:
     load = vector()
     with pytest.raises(ValueError, match="batch: to be cut, expected at least one sample, found none"):
         edition.forward_backward(load.trunk, load.tasks, empty(load))
 
 
-def test_empty_batch_in_a_window_weighs_nothing():
+def test_empty_batch_in_a_window_weighs_nothing() -> None:
     load = vector()
 
     class WithEmpty:
-        def forward_backward(self, trunk, tasks, batch):
+        def forward_backward(self, trunk: Any, tasks: Any, batch: Any) -> Any:
             return OverBatches(Split()).forward_backward(trunk, tasks, [empty(load), batch, empty(load)])
 
     assert_same_gradient(WithEmpty(), vector)
@@ -63,7 +64,7 @@ FOREIGN = {
 
 @in_pieces
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_foreign_container_in_a_batch(edition, kind):
+def test_foreign_container_in_a_batch(edition: Edition, kind: str) -> None:
     make, fix = FOREIGN[kind]
     load = vector()
     load.batch["more"] = make()
@@ -74,7 +75,7 @@ def test_foreign_container_in_a_batch(edition, kind):
 
 @pytest.mark.parametrize("edition", [Split(), *IN_PIECES], ids=repr)
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_foreign_container_in_a_representation(edition, kind):
+def test_foreign_container_in_a_representation(edition: Any, kind: str) -> None:
     make, fix = FOREIGN[kind]
     load = vector()
     if isinstance(edition, Accumulated):
@@ -85,7 +86,7 @@ def test_foreign_container_in_a_representation(edition, kind):
 
 @pytest.mark.parametrize("edition", [SummedLoss(), Split(), PerTask()], ids=repr)
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_whole_batch_may_hold_anything(edition, kind):
+def test_whole_batch_may_hold_anything(edition: Edition, kind: str) -> None:
     load = vector()
     load.batch["more"] = FOREIGN[kind][0]()
     assert edition.forward_backward(load.trunk, load.tasks, load.batch)
@@ -106,7 +107,7 @@ UNCUTTABLE = {
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @in_pieces
 @pytest.mark.parametrize("kind", UNCUTTABLE)
-def test_uncuttable_tensor(edition, kind):
+def test_uncuttable_tensor(edition: Edition, kind: str) -> None:
     make, fix = UNCUTTABLE[kind]
     load = vector()
     load.batch["more"] = make()
@@ -117,7 +118,7 @@ def test_uncuttable_tensor(edition, kind):
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("kind", UNCUTTABLE)
-def test_uncuttable_tensor_as_representation(kind):
+def test_uncuttable_tensor_as_representation(kind: str) -> None:
     make, fix = UNCUTTABLE[kind]
     load = vector()
     trunk = lambda b: {"z": load.trunk(b), "more": make()}
@@ -129,7 +130,7 @@ def test_uncuttable_tensor_as_representation(kind):
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("edition", [Split(), PerTask(), Offloaded(Split()), Checkpointed(Split())], ids=repr)
 @pytest.mark.parametrize("kind", UNCUTTABLE)
-def test_whole_batch_may_hold_uncuttable_tensors(edition, kind):
+def test_whole_batch_may_hold_uncuttable_tensors(edition: Edition, kind: str) -> None:
     load = vector()
     load.batch["more"] = UNCUTTABLE[kind][0]()
     assert all(loss > 0 for loss in edition.forward_backward(load.trunk, load.tasks, load.batch).values())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict, UserDict, namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from mtl_accum import Accumulated, Cached, PerTask, Split, SummedLoss, backward_scale
+from mtl_accum import Accumulated, Cached, Edition, PerTask, Split, SummedLoss, backward_scale
 from mtl_accum.editions import ReplayError
 from mtl_accum.testing import assert_bit_equal, assert_same_gradient, images, nested, run_edition, vector
 
@@ -40,35 +42,35 @@ CONTAINERS = {
 @pytest.mark.parametrize("edition", EDITIONS, ids=repr)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("make", [vector, images])
-def test_gradient_with_dropout(edition, make, dtype):
+def test_gradient_with_dropout(edition: Edition, make: Any, dtype: torch.dtype) -> None:
     assert_same_gradient(edition, lambda: make(dtype))
 
 
 @pytest.mark.parametrize("edition", EDITIONS, ids=repr)
 @pytest.mark.parametrize("tasks", [1, 2, 5])
-def test_any_number_of_tasks(edition, tasks):
+def test_any_number_of_tasks(edition: Edition, tasks: int) -> None:
     assert_same_gradient(edition, lambda: vector(tasks=tasks))
 
 
 @pytest.mark.parametrize("edition", EDITIONS, ids=repr)
 @pytest.mark.parametrize("container", CONTAINERS, ids=str)
-def test_any_container_as_representation(edition, container):
+def test_any_container_as_representation(edition: Edition, container: str) -> None:
     assert_same_gradient(edition, lambda: nested(*CONTAINERS[container]))
 
 
 @pytest.mark.parametrize("edition", EDITIONS, ids=repr)
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_batch_norm_statistics_change_once(edition, momentum):
+def test_batch_norm_statistics_change_once(edition: Edition, momentum: float | None) -> None:
     assert_same_gradient(edition, lambda: vector(norm=nn.BatchNorm1d(9, momentum=momentum)))
 
 
 @pytest.mark.parametrize("make", [lambda: vector(torch.float32, tasks=2, dropout=0.0), lambda: images(torch.float32)])
-def test_split_of_two_tasks_is_equal_to_the_last_bit(make):
+def test_split_of_two_tasks_is_equal_to_the_last_bit(make: Callable[..., Any]) -> None:
     assert_bit_equal(Split(), make)
 
 
 @pytest.mark.parametrize("edition", [*ALL, Cached(chunk_size=3), Accumulated(Split(head_chunks=2), 2)], ids=repr)
-def test_gradients_are_added_to_those_already_there(edition):
+def test_gradients_are_added_to_those_already_there(edition: Any) -> None:
     load = vector()
     once = run_edition(edition, load).gradients
     torch.manual_seed(5)
@@ -78,7 +80,7 @@ def test_gradients_are_added_to_those_already_there(edition):
 
 
 @pytest.mark.parametrize("edition", ALL, ids=repr)
-def test_backward_scale_reaches_gradients_and_not_losses(edition):
+def test_backward_scale_reaches_gradients_and_not_losses(edition: Any) -> None:
     load = vector()
     plain = run_edition(edition, load)
     with backward_scale(4.0), backward_scale(torch.tensor(2.0)):
@@ -88,7 +90,7 @@ def test_backward_scale_reaches_gradients_and_not_losses(edition):
     assert all(torch.equal(scaled.losses[name], loss) for name, loss in plain.losses.items())
 
 
-def test_backward_scale_must_be_a_number():
+def test_backward_scale_must_be_a_number() -> None:
     with (
         pytest.raises(TypeError, match="scale must be a number or a 0-dim tensor"),
         backward_scale(torch.ones(2)),
@@ -96,7 +98,7 @@ def test_backward_scale_must_be_a_number():
         pass
 
 
-def test_the_test_bites_without_replay(monkeypatch):
+def test_the_test_bites_without_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     """PerTask without the first pass's random numbers is not exact; the assertion must say so."""
     monkeypatch.setattr("mtl_accum._state._rng.RngState.restore", lambda self, present=None: None)
     with pytest.raises(ReplayError, match="second pass computed something else"):

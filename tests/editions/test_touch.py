@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from mtl_accum import Split, Task
 from mtl_accum.editions import modules_of
-from mtl_accum.editions._engine.ranks._ranks import Ranks, count_ranks
+from mtl_accum.editions._engine.ranks._agreement import Ranks, count_ranks
 from mtl_accum.editions._engine.ranks._touch import is_sharded, run_with_others, touch
 
 
 @pytest.fixture
-def mesh(tmp_path):
+def mesh(tmp_path: Path) -> Iterator[Any]:
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     torch.distributed.destroy_process_group()
 
 
-def zeros(tensors):
+def zeros(tensors: Any) -> Any:
     return all(tensor.grad is not None and not tensor.grad.any() for tensor in tensors)
 
 
-def test_parameters_and_representation_get_zeros():
+def test_parameters_and_representation_get_zeros() -> None:
     head, frozen = nn.Linear(4, 2), nn.Linear(4, 2).requires_grad_(False)
     task = Task(nn.Sequential(head, frozen), nn.MSELoss(), "y")
     z = torch.full((3, 4), float("inf"), requires_grad=True)
@@ -37,30 +41,30 @@ def test_parameters_and_representation_get_zeros():
     assert frozen.weight.grad is None
 
 
-def test_a_frozen_task_on_a_frozen_trunk_has_no_graph():
+def test_a_frozen_task_on_a_frozen_trunk_has_no_graph() -> None:
     zero = touch(nn.Linear(4, 2).requires_grad_(False), torch.ones(3, 4, dtype=torch.float64))
     assert not zero.requires_grad
     assert zero.dtype == torch.float64
 
 
-def test_parameters_in_closures_get_zeros():
+def test_parameters_in_closures_get_zeros() -> None:
     head, scale = nn.Linear(4, 2), nn.Parameter(torch.ones(3))
     touch(lambda z, batch: scale.sum() * head(z).mean(), torch.ones(3, 4)).backward()
     assert zeros([scale, *head.parameters()])
 
 
-def test_zeros_take_no_memory():
+def test_zeros_take_no_memory() -> None:
     weight = nn.Parameter(torch.empty(1000, 1000))
     (gradient,) = torch.autograd.grad(touch(lambda z, batch: weight, torch.ones(1)), [weight])
     assert gradient.shape == weight.shape
     assert gradient.untyped_storage().nbytes() == 4
 
 
-def test_what_a_loss_does_not_reach_gets_zeros_too():
+def test_what_a_loss_does_not_reach_gets_zeros_too() -> None:
     used, unused = nn.Linear(4, 2), nn.Linear(4, 2)
     z, other = torch.ones(3, 4, requires_grad=True), torch.ones(3, requires_grad=True)
 
-    def task(z, batch, spare=unused):
+    def task(z: Any, batch: Any, spare: Any = unused) -> Tensor:
         return used(z[0]).mean()
 
     loss = run_with_others("a", task, task, (z, other), None)
@@ -70,39 +74,39 @@ def test_what_a_loss_does_not_reach_gets_zeros_too():
     assert used.weight.grad.any()
 
 
-def test_a_tensor_that_no_other_rank_could_find_is_named():
+def test_a_tensor_that_no_other_rank_could_find_is_named() -> None:
     class Slotted:
         __slots__ = ("weight",)
 
     hidden = Slotted()
-    hidden.weight = nn.Parameter(torch.ones(7))
+    hidden.weight = nn.Parameter(torch.ones(7))  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match=r"task 'a': it is absent on another rank, and its loss trains .*\(7,\)"):
-        run_with_others("a", *[lambda z, batch: hidden.weight.sum() * z.sum()] * 2, torch.ones(3), None)
+        run_with_others("a", *[lambda z, batch: hidden.weight.sum() * z.sum()] * 2, torch.ones(3), None)  # type: ignore[attr-defined, call-arg]
 
 
 class Blocks(nn.Module):
     """Two blocks, in the order of their registration or in the other one."""
 
-    def __init__(self, order=(0, 1)) -> None:
+    def __init__(self, order: Any = (0, 1)) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
         self.scale = nn.Parameter(torch.ones(4))
         self.order = order
 
-    def forward(self, z, batch):
+    def forward(self, z: Any, batch: Any) -> Tensor:
         for number in self.order:
             z = self.blocks[number](z)
         return (z * self.scale).mean()
 
 
-def sharded(mesh, order=(0, 1)):
+def sharded(mesh: Any, order: Any = (0, 1)) -> Any:
     task = Blocks(order)
     for block in task.blocks:
         fully_shard(block, mesh=mesh)
     return fully_shard(task, mesh=mesh)
 
 
-def test_sharded_modules_run_in_their_order_and_nested_ones_too(mesh):
+def test_sharded_modules_run_in_their_order_and_nested_ones_too(mesh: Any) -> None:
     order = []
     task = sharded(mesh)
     for name, module in {"task": task, "0": task.blocks[0], "1": task.blocks[1]}.items():
@@ -119,21 +123,21 @@ def test_sharded_modules_run_in_their_order_and_nested_ones_too(mesh):
 
 
 @pytest.mark.parametrize(("order", "ran"), [((1, 0), r"itself, blocks\.1, blocks\.0"), ((0,), r"itself, blocks\.0")])
-def test_sharded_modules_in_another_order_are_refused(mesh, order, ran):
+def test_sharded_modules_in_another_order_are_refused(mesh: Any, order: Any, ran: str) -> None:
     task = sharded(mesh, order)
     with pytest.raises(RuntimeError, match=f"task 'a': it is absent on another rank.*blocks.1, ran {ran}. Call"):
         run_with_others("a", task, task, torch.ones(3, 4, requires_grad=True), None)
     assert all(len(module._forward_pre_hooks) <= 1 for module in task.modules())  # FSDP's own
 
 
-def test_sharded_modules_in_their_order_pass(mesh):
+def test_sharded_modules_in_their_order_pass(mesh: Any) -> None:
     task = sharded(mesh)
     loss = run_with_others("a", task, task, torch.ones(3, 4, requires_grad=True), None)
     loss.backward()
     assert task.scale.grad.full_tensor().any()
 
 
-def test_the_state_of_fsdp_leads_to_no_other_module(mesh):
+def test_the_state_of_fsdp_leads_to_no_other_module(mesh: Any) -> None:
     one, other = nn.Linear(2, 2), nn.Linear(2, 2)
     whole = nn.Sequential(fully_shard(one, mesh=mesh), fully_shard(other, mesh=mesh))
     fully_shard(whole, mesh=mesh)(torch.ones(1, 2))
@@ -151,12 +155,12 @@ class Root(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(4, 1) for _ in range(3))
         self.scales = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         tasks = {str(i): lambda z, b, i=i: (self.scales[i] * self.heads[i](z)).mean() for i in range(3)}
         return Split().loss(lambda b: self.last(self.trunk(b)), tasks, x)
 
 
-def test_heads_read_what_the_root_has_gathered(mesh):
+def test_heads_read_what_the_root_has_gathered(mesh: Any) -> None:
     torch.manual_seed(1)
     network, plain = Root(), Root()
     plain.load_state_dict(network.state_dict())
@@ -173,12 +177,12 @@ def test_heads_read_what_the_root_has_gathered(mesh):
         torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad)
 
 
-def test_one_process_has_no_ranks(mesh):
+def test_one_process_has_no_ranks(mesh: Any) -> None:
     assert Ranks.of() is None
     assert Ranks.of(torch.distributed.new_group([0])) is None
 
 
-def test_a_group_needs_torch_distributed():
+def test_a_group_needs_torch_distributed() -> None:
     assert count_ranks() == 1
     with pytest.raises(RuntimeError, match="group: expected torch.distributed to be initialized"):
         Ranks.of(object())

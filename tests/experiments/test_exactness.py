@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from experiments.exactness.field import EDITIONS, bound, outcome
@@ -13,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Anomaly Detection")
 
 @pytest.mark.parametrize("edition", EVERY)
 @pytest.mark.parametrize("name", SITUATIONS)
-def test_cell(name, edition):
+def test_cell(name: str, edition: Any) -> None:
     situation = SITUATIONS[name]
     result = outcome(situation, EDITIONS[edition])
     if edition in situation.right:
@@ -31,13 +33,13 @@ BLIND = [(name, edition) for name, situation in SITUATIONS.items() for edition i
 
 
 @pytest.mark.parametrize(("name", "edition"), BLIND)
-def test_check_finds_what_no_edition_can_see(name, edition):
+def test_check_finds_what_no_edition_can_see(name: Any, edition: Any) -> None:
     network = SITUATIONS[name].make()
     report = check(network.trunk, network.tasks, network.batch, editions={"it": EDITIONS[edition]})
     assert not report.passed(), str(report)
 
 
-def test_the_table_judges():
+def test_the_table_judges() -> None:
     wrong = EDITIONS["Split"]
     situation = SITUATIONS["a gradient injected into the backward"]
     assert outcome(situation, wrong) <= 1e-12

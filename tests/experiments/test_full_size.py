@@ -8,7 +8,7 @@ from experiments.full_size.run import predicted, table
 
 
 @pytest.mark.slow
-def test_peaks_and_refusals():
+def test_peaks_and_refusals() -> None:
     found = {
         "dense3": predicted("dense3", (), 0.05),
         "lm_heads": predicted("lm_heads", ("model.chunks=2",), 0.03),

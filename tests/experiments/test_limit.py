@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -15,7 +18,7 @@ from mtl_accum.testing import convolutional
 SAMPLES, WIDTH = 16, 8
 
 
-def parts():
+def parts() -> tuple[Any, Any, Any, Any]:
     trunk = nn.Sequential(nn.Linear(4, WIDTH), nn.Tanh())
     tasks = {
         "small": Task(nn.Linear(WIDTH, 1), nn.MSELoss(), "y"),
@@ -26,7 +29,7 @@ def parts():
     return model.trunk, model.tasks, batch, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
 
-def test_every_storage_is_counted_once():
+def test_every_storage_is_counted_once() -> None:
     found = limit_of(parts())
     in_trunk, in_heads = 4 * WIDTH + WIDTH, (WIDTH + 1) + (100 * WIDTH + 100) + (100 + 1)
     values = SAMPLES * (4 + 1)
@@ -41,19 +44,19 @@ def test_every_storage_is_counted_once():
     assert found.bound <= found.budget
 
 
-def test_a_loss_in_chunks_saves_no_logits():
+def test_a_loss_in_chunks_saves_no_logits() -> None:
     whole, chunks = (Subject("lm_heads", overrides, 0.03, 2, "cpu").limit() for overrides in ((), ("model.chunks=4",)))
     assert whole[1] == chunks[1] == 2
     assert (whole[0].fixed, whole[0].trunk) == (chunks[0].fixed, chunks[0].trunk)
     assert chunks[0].head < whole[0].head
 
 
-def row(passes, seconds=0.1, **more):
+def row(passes: Any, seconds: float = 0.1, **more: Any) -> dict[str, Any]:
     ratios = {"time_over_summed": [0.9, seconds / 0.1, 1.2], "time_over_pieces": [0.9, 1.0, 1.2]}
     return {"passes": passes, "peak": passes, "peak_phase": "head large backward", "seconds": seconds, **ratios, **more}
 
 
-def test_the_report_says_what_is_missed_and_why(tmp_path):
+def test_the_report_says_what_is_missed_and_why(tmp_path: Path) -> None:
     limit, _ = Subject("lm_heads", (), 0.03, 2, "cpu").limit()
     figures = {**vars(limit), "budget": limit.budget, "bound": limit.bound}
     device = [{"peak_bytes": 2**20, "reserved_bytes": 2**21, "process_bytes": None}]
@@ -75,7 +78,7 @@ def test_the_report_says_what_is_missed_and_why(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["fp32", "autocast"])
-def test_no_schedule_is_below_the_bound(mode):
+def test_no_schedule_is_below_the_bound(mode: str) -> None:
     torch.manual_seed(0)
     model, batch = convolutional(mode)
     optimizer = torch.optim.AdamW(model.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from experiments.forked import forked
 from mtl_accum.measure._process import MeasurementError
 
 
-def test_a_busy_machine_is_told_of(monkeypatch):
+def test_a_busy_machine_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert load.noise(0.5, 2.0).startswith("The machine was quiet")
     assert load.noise(0.5, 9.0).startswith("**The machine was busy**")
@@ -20,14 +21,14 @@ def test_a_busy_machine_is_told_of(monkeypatch):
 
 
 class Subject:
-    def process(self):
+    def process(self) -> Any:
         return os.getpid()
 
-    def broken(self):
+    def broken(self) -> None:
         raise ValueError("it broke")
 
 
-def test_a_process_of_its_own():
+def test_a_process_of_its_own() -> None:
     with forked(Subject()) as first, forked(Subject()) as second:
         numbers = {os.getpid(), first.call("process"), second.call("process")}
         assert len(numbers) == 3

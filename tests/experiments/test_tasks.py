@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,14 +25,14 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("slope", "intercept"), [(3.0, 5.0), (-0.5, 100.0), (12345.0, 0.0)])
-def test_a_line_is_found(slope, intercept):
+def test_a_line_is_found(slope: float, intercept: float) -> None:
     xs = [2, 4, 8, 16, 64]
     line = fit(xs, [intercept + slope * x for x in xs])
     assert (line.slope, line.r2) == (pytest.approx(slope), pytest.approx(1.0))
     assert line.intercept == pytest.approx(intercept, abs=1e-6)
 
 
-def test_points_off_a_line():
+def test_points_off_a_line() -> None:
     line = fit([0, 1, 2], [0.0, 1.0, 0.0])
     assert (line.slope, line.intercept, line.r2) == (pytest.approx(0), pytest.approx(1 / 3), pytest.approx(0))
     assert fit([1, 2, 3], [7, 7, 7]).r2 is None, "nothing varies, nothing is explained"
@@ -39,7 +41,7 @@ def test_points_off_a_line():
         fit([1, 2], [1])
 
 
-def test_labels_move_apart_and_no_further():
+def test_labels_move_apart_and_no_further() -> None:
     assert spread({"a": 0.0, "b": 5.0}, gap=1.0) == {"a": 0.0, "b": 5.0}
     assert spread({"b": 0.1, "a": 0.0, "c": 9.0}, gap=1.0) == pytest.approx({"a": -0.45, "b": 0.55, "c": 9.0})
     placed = spread({str(n): 0.1 * n for n in range(6)}, gap=1.0)
@@ -48,31 +50,31 @@ def test_labels_move_apart_and_no_further():
 
 
 @pytest.fixture
-def in_this_process(monkeypatch):
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """No process is started: the study's own code is what is tested."""
 
     class Here:
-        def __init__(self, subject):
+        def __init__(self, subject: Any) -> None:
             self._subject = subject
 
-        def __enter__(self):
+        def __enter__(self) -> Any:
             return self
 
-        def __exit__(self, *_):
+        def __exit__(self, *_: Any) -> None:
             pass
 
-        def call(self, method):
-            if method in ("to_be_timed", "to_be_weighed"):  # they would change this process's allocator
+        def call(self, method: Any) -> Any:
+            if method in ("tune_for_timing", "tune_for_memory"):  # they would change this process's allocator
                 return None
             try:
                 return getattr(self._subject, method)()
             except Exception as error:
-                raise measuring.MeasurementError(f"{type(error).__name__}: {error}") from error
+                raise measuring.MeasurementError(f"{type(error).__name__}: {error}") from error  # type: ignore[attr-defined]
 
     monkeypatch.setattr(measuring, "forked", Here)
 
 
-def few(monkeypatch):
+def few(monkeypatch: Any) -> Any:
     """Networks that take a moment."""
     small = {name: replace(family, samples=8, counts=(1, 2, 4)) for name, family in networks.FAMILIES.items()}
     small["dense"] = replace(small["dense"], make=lambda tasks, samples: networks.dense(tasks, samples, 4, 8))
@@ -83,7 +85,7 @@ def few(monkeypatch):
     return small
 
 
-def test_a_family_is_measured(in_this_process, monkeypatch):
+def test_a_family_is_measured(in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
     family = few(monkeypatch)["dense"]
     cells = measure(family, (1, 2, 4), 8, lambda _: 2, CPU)
     ways = run.by_way(cells)
@@ -106,7 +108,9 @@ def test_a_family_is_measured(in_this_process, monkeypatch):
     assert last["checkpointed heads"] < 0.8 * last["summed"]
 
 
-def test_resting_bytes_are_all_that_is_there_under_any_schedule(in_this_process, monkeypatch):
+def test_resting_bytes_are_all_that_is_there_under_any_schedule(
+    in_this_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     family = few(monkeypatch)["tiny"]
     cell = measure(family, (3,), 8, lambda _: 1, CPU)[0]
     model, batch = many_heads(heads=3, width=64, samples=8)
@@ -115,7 +119,9 @@ def test_resting_bytes_are_all_that_is_there_under_any_schedule(in_this_process,
     assert cell.resting == 4 * weights + steps + sum(t.numel() * 4 for t in batch.values())
 
 
-def test_the_report(in_this_process, monkeypatch, tmp_path, capsys):
+def test_the_report(
+    in_this_process: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     few(monkeypatch)
     tmp_path = tmp_path / "not there yet"
     run.main([], tmp_path)
@@ -132,11 +138,11 @@ def test_the_report(in_this_process, monkeypatch, tmp_path, capsys):
     }
 
 
-def test_a_way_that_fails_is_a_row_with_its_reason(in_this_process, monkeypatch):
+def test_a_way_that_fails_is_a_row_with_its_reason(in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
     family = few(monkeypatch)["tiny"]
 
     class Broken:
-        def forward_backward(self, trunk, tasks, batch):
+        def forward_backward(self, trunk: Any, tasks: Any, batch: Any) -> None:
             raise RuntimeError("it broke")
 
     monkeypatch.setattr(measuring, "ways", lambda *_: {"summed": SummedLoss(), "split": Broken()})
@@ -148,8 +154,8 @@ def test_a_way_that_fails_is_a_row_with_its_reason(in_this_process, monkeypatch)
     assert verdict.target_of_split(run.by_way(cells)["split"]) == "Split's growth: not measured."
 
 
-def test_targets_that_are_met_and_missed():
-    def cells(*above):
+def test_targets_that_are_met_and_missed() -> None:
+    def cells(*above: Any) -> list[Any]:
         return [Cell("dense", "split", 2**n, resting=10, peak=10 + size) for n, size in enumerate(above)]
 
     flat = verdict.target_of_split(cells(500, 10000, 10008, 10024))
@@ -163,8 +169,8 @@ def test_targets_that_are_met_and_missed():
     assert verdict.target_of_summed([], None) == "The summed loss's growth: not measured."
 
 
-def test_targets_of_the_loss():
-    def cells(way, above, seconds, ratio=None):
+def test_targets_of_the_loss() -> None:
+    def cells(way: Any, above: Any, seconds: Any, ratio: Any = None) -> list[Any]:
         return [
             Cell("dense", way, 2**n, resting=10, peak=10 + size, seconds=[seconds, 2 * seconds], ratio=ratio)
             for n, size in enumerate(above)
@@ -184,7 +190,7 @@ def test_targets_of_the_loss():
     assert len(untimed) == 1
 
 
-def test_checkpointed_heads_give_the_summed_gradient():
+def test_checkpointed_heads_give_the_summed_gradient() -> None:
     model, batch = networks.dense(3, 4, 4, 8)
     gradients = []
     for edition in (SummedLoss(), CheckpointedHeads()):
@@ -194,7 +200,7 @@ def test_checkpointed_heads_give_the_summed_gradient():
     assert all(map(torch.equal, *gradients))
 
 
-def test_torchjd_gives_the_summed_gradient():
+def test_torchjd_gives_the_summed_gradient() -> None:
     pytest.importorskip("torchjd")
     model, batch = networks.dense(3, 4, 4, 8)
     gradients = []
@@ -207,14 +213,14 @@ def test_torchjd_gives_the_summed_gradient():
         torch.testing.assert_close(found, gradients[0], rtol=1e-4, atol=1e-6)
 
 
-def test_torchjd_that_is_not_there_says_so(monkeypatch):
+def test_torchjd_that_is_not_there_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torchjd.aggregation", None)
     model, batch = networks.dense(2, 4, 4, 8)
     with pytest.raises((RuntimeError, ModuleNotFoundError), match="torchjd"):
         TorchJD().forward_backward(model.trunk, model.tasks, batch)
 
 
-def test_the_ways_of_a_device():
+def test_the_ways_of_a_device() -> None:
     assert "offloaded" not in networks.ways("dense", 8, CPU)
     assert "offloaded" in networks.ways("dense", 8, torch.device("cuda"))
     assert networks.ways("tiny", 8, CPU)["split by 16"] == Split(heads_per_graph=16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,7 @@ def one(*seconds: float) -> dict:
     return {**report(), "editions": editions, "config": config}
 
 
-def test_the_report_of_the_first_command(tmp_path):
+def test_the_report_of_the_first_command(tmp_path: Path) -> None:
     run.write([one(0.1, 0.09), one(0.1, 0.12)], tmp_path)
     page, results = (tmp_path / "README.md").read_text(), json.loads((tmp_path / "results.json").read_text())
     assert results["tables"]["editions"][2][:3] == ["split", "60.0 MiB", "0.60"]

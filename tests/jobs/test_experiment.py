@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -18,17 +22,17 @@ from mtl_accum.training.checkpoint import Checkpoint
 class Batches:
     """One batch of four samples."""
 
-    def train(self):
+    def train(self) -> list[Any]:
         return [{"x": torch.ones(4, 3), "y": torch.zeros(4, 1)}]
 
     test = train
 
 
-def model():
+def model() -> MultiTaskModel:
     return MultiTaskModel(nn.Linear(3, 2), {"a": Task(nn.Linear(2, 1), nn.MSELoss(), "y")}, "x")
 
 
-def experiment(**changes):
+def experiment(**changes: Any) -> Any:
     parts = {"model": model(), "data": Batches(), "device": "cpu", "seed": 3, "optimizer": torch.optim.AdamW}
     return Experiment(**{**parts, **changes})
 
@@ -44,12 +48,12 @@ def experiment(**changes):
         ({"seed": -1}, r"seed must be an integer from 0 to 2\*\*63 - 1, found -1"),
     ],
 )
-def test_a_missing_or_wrong_part_is_refused(changes, message):
+def test_a_missing_or_wrong_part_is_refused(changes: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         experiment(**changes)
 
 
-def test_preparing_seeds_moves_and_makes_the_optimizer():
+def test_preparing_seeds_moves_and_makes_the_optimizer() -> None:
     prepared = experiment().prepare()
     drawn = torch.rand(3)
     torch.manual_seed(3)
@@ -60,12 +64,12 @@ def test_preparing_seeds_moves_and_makes_the_optimizer():
     assert torch.equal(prepared.first_batch()["x"], torch.ones(4, 3))
 
 
-def test_the_device_of_a_job_replaces_the_configured_one():
+def test_the_device_of_a_job_replaces_the_configured_one() -> None:
     prepared = experiment(device="cuda:7").prepare(torch.device("cpu"))
     assert prepared.device == torch.device("cpu")
 
 
-def test_a_job_without_an_optimizer_refuses_to_prepare():
+def test_a_job_without_an_optimizer_refuses_to_prepare() -> None:
     with pytest.raises(ValueError, match="optimizer must make an optimizer of parameters, found None"):
         experiment(optimizer=None).prepare()
 
@@ -84,7 +88,7 @@ def test_a_job_without_an_optimizer_refuses_to_prepare():
         (lambda: Auto("6 apples"), "budget must be a size such as 6GiB"),
     ],
 )
-def test_a_wrong_argument_is_refused(make, message):
+def test_a_wrong_argument_is_refused(make: Callable[..., Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -98,8 +102,8 @@ def test_a_wrong_argument_is_refused(make, message):
         ({"_target_": "mtl_accum.Split"}, False),
     ],
 )
-def test_a_resumed_run_keeps_its_plan_for_the_same_budget(tmp_path, before, is_kept):
-    plan = {"chosen": {}}
+def test_a_resumed_run_keeps_its_plan_for_the_same_budget(tmp_path: Path, before: Any, is_kept: bool) -> None:
+    plan = {"chosen": {}}  # type: ignore[var-annotated]
     checkpoint = Checkpoint(tmp_path, {}, {"config": {"edition": before}, "plan": plan})
     run = Run(tmp_path, "", {"edition": {"_target_": "mtl_accum.jobs.Auto", "budget": "4MiB"}})
     assert (_plan_of(checkpoint, run) == plan) is is_kept

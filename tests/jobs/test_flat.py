@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -41,13 +42,13 @@ JOBS = {
 
 
 @pytest.fixture
-def config():
+def config() -> Any:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", ["+experiment=two_task", "model.trunk.width=4", "model.trunk.depth=1", "epochs=7"])
 
 
 @pytest.fixture
-def called(monkeypatch):
+def called(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Arguments that each job was called with, by its name."""
     calls = {}
     for job in JOBS:
@@ -57,7 +58,7 @@ def called(monkeypatch):
 
 @pytest.mark.parametrize("job", JOBS)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_job_file_of_before(job, config, called):
+def test_a_job_file_of_before(job: str, config: Any, called: Any) -> None:
     config.job = OmegaConf.create(
         {"_target_": f"mtl_accum.training.{job}", "_partial_": True, "_convert_": "all", **JOBS[job]}
     )
@@ -86,7 +87,7 @@ def test_a_job_file_of_before(job, config, called):
     assert set(arguments) == expected[job]
 
 
-def test_the_old_name_of_a_job_warns():
+def test_the_old_name_of_a_job_warns() -> None:
     from mtl_accum import training
 
     with pytest.warns(FutureWarning, match=r"mtl_accum\.training\.train is now mtl_accum\.jobs\.flat\.train"):

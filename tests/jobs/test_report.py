@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -17,32 +18,32 @@ from tests.report.examples import job, prediction, report
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Any:
     (tmp_path / "out").mkdir()
     return tmp_path
 
 
-def rebuild(folder, path, before=None):
+def rebuild(folder: Path, path: Any, before: Any = None) -> None:
     jobs.rebuild(path=path, before=before, run=jobs.Run(folder / "out", "", {}))
 
 
 SCHEMA = Draft202012Validator(json.loads((Path(reports.__file__).parent / "schema.json").read_text()))
 
 
-def test_the_schema_is_one_and_of_this_version():
+def test_the_schema_is_one_and_of_this_version() -> None:
     SCHEMA.check_schema(SCHEMA.schema)
     assert SCHEMA.schema["$defs"]["run"]["properties"]["version"] == {"const": reports.VERSION}
     assert not SCHEMA.is_valid({**report(), "version": reports.VERSION - 1})
 
 
-def written(folder, name, content, write=reports.write):
+def written(folder: Path, name: Any, content: Any, write: Any = reports.write) -> Any:
     (folder / name).mkdir()
     write(content, folder / name)
     return folder / name
 
 
 @pytest.mark.parametrize("content", [report(), report("cuda"), prediction()], ids=["cpu", "cuda", "prediction"])
-def test_a_run_anew(folder, content):
+def test_a_run_anew(folder: Any, content: Any) -> None:
     place = written(folder, "run", content)
     before = {path.name: path.read_bytes() for path in place.rglob("*.*")}
     for path in place.rglob("*.*"):
@@ -55,7 +56,7 @@ def test_a_run_anew(folder, content):
         assert before[name] == after[name]
 
 
-def test_a_plan_and_a_sweep_anew(folder):
+def test_a_plan_and_a_sweep_anew(folder: Any) -> None:
     content = {"command": "c", "created": "now", "plan": plan()}
     place = written(folder, "plan", content, reports.write_plan)
     page = (place / "plan.md").read_text()
@@ -69,7 +70,7 @@ def test_a_plan_and_a_sweep_anew(folder):
     assert (folder / "sweep" / "sweep.csv").exists()
 
 
-def test_several_become_one_sweep(folder):
+def test_several_become_one_sweep(folder: Any) -> None:
     run = written(folder, "run", report())
     job(folder / "sweep", 0, "edition=split data.batch_size=9", 100)
     reports.write_sweep(folder / "sweep")
@@ -79,7 +80,7 @@ def test_several_become_one_sweep(folder):
     assert [row["failure"] for row in rows] == [None, None, "prepare: out of memory", None]
 
 
-def test_before_and_after(folder, capsys):
+def test_before_and_after(folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
     before = written(folder, "before", report())
     content = report()
     content["editions"][1]["memory"][0]["peak_bytes"] //= 2
@@ -112,14 +113,14 @@ def test_before_and_after(folder, capsys):
         ),
     ],
 )
-def test_what_is_no_report(folder, text, message):
+def test_what_is_no_report(folder: Any, text: str, message: str) -> None:
     (folder / "report.json").write_text(text)
     with pytest.raises(ValueError, match=message) as error:
         rebuild(folder, str(folder))
     assert "\n" not in str(error.value)
 
 
-def test_what_cannot_be_done(folder):
+def test_what_cannot_be_done(folder: Any) -> None:
     run = written(folder, "run", report())
     planned = written(folder, "plan", {"command": "c", "created": "now", "plan": plan()}, reports.write_plan)
     job(folder, 0, "a=b", reason="it broke")
@@ -135,7 +136,7 @@ def test_what_cannot_be_done(folder):
             rebuild(folder, path, before)
 
 
-def test_every_kind_that_is_written_is_known(folder):
+def test_every_kind_that_is_written_is_known(folder: Any) -> None:
     for name, content, write in [
         ("run", report(), reports.write),
         ("prediction", prediction(), reports.write),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -9,7 +11,7 @@ from mtl_accum import MultiTaskModel, Task
 from mtl_accum.models import ConvClassifier, ConvTrunk, DenseHead
 
 
-def parts():
+def parts() -> tuple[Any, Any, Any, Any]:
     torch.manual_seed(0)
     tasks = {
         "digit": Task(ConvClassifier(16, 10, depth=3), nn.CrossEntropyLoss(), "digit"),

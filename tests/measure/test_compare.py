@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,11 +15,11 @@ from mtl_accum.testing import many_heads
 from tests.measure.networks import parts
 
 
-def dies():
+def dies() -> None:
     raise MemoryError("no room")
 
 
-def test_measures_every_edition_and_changes_nothing():
+def test_measures_every_edition_and_changes_nothing() -> None:
     trunk, tasks, batch, optimizer = parts()
     before = [parameter.clone() for parameter in trunk.parameters()]
     random = torch.get_rng_state()
@@ -35,7 +36,7 @@ def test_measures_every_edition_and_changes_nothing():
     assert torch.equal(random, torch.get_rng_state())
 
 
-def test_snapshots_and_what_every_record_says(tmp_path):
+def test_snapshots_and_what_every_record_says(tmp_path: Path) -> None:
     rows = compare(*parts()[:3], editions={"split": Split()}, steps=1, snapshots=tmp_path)
     snapshot = pickle.loads((tmp_path / "split.pickle").read_bytes())
     records = {record.source: record for record in rows[0].memory}
@@ -46,14 +47,14 @@ def test_snapshots_and_what_every_record_says(tmp_path):
     assert [phase.name for phase in tensors.timeline][:3] == ["trunk", "head digit", "head digit"]
 
 
-def test_live_tensors_of_compiled_code_are_too_few_and_say_so():
+def test_live_tensors_of_compiled_code_are_too_few_and_say_so() -> None:
     model, batch = many_heads(heads=1)
     bench = MeasurementWorker((torch.compile(model.trunk, backend="aot_eager"), model.tasks, batch, None), Split())
     bench.prepare()
     assert "compiled code makes tensors that no operator shows" in bench.memory()[0].caveats[0]
 
 
-def test_a_meter_that_is_not_available_is_a_record_without_figures(monkeypatch):
+def test_a_meter_that_is_not_available_is_a_record_without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ProcessMeter, "unavailable", staticmethod(lambda: "no /proc here"))
     bench = MeasurementWorker(parts(), Split())
     bench.prepare()
@@ -62,31 +63,31 @@ def test_a_meter_that_is_not_available_is_a_record_without_figures(monkeypatch):
     assert process.caveats == ("process: not measured, no /proc here",)
 
 
-def test_build_serves_closures_and_failures_are_rows():
+def test_build_serves_closures_and_failures_are_rows() -> None:
     trunk, tasks, batch, _ = parts()
     rows = compare(lambda b: trunk(b), tasks, batch, editions={"split": Split()}, steps=1, build=dies)
     assert rows[0].failure == "MemoryError: no room"
     assert rows[0].memory == [] and rows[0].step_seconds == [] and rows[0].gradient_difference is None
 
 
-def test_closures_are_refused_with_the_fix():
+def test_closures_are_refused_with_the_fix() -> None:
     trunk, tasks, batch, _ = parts()
     with pytest.raises(TypeError, match="cannot be sent to a fresh process .* build=: an importable function"):
         compare(lambda b: trunk(b), tasks, batch, editions={"per_task": PerTask()})
 
 
-def test_wrong_arguments_get_one_line(tmp_path):
+def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="editions must be a mapping from names to editions, found list"):
         compare(*parts()[:3], editions=[Split()])
     with pytest.raises(ValueError, match="snapshots must be a folder that exists, found .*nowhere"):
         compare(*parts()[:3], snapshots=str(tmp_path / "nowhere"))
 
 
-def test_steps_must_be_positive():
+def test_steps_must_be_positive() -> None:
     with pytest.raises(ValueError, match="steps must be a positive integer, found 0"):
         compare(*parts()[:3], steps=0)
 
 
-def test_first_sentence_is_the_meaning():
+def test_first_sentence_is_the_meaning() -> None:
     rows = compare(*parts()[:3], editions={"mine": SummedLoss()}, steps=1, build=dies)
     assert rows[0].meaning == "Edition 1: all heads, one sum, one backward."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from mtl_accum import Split, SummedLoss, compare, predict
+from mtl_accum import Edition, Split, SummedLoss, compare, predict
 from mtl_accum.editions import phase
 from mtl_accum.memory import CudaMeter, NvmlReading, TrainingStep, device_in_use
 from mtl_accum.testing import MODES, NETWORKS, OPTIMIZERS, many_heads
@@ -18,7 +19,7 @@ DEVICE = torch.device("cuda", 0)
 class Allocator:
     """Fake of torch's counters: values set by tests, and peaks since the last reset."""
 
-    def __init__(self, monkeypatch, nvml):
+    def __init__(self, monkeypatch: Any, nvml: NvmlReading) -> None:
         self.now, self.peak, self.retries, self.ooms, self.reserved = 100, 100, 1, 0, 2048
         for name in ("synchronize", "empty_cache"):
             monkeypatch.setattr(torch.cuda, name, lambda *device: None)
@@ -26,14 +27,14 @@ class Allocator:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: self.stats())
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="abc"))
-        self.asked = []
+        self.asked: list[Any] = []
         monkeypatch.setattr("mtl_accum.memory._cuda.NvmlSampler", lambda uuid: Sampler(self.asked, uuid, nvml))
         monkeypatch.setattr("mtl_accum.memory._cuda.read_nvml", lambda uuid: nvml)
 
-    def reset(self, device):
+    def reset(self, device: torch.device) -> None:
         self.peak = self.now
 
-    def stats(self):
+    def stats(self) -> dict[str, int]:
         kinds = {
             f"{kind}_bytes.all.peak": self.peak + more
             for kind, more in (("allocated", 0), ("requested", -1), ("active", 2))
@@ -42,31 +43,31 @@ class Allocator:
         troubles = {"num_alloc_retries": self.retries, "num_ooms": self.ooms}
         return {**kinds, **current, **troubles, "reserved_bytes.all.peak": self.reserved}
 
-    def use(self, size):
+    def use(self, size: int) -> None:
         """Allocate and free."""
         self.peak = max(self.peak, self.now + size)
 
 
 class Sampler:
-    def __init__(self, asked, uuid, nvml):
+    def __init__(self, asked: list[str], uuid: str, nvml: NvmlReading) -> None:
         asked.append(uuid)
         self.result = lambda: nvml
 
-    def __enter__(self):
+    def __enter__(self) -> Sampler:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         return None
 
 
-def test_the_reason_why_it_is_unavailable(monkeypatch):
+def test_the_reason_why_it_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="no CUDA device .*would be 0"), CudaMeter(DEVICE):
         pass
     assert device_in_use(DEVICE) is None
 
 
-def test_puts_the_allocators_counters_into_the_record(monkeypatch):
+def test_puts_the_allocators_counters_into_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     allocator = Allocator(monkeypatch, NvmlReading(5000, 7000, ("mind",)))
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
     monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
@@ -81,7 +82,7 @@ def test_puts_the_allocators_counters_into_the_record(monkeypatch):
     assert allocator.asked == ["abc"]
 
 
-def test_phases_have_their_own_peaks(monkeypatch):
+def test_phases_have_their_own_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     allocator = Allocator(monkeypatch, NvmlReading(None, None))
     with CudaMeter(DEVICE) as meter:
         with phase("trunk", "forward"):
@@ -101,7 +102,7 @@ def test_phases_have_their_own_peaks(monkeypatch):
     assert (result.peak_bytes, result.peak_phase) == (600, "trunk forward")
 
 
-def test_troubles_and_settings_are_caveats(monkeypatch):
+def test_troubles_and_settings_are_caveats(monkeypatch: pytest.MonkeyPatch) -> None:
     allocator = Allocator(monkeypatch, NvmlReading(None, None))
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     with CudaMeter(DEVICE) as meter:
@@ -112,7 +113,7 @@ def test_troubles_and_settings_are_caveats(monkeypatch):
     assert caveats[2] == "allocator settings: PYTORCH_ALLOC_CONF=expandable_segments:True"
 
 
-def test_the_device_replaces_the_process_with_a_caveat(monkeypatch):
+def test_the_device_replaces_the_process_with_a_caveat(monkeypatch: pytest.MonkeyPatch) -> None:
     Allocator(monkeypatch, NvmlReading(None, 7000, ("no list",)))
     with CudaMeter(DEVICE, before=3000) as meter:
         pass
@@ -125,7 +126,7 @@ def test_the_device_replaces_the_process_with_a_caveat(monkeypatch):
 
 
 @pytest.mark.cuda
-def test_peak_on_a_device():
+def test_peak_on_a_device() -> None:
     torch.zeros(1, device=DEVICE)
     with CudaMeter(DEVICE) as meter:
         torch.zeros(64 << 20, dtype=torch.uint8, device=DEVICE)
@@ -136,7 +137,7 @@ def test_peak_on_a_device():
 
 
 @pytest.mark.cuda
-def test_compare_on_a_device():
+def test_compare_on_a_device() -> None:
     model, batch = many_heads()
     model.to(DEVICE)
     there = {name: tensor.to(DEVICE) for name, tensor in batch.items()}
@@ -153,7 +154,7 @@ def test_compare_on_a_device():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_prediction_against_the_allocator(name, mode, optimizer, edition):
+def test_prediction_against_the_allocator(name: str, mode: str, optimizer: str, edition: Edition) -> None:
     """Within 10 %, cuBLAS's workspaces left out of both, as PyTorch's own tests of its MemTracker do."""
     sizes = {
         "convolutional": {"width": 64, "size": 64, "samples": 64},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from typing import Any
 
 import pynvml
 import pytest
@@ -15,7 +16,7 @@ UUID = "0f3a7c1e-0000-1111-2222-333344445555"
 TOTAL, FREE, MINE = 80 * 2**30, 70 * 2**30, 9 * 2**30
 
 
-def process(pid, used):
+def process(pid: int, used: int) -> Any:
     info = pynvml.c_nvmlProcessInfo_v3_t()
     info.pid = pid
     # pynvml itself turns NVML_VALUE_NOT_AVAILABLE into None
@@ -25,7 +26,7 @@ def process(pid, used):
 
 
 @pytest.fixture
-def library(monkeypatch):
+def library(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Install a fake driver, and return its settings: requested UUIDs, running processes and more."""
     state = {
         "asked": [],
@@ -36,23 +37,23 @@ def library(monkeypatch):
         "known": ("GPU-", "MIG-"),
     }
 
-    def handle(uuid):
-        state["asked"].append(uuid)
+    def handle(uuid: str) -> Any:
+        state["asked"].append(uuid)  # type: ignore[attr-defined]
         if not uuid.startswith(state["known"]):
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return object()
 
-    def memory(handle, version=None):
+    def memory(handle: Any, version: int | None = None) -> Any:
         if version is not None and not state["v2"]:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
         info = pynvml.c_nvmlMemory_v2_t() if version else pynvml.c_nvmlMemory_t()
         info.total, info.free, info.used = TOTAL, state["free"], 1  # `used` is what versions disagree about
         return info
 
-    def running(handle):
+    def running(handle: Any) -> list[Any] | None:
         if isinstance(state["running"], Exception):
             raise state["running"]
-        return state["running"]
+        return state["running"]  # type: ignore[return-value]
 
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: state.update(shutdowns=state["shutdowns"] + 1))
@@ -63,7 +64,7 @@ def library(monkeypatch):
 
 
 @pytest.mark.parametrize("version_two", [True, False])
-def test_reads_process_and_device(library, version_two):
+def test_reads_process_and_device(library: dict[str, Any], version_two: bool) -> None:
     library["v2"] = version_two
     reading = read_nvml(UUID)
     assert (reading.process_bytes, reading.device_bytes, reading.caveats) == (MINE, TOTAL - FREE, ())
@@ -72,7 +73,7 @@ def test_reads_process_and_device(library, version_two):
 
 
 @pytest.mark.parametrize("uuid", [f"GPU-{UUID}", f"MIG-{UUID}"])
-def test_a_uuid_with_a_prefix_is_not_changed(library, uuid):
+def test_a_uuid_with_a_prefix_is_not_changed(library: dict[str, Any], uuid: str) -> None:
     read_nvml(uuid)
     assert library["asked"] == [uuid]
 
@@ -89,7 +90,9 @@ def test_a_uuid_with_a_prefix_is_not_changed(library, uuid):
         ),
     ],
 )
-def test_a_process_that_cannot_be_known_is_none_with_a_caveat(library, running, caveat):
+def test_a_process_that_cannot_be_known_is_none_with_a_caveat(
+    library: dict[str, Any], running: Exception | list[Any], caveat: str
+) -> None:
     library["running"] = running
     reading = read_nvml(UUID)
     assert reading.process_bytes is None
@@ -98,8 +101,8 @@ def test_a_process_that_cannot_be_known_is_none_with_a_caveat(library, running, 
         raise AssertionError(" ".join(reading.caveats))
 
 
-def test_no_driver(monkeypatch):
-    def init():
+def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init() -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlInit", init)
@@ -108,7 +111,7 @@ def test_no_driver(monkeypatch):
     assert "NVML cannot be used: NVML Shared Library Not Found" in reading.caveats[0]
 
 
-def test_driver_version(library, monkeypatch):
+def test_driver_version(library: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: "575.1")
     assert driver_version() == "575.1"
     assert library["shutdowns"] == 1
@@ -116,8 +119,8 @@ def test_driver_version(library, monkeypatch):
     assert driver_version() is None
 
 
-def test_unknown_device(library, monkeypatch):
-    def handle(uuid):
+def test_unknown_device(library: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def handle(uuid: str) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", handle)
@@ -125,24 +128,24 @@ def test_unknown_device(library, monkeypatch):
     assert library["shutdowns"] == 1
 
 
-def test_package_absent(monkeypatch):
+def test_package_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert read_nvml(UUID).caveats == ("NVML: the package nvidia-ml-py is not installed",)
 
 
-def test_a_slice_of_a_gpu_has_the_same_uuid(library):
+def test_a_slice_of_a_gpu_has_the_same_uuid(library: dict[str, Any]) -> None:
     """Torch gives the UUID of a MIG device without its prefix."""
     library["known"] = ("MIG-",)
     assert read_nvml(UUID).process_bytes == MINE
     assert library["asked"] == [f"GPU-{UUID}", f"MIG-{UUID}"]
 
 
-def test_the_thread_records_changes_during_the_block(library):
+def test_the_thread_records_changes_during_the_block(library: dict[str, Any]) -> None:
     """Memory outside torch's pool, another process, and a driver that once does not answer."""
     looked = threading.Event()
     original = pynvml.nvmlDeviceGetComputeRunningProcesses
 
-    def running(handle):
+    def running(handle: Any) -> list[Any] | None:
         looked.set()
         return original(handle)
 
@@ -169,8 +172,8 @@ def test_the_thread_records_changes_during_the_block(library):
     assert library["shutdowns"] == 1
 
 
-def test_the_device_may_refuse_its_memory_too(library, monkeypatch):
-    def memory(handle, version=None):
+def test_the_device_may_refuse_its_memory_too(library: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def memory(handle: Any, version: int | None = None) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", memory)

@@ -21,11 +21,11 @@ from mtl_accum.memory import _out_of_memory, is_out_of_memory
         (ValueError("out of memory"), False),
     ],
 )
-def test_by_type_and_message(error, expected):
+def test_by_type_and_message(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
 
 
-def test_errors_of_the_cpu():
+def test_errors_of_the_cpu() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**50)
     assert is_out_of_memory(raised.value)
@@ -50,7 +50,9 @@ GIB = 2**30
         ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", "_device_memory"),
     ],
 )
-def test_ambiguous_messages_count_only_if_little_memory_is_free(monkeypatch, message, reading, free, total, expected):
+def test_ambiguous_messages_count_only_if_little_memory_is_free(
+    monkeypatch: pytest.MonkeyPatch, message: str, reading: str, free: int, total: int, expected: bool
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for name in ("host_memory", "_device_memory"):
         monkeypatch.setattr(_out_of_memory, name, lambda: (100 * GIB, 100 * GIB))
@@ -59,7 +61,7 @@ def test_ambiguous_messages_count_only_if_little_memory_is_free(monkeypatch, mes
     assert not is_out_of_memory(ValueError(message))
 
 
-def test_memory_cached_by_the_allocator_is_free(monkeypatch):
+def test_memory_cached_by_the_allocator_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 * GIB, 80 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 70 * GIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 30 * GIB)

@@ -9,6 +9,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,20 +27,20 @@ linux = pytest.mark.skipif(ProcessMeter.unavailable() is not None, reason=f"Proc
 class Allocate:
     """Allocator of 64 MiB twice, one after the other; the peak is one of them."""
 
-    def tune(self):
+    def tune(self) -> None:
         ProcessMeter.tune()
 
-    def weigh(self):
+    def weigh(self) -> Any:
         torch.ones(64 * MIB // 4).sum()  # warm: threads and kernels exist
         with ProcessMeter() as meter:
             for _ in range(2):
                 torch.ones(64 * MIB // 4)
         return meter.result()
 
-    def fail(self):
+    def fail(self) -> None:
         raise MemoryError("64 GiB are too many")
 
-    def die(self):
+    def die(self) -> None:
         import os
         import signal
 
@@ -45,7 +48,7 @@ class Allocate:
 
 
 @linux
-def test_peak_of_known_blocks():
+def test_peak_of_known_blocks() -> None:
     with FreshProcess(Allocate()) as process:
         process.call("tune")
         result = process.call("weigh")
@@ -56,35 +59,35 @@ def test_peak_of_known_blocks():
 
 
 @linux
-def test_untuned_is_a_caveat():
+def test_untuned_is_a_caveat() -> None:
     with FreshProcess(Allocate()) as process:
         assert "not tuned" in process.call("weigh").caveats[0]
 
 
-def test_errors_of_the_process_are_raised_here():
+def test_errors_of_the_process_are_raised_here() -> None:
     with FreshProcess(Allocate()) as process:
         with pytest.raises(MeasurementError, match="MemoryError: 64 GiB are too many"):
             process.call("fail")
         if sys.platform == "linux":
-            with pytest.raises(MeasurementError, match="killed .signal 9., most likely by the system for want of"):
+            with pytest.raises(MeasurementError, match="killed .signal 9., most likely by the system because"):
                 process.call("die")
 
 
 class SaysGoodbye:
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def register(self):
+    def register(self) -> None:
         atexit.register(self.path.write_text, "goodbye")
 
 
-def test_exit_functions_run_there(tmp_path):
+def test_exit_functions_run_there(tmp_path: Path) -> None:
     with FreshProcess(SaysGoodbye(tmp_path / "said")) as process:
         process.call("register")
     assert (tmp_path / "said").read_text() == "goodbye"
 
 
-def test_the_error_for_unpicklable_parts_names_the_fix():
+def test_the_error_for_unpicklable_parts_names_the_fix() -> None:
     with pytest.raises(TypeError, match="cannot be sent to a fresh process .* build="):
         FreshProcess(lambda: None)
 
@@ -92,21 +95,21 @@ def test_the_error_for_unpicklable_parts_names_the_fix():
 class Answers:
     """Object whose pickle is larger than a pipe."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rows = torch.arange(1 << 20)
 
-    def total(self):
+    def total(self) -> int:
         return int(self.rows.sum())
 
-    def hooks(self):
+    def hooks(self) -> Callable[..., Any]:
         return lambda: None
 
-    def fails(self):
+    def fails(self) -> None:
         raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("context", [multiprocessing.get_context("spawn"), FORK_SERVER], ids=["spawn", "fork server"])
-def test_a_kill_leaves_no_named_file_behind(tmp_path, monkeypatch, context):
+def test_a_kill_leaves_no_named_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: Any) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with FreshProcess(Answers(), context) as process:
         assert not [path for path in tmp_path.iterdir() if not path.name.startswith("pymp-")]  # multiprocessing's own
@@ -120,7 +123,7 @@ def test_a_kill_leaves_no_named_file_behind(tmp_path, monkeypatch, context):
 
 @linux
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_process_leaves_nothing_in_the_temporary_folder(tmp_path, number):
+def test_a_killed_process_leaves_nothing_in_the_temporary_folder(tmp_path: Path, number: Any) -> None:
     (tmp_path / "temporary").mkdir()
     script = tmp_path / "script.py"
     script.write_text(
@@ -141,12 +144,12 @@ def test_a_killed_process_leaves_nothing_in_the_temporary_folder(tmp_path, numbe
     assert not [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
 
 
-def test_a_full_temporary_folder_is_named(tmp_path, monkeypatch):
+def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(io.RawIOBase):
-        def writable(self):
+        def writable(self) -> bool:
             return True
 
-        def write(self, content):
+        def write(self, content: Any) -> None:
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -155,7 +158,7 @@ def test_a_full_temporary_folder_is_named(tmp_path, monkeypatch):
         FreshProcess(Answers())
 
 
-def test_the_reason_why_it_is_unavailable(monkeypatch):
+def test_the_reason_why_it_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert ProcessMeter.unavailable() == "needs Linux's /proc, found darwin"
     with pytest.raises(RuntimeError, match="found darwin"), ProcessMeter():

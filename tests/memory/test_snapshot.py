@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from mtl_accum.testing import many_heads
 
 
 @pytest.fixture(params=["measured", "predicted"])
-def snapshot(request, tmp_path):
+def snapshot(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Any]:
     """The file of a step and its record."""
     model, batch = many_heads()
     optimizer = torch.optim.AdamW(model.parameters())
@@ -30,7 +32,7 @@ def snapshot(request, tmp_path):
     return path, meter.result()
 
 
-def test_its_highest_point_is_the_peak(snapshot):
+def test_its_highest_point_is_the_peak(snapshot: tuple[Path, Any]) -> None:
     path, result = snapshot
     data = pickle.loads(path.read_bytes())
     live = highest = 0
@@ -44,7 +46,7 @@ def test_its_highest_point_is_the_peak(snapshot):
     assert sum(block["requested_size"] for block in blocks if block["state"] == "active_allocated") == result.end_bytes
 
 
-def test_pytorchs_tools_read_it(snapshot):
+def test_pytorchs_tools_read_it(snapshot: tuple[Path, Any]) -> None:
     data = pickle.loads(snapshot[0].read_bytes())
     assert "TOTAL MEM" in _memory_viz.trace(data)
     assert "segments: 1" in _memory_viz.segsum(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import Split, Task
 from tests.prediction.against_the_meter import assert_equal_to_the_byte, predicted_and_measured
@@ -16,21 +16,21 @@ SIZE = 1000
 class Replaces(nn.Module):
     """Module whose forward replaces its buffer by a new tensor."""
 
-    def __init__(self, name="m"):
+    def __init__(self, name: str = "m") -> None:
         super().__init__()
         self.layer = nn.Linear(8, 8)
         self.register_buffer("m", torch.zeros(SIZE))
         self.register_buffer("cache", None, persistent=False)
         self.name = name
 
-    def forward(self, batch):
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
         old = getattr(self, self.name)
         setattr(self, self.name, torch.ones(SIZE) if old is None else old * 0.9)
         return self.layer(batch["x"])
 
 
 @pytest.mark.parametrize("name", ["m", "cache"], ids=["replaced", "made in the first forward"])
-def test_a_buffer_that_its_module_replaces_counts_once(name):
+def test_a_buffer_that_its_module_replaces_counts_once(name: str) -> None:
     trunk, tasks = Replaces(name), {"a": Task(nn.Linear(8, 1), F.mse_loss, "y")}
     batch = {"x": torch.randn(4, 8), "y": torch.randn(4, 1)}
     predicted, measured = predicted_and_measured(trunk, tasks, batch, Split())

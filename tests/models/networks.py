@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import MultiTaskModel, Split, SummedLoss, Task
 from mtl_accum.models import UncertaintyWeight, WithLoss
@@ -14,27 +17,27 @@ ABSENT = "absent"
 class Scaled(nn.Module):
     """A trunk with a buffer of its own."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(3, 4)
         self.register_buffer("scale", torch.tensor(2.0))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor | float:
         return torch.tanh(self.linear(x)) * self.scale
 
 
 class Of(nn.Module):
     """A weight that is a function of a parameter and the loss."""
 
-    def __init__(self, function, start=0.7):
+    def __init__(self, function: Callable[..., Any], start: float = 0.7) -> None:
         super().__init__()
         self.function, self.log = function, nn.Parameter(torch.tensor([start]))
 
-    def forward(self, loss):
+    def forward(self, loss: Tensor) -> Tensor | float:
         return self.function(self.log, loss)
 
 
-def model(dtype=torch.float64) -> MultiTaskModel:
+def model(dtype: torch.dtype = torch.float64) -> MultiTaskModel:
     torch.manual_seed(0)
     tasks = {
         "a.b": Task(nn.Linear(4, 3), nn.CrossEntropyLoss(), "y", UncertaintyWeight(0.3)),
@@ -44,7 +47,7 @@ def model(dtype=torch.float64) -> MultiTaskModel:
     return MultiTaskModel(Scaled(), tasks, "x").to(dtype)
 
 
-def batch(dtype=torch.float64) -> dict[str, torch.Tensor]:
+def batch(dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     y = torch.tensor([0, -100, 2, 1, -100, -100, 0])
     return {"x": torch.randn(7, 3, dtype=dtype), "y": y, "depth": torch.randn(7, 2, dtype=dtype)}
@@ -63,18 +66,18 @@ def expected_gradients() -> dict[str, torch.Tensor | None]:
 class Public(nn.Module):
     """Model of a user: no trunk, no tasks, its own forward."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.encoder, self.classifier = nn.Linear(3, 4), nn.Linear(4, 2)
 
-    def encode(self, batch):
+    def encode(self, batch: dict[str, Tensor]) -> Tensor:
         return nn.functional.dropout(torch.tanh(self.encoder(batch["x"])), 0.5, self.training)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> None:
         raise AssertionError("it does not run")
 
 
-def mean_square(z, batch):
+def mean_square(z: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return z.square().mean()
 
 

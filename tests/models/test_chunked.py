@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ summed_cross_entropy = partial(F.cross_entropy, reduction="sum")
 
 @pytest.mark.parametrize("frozen", ["", "words", "hidden", "trunk", "words.weight"])
 @pytest.mark.parametrize("chunks", [1, 3, 8, 100])
-def test_it_equals_the_plain_loss(network, chunks, frozen):
+def test_it_equals_the_plain_loss(network: Network, chunks: int, frozen: str) -> None:
     x, labels = data(23)
     if frozen:
         network.get_submodule(frozen.removesuffix(".weight")).requires_grad_(False)
@@ -31,7 +33,7 @@ def test_it_equals_the_plain_loss(network, chunks, frozen):
 
 
 @pytest.mark.parametrize("dim", [1, -1])
-def test_any_dimension(network, dim):
+def test_any_dimension(network: Network, dim: int) -> None:
     """Negative dimensions count from the end, separately for each input."""
     x, labels = data(3, 11)
     z = network.trunk(x)
@@ -61,7 +63,7 @@ WEIGHTS = torch.linspace(0.1, 1, 6).double()
     ],
     ids=["plain", "ignored", "weighted", "smoothed", "none ignored"],
 )
-def test_pixels(options, labels_missing):
+def test_pixels(options: dict[str, Any], labels_missing: bool) -> None:
     """Every option of the cross-entropy, on maps that are cut along their height."""
     torch.manual_seed(0)
     head = nn.Conv2d(4, 6, 1).double()
@@ -93,7 +95,7 @@ def test_pixels(options, labels_missing):
     ],
     ids=["log-softmax", "probabilities", "classes first", "row by row", "with a z-loss", "squares"],
 )
-def test_other_losses(network, loss):
+def test_other_losses(network: Network, loss: Callable[..., Any]) -> None:
     x, labels = data(10)
     assert_same(
         network,
@@ -102,7 +104,7 @@ def test_other_losses(network, loss):
     )
 
 
-def test_dropout_is_that_of_the_chunks():
+def test_dropout_is_that_of_the_chunks() -> None:
     """Random numbers and the final random state are those of a plain sum over the same chunks."""
     torch.manual_seed(0)
     network, (x, labels) = Network(dropout=0.3).double(), data(14)
@@ -119,7 +121,7 @@ def test_dropout_is_that_of_the_chunks():
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_without_gradients(network, mode):
+def test_without_gradients(network: Network, mode: type[Any]) -> None:
     x, labels = data(12)
     sizes: list[int] = []
 
@@ -138,13 +140,13 @@ def test_without_gradients(network, mode):
     assert sorted(sizes) == [2, 2, 2, 3, 3]
 
 
-def test_nothing_that_requires_a_gradient(network):
+def test_nothing_that_requires_a_gradient(network: Network) -> None:
     x, labels = data(12)
     network.requires_grad_(False)
     assert not chunked(network.summed, 3)(x @ torch.ones(5, WIDTH).double(), labels).requires_grad
 
 
-def test_no_rows(network):
+def test_no_rows(network: Network) -> None:
     x, labels = data(0)
     loss = chunked(network.summed, 3)(network.trunk(x), labels)
     assert loss == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from mtl_accum import (
     AsLoss,
     Cached,
     Checkpointed,
+    Edition,
     MultiTaskModel,
     Offloaded,
     PerTask,
@@ -25,7 +27,7 @@ from mtl_accum import (
 )
 from mtl_accum.models import UncertaintyWeight, chunked, lm_heads
 from mtl_accum.verify._difference import gradient_difference
-from tests.models.vocabulary import WIDTH, assert_same, data, gradients
+from tests.models.vocabulary import WIDTH, Network, assert_same, data, gradients
 from tests.prediction.against_the_meter import assert_equal_to_the_byte, predicted_and_measured
 
 EDITIONS = [
@@ -48,7 +50,7 @@ EDITIONS = [
 
 
 @pytest.mark.parametrize("edition", EDITIONS, ids=repr)
-def test_inside_an_edition(network, edition):
+def test_inside_an_edition(network: Network, edition: Edition) -> None:
     """Two heads on one vocabulary, whose losses an edition multiplies, sums and weighs."""
     x, labels = data(8)
     batch = {"x": x, "y": labels.clamp(min=0)}
@@ -75,7 +77,7 @@ def test_inside_an_edition(network, edition):
     assert gradient_difference(losses, plain) <= 1e-12
 
 
-def test_inside_fold_and_inside_itself(network):
+def test_inside_fold_and_inside_itself(network: Network) -> None:
     x, labels = data(12)
     once = chunked(network.summed, 3)
     assert_same(
@@ -88,7 +90,7 @@ def test_inside_fold_and_inside_itself(network):
     )
 
 
-def test_tensors_and_modules_that_a_function_may_use(network):
+def test_tensors_and_modules_that_a_function_may_use(network: Network) -> None:
     """A weight that is used twice, one that is the trunk's too, gradients that are one tensor, a raw tensor."""
     x, labels = data(12)
     tied = nn.Parameter(torch.randn(5, WIDTH, dtype=torch.float64))
@@ -105,7 +107,7 @@ def test_tensors_and_modules_that_a_function_may_use(network):
     assert_same(network, lambda: summed(trunk(), labels), lambda: chunked(summed, 5)(trunk(), labels))
 
 
-def test_a_checkpoint_inside(network):
+def test_a_checkpoint_inside(network: Network) -> None:
     x, labels = data(9)
 
     def summed(z: Tensor, y: Tensor) -> Tensor:
@@ -118,7 +120,7 @@ def test_a_checkpoint_inside(network):
     )
 
 
-def test_compiled(network):
+def test_compiled(network: Network) -> None:
     """A compiled head, and a compiled loss: a break in its graph."""
     x, labels = data(12)
     hidden = torch.compile(network.hidden, backend="eager")
@@ -130,7 +132,7 @@ def test_compiled(network):
     assert_same(network, lambda: network.summed(network.trunk(x), labels), ours)
 
 
-def test_hooks_of_parameters_run_in_the_backward(network):
+def test_hooks_of_parameters_run_in_the_backward(network: Network) -> None:
     x, labels = data(12)
     seen: list[Tensor] = []
     network.words.weight.register_hook(seen.append)
@@ -150,7 +152,7 @@ def test_hooks_of_parameters_run_in_the_backward(network):
     torch.testing.assert_close(doubled, network.hidden[0].weight.grad)
 
 
-def test_backward_twice(network):
+def test_backward_twice(network: Any) -> None:
     """With retain_graph the gradients stay; the last backward may use them up."""
     x, labels = data(12)
     once = gradients(network, network.summed(network.trunk(x), labels))
@@ -164,7 +166,7 @@ def test_backward_twice(network):
         loss.backward()
 
 
-def test_a_second_derivative_is_refused(network):
+def test_a_second_derivative_is_refused(network: Network) -> None:
     x, labels = data(12)
     z = network.trunk(x)
     loss = chunked(network.summed, 3)(z, labels)
@@ -172,7 +174,7 @@ def test_a_second_derivative_is_refused(network):
         torch.autograd.grad(loss, z, create_graph=True)
 
 
-def test_a_batched_backward(network):
+def test_a_batched_backward(network: Network) -> None:
     x, labels = data(12)
     z = network.trunk(x)
     factors = torch.tensor([1.0, -2.0], dtype=torch.float64)
@@ -183,13 +185,13 @@ def test_a_batched_backward(network):
 
 
 @pytest.mark.parametrize("edition", [Split(), AsLoss(SummedLoss())], ids=repr)
-def test_its_memory_is_predicted_to_the_byte(edition):
+def test_its_memory_is_predicted_to_the_byte(edition: Edition) -> None:
     model, batch = language_model(3, ahead=1)
     assert_equal_to_the_byte(*predicted_and_measured(model.trunk, model.tasks, batch, edition))
 
 
 @pytest.mark.parametrize("edition", [SummedLoss(), Split(), AsLoss(Split())], ids=repr)
-def test_a_trained_weight_of_a_language_model(edition):
+def test_a_trained_weight_of_a_language_model(edition: Edition) -> None:
     """The weight multiplies the mean, outside the chunks."""
     gradients_by_chunks = []
     for chunks in (1, 3):

@@ -28,13 +28,13 @@ def mean(network: Network) -> Callable[[Tensor, Tensor], Tensor]:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("rows", [2, 9, 200])
-def test_a_mean_is_refused(rows, dropout):
+def test_a_mean_is_refused(rows: int, dropout: float) -> None:
     network, (x, labels) = Network(dropout=dropout).double(), data(rows)
     with pytest.raises(ValueError, match=f"chunked: .*<lambda>: {MEAN} .* use reduction='sum'"):
         chunked(mean(network), 2)(network.trunk(x), labels.clamp(min=0))
 
 
-def test_a_mean_is_refused_once_it_can_be_seen(network):
+def test_a_mean_is_refused_once_it_can_be_seen(network: Network) -> None:
     """If all labels are missing, nothing is decided; labels missing in one piece give NaN."""
     x, labels = data(40)
     with_chance, missing = mean(network), torch.full_like(labels, -100)
@@ -46,7 +46,7 @@ def test_a_mean_is_refused_once_it_can_be_seen(network):
 
 
 @pytest.mark.parametrize("rows", [2, 16, 100])
-def test_a_sum_with_random_numbers_passes(rows):
+def test_a_sum_with_random_numbers_passes(rows: int) -> None:
     for seed in range(20):
         torch.manual_seed(seed)
         network, (x, labels) = Network(dropout=0.5).double(), data(rows)
@@ -62,19 +62,19 @@ def test_a_sum_with_random_numbers_passes(rows):
     ],
     ids=["contrastive", "with a constant", "a mean of its own"],
 )
-def test_losses_that_couple_rows_are_refused(network, loss):
+def test_losses_that_couple_rows_are_refused(network: Network, loss: Callable[..., Any]) -> None:
     x, labels = data(12)
     with pytest.raises(ValueError, match=MEAN):
         chunked(loss, 3)(network.trunk(x), labels)
 
 
-def test_losses_of_both_signs_pass(network):
+def test_losses_of_both_signs_pass(network: Network) -> None:
     x, labels = data(64)
     assert chunked(lambda z, y: z.sum(), 4)(network.trunk(x), labels).isfinite()
     assert chunked(lambda z, y: F.dropout(z, 0.5).sum(), 4)(network.trunk(x), labels).isfinite()
 
 
-def test_batch_statistics_are_refused(network):
+def test_batch_statistics_are_refused(network: Network) -> None:
     x, labels = data(12)
     norm = nn.BatchNorm1d(WORDS).double()
     summed = chunked(lambda z, y: F.cross_entropy(norm(network.words(z)), y, reduction="sum"), 3)
@@ -85,7 +85,7 @@ def test_batch_statistics_are_refused(network):
     assert summed(network.trunk(x), labels).isfinite()
 
 
-def test_the_look_leaves_no_trace(network):
+def test_the_look_leaves_no_trace(network: Any) -> None:
     """Not on random numbers, buffers, `.grad`; and it is taken once, also for a lambda in a loop."""
     x, labels = data(30)
     network.register_buffer("calls", torch.zeros(()))
@@ -113,12 +113,12 @@ def test_the_look_leaves_no_trace(network):
     assert sizes[-3:] == [10, 10, 10] == sizes[-6:-3]
 
 
-def test_any_callable(network):
+def test_any_callable(network: Network) -> None:
     """One without a hash is looked at in every call; a module, a partial and a method once."""
     x, labels = data(30)
 
     class Summed:
-        __hash__ = None
+        __hash__ = None  # type: ignore[assignment]
 
         def __call__(self, z: Tensor, y: Tensor) -> Tensor:
             return network.summed(z, y)
@@ -135,7 +135,7 @@ def test_any_callable(network):
         chunked(nn.MSELoss(), 4)(z, z + 1)
 
 
-def test_the_look_compiles_nothing(network):
+def test_the_look_compiles_nothing(network: Network) -> None:
     x, labels = data(30)
     counter = CompileCounter()
     hidden = torch.compile(network.hidden, backend=counter)
@@ -161,16 +161,16 @@ def test_the_look_compiles_nothing(network):
             ValueError,
             r"expected a 0-dim loss, found one of shape \(3,\)",
         ),
-        (lambda: chunked(lambda z: 1.0, 1)(torch.ones(3)), TypeError, "expected a 0-dim tensor as loss, found float"),
+        (lambda: chunked(lambda z: 1.0, 1)(torch.ones(3)), TypeError, "expected a 0-dim tensor as loss, found float"),  # type: ignore[return-value]
         (lambda: chunked(lambda z: z.sum(), 1, scale="x")(torch.ones(3)), TypeError, "scale must be a number"),
     ],
 )
-def test_errors_name_the_argument(call, error, message):
+def test_errors_name_the_argument(call: Callable[..., Any], error: type[Any], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
 
 
-def test_a_graph_from_outside_is_refused(network):
+def test_a_graph_from_outside_is_refused(network: Network) -> None:
     """A weight that was computed before has one graph, which the first chunk frees; so has the trunk."""
     x, labels = data(12)
     weight = network.words.bias.exp()
@@ -185,7 +185,7 @@ def half(network: Network, device_type: str = "cpu") -> Any:
     return torch.autocast(device_type, torch.float16)
 
 
-def test_fp16_takes_the_scale(network):
+def test_fp16_takes_the_scale(network: Network) -> None:
     """Without one it is refused; small gradients become 0 otherwise."""
     network, (x, labels) = Network(), data(12, dtype=torch.float32)
     tiny = 1e-6
@@ -212,7 +212,7 @@ def test_fp16_takes_the_scale(network):
 
 
 @pytest.mark.parametrize("way", ["forward_backward", "loss", "losses"])
-def test_fp16_of_a_language_model(way):
+def test_fp16_of_a_language_model(way: str) -> None:
     """The scale of an edition reaches the chunks, divided by the count that divides their sum."""
     torch.manual_seed(0)
     model = lm_heads(1 / 32, vocabulary=1900, length=413, layers=64, heads=32, ahead=2, chunks=3, dropout=0.0)
@@ -236,7 +236,7 @@ def test_fp16_of_a_language_model(way):
 
 
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
-def test_16_bit_is_as_near_as_the_plain_loss(weights):
+def test_16_bit_is_as_near_as_the_plain_loss(weights: str) -> None:
     """Under autocast, and with weights of 16 bit, whose sums are in float32: the error against float64."""
     errors: dict[str, float] = {"plain": 0.0, "chunked": 0.0}
     for seed in range(10):
@@ -265,7 +265,7 @@ def peak(parameters: list[nn.Parameter], step: Callable[[], Tensor]) -> int:
     return result.peak_bytes - result.base_bytes
 
 
-def test_its_peak_is_one_gradient_and_a_chunk():
+def test_its_peak_is_one_gradient_and_a_chunk() -> None:
     """One vocabulary gradient whatever the number of chunks, two tensors of a chunk's logits, and below torch's own."""
     torch.manual_seed(0)
     words, width, tokens = 4096, 128, 256
@@ -281,6 +281,6 @@ def test_its_peak_is_one_gradient_and_a_chunk():
         return F.cross_entropy(head(z), y, reduction="sum")
 
     for chunks in (4, 8, 16):
-        ours = peak(parameters, lambda n=chunks: chunked(summed, n)(x, labels))
+        ours = peak(parameters, lambda n=chunks: chunked(summed, n)(x, labels))  # type: ignore[misc]
         assert ours <= weight + 2 * logits / chunks + 3 * tokens * width * 4
-        assert ours <= peak(parameters, lambda n=chunks: torch_s_own(n))
+        assert ours <= peak(parameters, lambda n=chunks: torch_s_own(n))  # type: ignore[misc]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mtl_accum import Accumulated, Split, SummedLoss, Task
+from mtl_accum import Accumulated, Edition, Split, SummedLoss, Task
 from mtl_accum.models import default_count
 
 
-def boxes(*counts):
+def boxes(*counts: Any) -> list[dict[str, Tensor]]:
     return [{"boxes": torch.rand(count, 4)} for count in counts]
 
 
@@ -33,25 +35,25 @@ TARGETS = {
 
 
 @pytest.mark.parametrize("case", TARGETS)
-def test_of(case):
+def test_of(case: str) -> None:
     target, samples = TARGETS[case]
     assert default_count(target, {"x": X}) == samples
     assert Task(nn.Linear(3, 1), lambda out, y: out.mean(), lambda b: target).presence({"x": X}) is True
 
 
-def test_neither_target_nor_batch_determines_the_count():
+def test_neither_target_nor_batch_determines_the_count() -> None:
     with pytest.raises(ValueError, match="the target is a int that does not determine .* give count="):
         default_count(0, {"x": torch.tensor(1.0)})
 
 
 @pytest.mark.parametrize("edition", [SummedLoss(), Split(), Split(head_chunks=2), Accumulated(Split(), 3)], ids=repr)
 @pytest.mark.parametrize("counts", [(0, 2, 3, 1, 1), (2, 0, 3, 5, 0), (0, 0, 0, 0, 0)], ids=str)
-def test_images_without_boxes_train_all_the_same(counts, edition):
+def test_images_without_boxes_train_all_the_same(counts: tuple[int, int, int, int, int], edition: Edition) -> None:
     torch.manual_seed(0)
     trunk, head = nn.Linear(3, 4).double(), nn.Linear(4, 4).double()
     batch = {"x": X.double(), "targets": boxes(*counts)}
 
-    def loss(out, targets):
+    def loss(out: Tensor, targets: Any) -> Tensor:
         return torch.stack([(o.sum() - t["boxes"].sum()) ** 2 for o, t in zip(out, targets, strict=True)]).mean()
 
     loss(head(trunk(batch["x"])), batch["targets"]).backward()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import (
     Accumulated,
     Cached,
+    Edition,
     MultiTaskModel,
     OverBatches,
     Split,
@@ -70,12 +73,14 @@ LOSSES = {
 }
 
 
-def network(loss, **options) -> MultiTaskModel:
+def network(loss: Callable[..., Any] | nn.Module, **options: Any) -> MultiTaskModel:
     torch.manual_seed(0)
     return MultiTaskModel(nn.Linear(5, 6), {"t": Task(nn.Linear(6, CLASSES), loss, "y", **options)}, "x").double()
 
 
-def gradients(model, edition, batch):
+def gradients(
+    model: MultiTaskModel, edition: Edition, batch: dict[str, Tensor] | list[dict[str, Tensor]]
+) -> dict[str, Any] | None:
     model.zero_grad()
     losses = edition.forward_backward(model.trunk, model.tasks, batch)
     return {name: parameter.grad for name, parameter in model.named_parameters()} | losses
@@ -87,7 +92,7 @@ def batch_of(kind: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("case", LOSSES)
-def test_pieces_and_windows_weigh_by_the_losses_own_denominator(case):
+def test_pieces_and_windows_weigh_by_the_losses_own_denominator(case: str) -> None:
     loss, kind = LOSSES[case]
     model, batch = network(loss), batch_of(kind)
     model.zero_grad()
@@ -100,7 +105,7 @@ def test_pieces_and_windows_weigh_by_the_losses_own_denominator(case):
         assert gradient_difference(gradients(model, OverBatches(edition), window), expected) <= 1e-12
 
 
-def test_a_whole_batch_reads_no_count(monkeypatch):
+def test_a_whole_batch_reads_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: pytest.fail("a synchronisation"))
     model = network(nn.CrossEntropyLoss(WEIGHT))
     gradients(model, Split(), batch_of("holes -100"))
@@ -111,7 +116,7 @@ INNER = nn.CrossEntropyLoss(ignore_index=255)
 
 
 class DiceLoss(nn.Module):
-    def forward(self, output, y):
+    def forward(self, output: Tensor, y: Tensor) -> Tensor:
         output = output.softmax(1)[:, 0]
         return 1 - 2 * (output * (y == 0)).sum() / (output.sum() + (y == 0).sum())
 
@@ -119,16 +124,16 @@ class DiceLoss(nn.Module):
 class FocalLoss(nn.CrossEntropyLoss):
     """Inherits everything from torch's, and is another loss."""
 
-    def forward(self, output, y):
+    def forward(self, output: Tensor, y: Tensor) -> Tensor:
         return ((1 - output.softmax(1).gather(1, y[:, None])) ** 2).mean()
 
 
 class Ohem(nn.Module):
-    def forward(self, output, y):
+    def forward(self, output: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(output, y, reduction="none").topk(3).values.mean()
 
 
-def tversky_loss(output, y):
+def tversky_loss(output: Tensor, y: Tensor) -> Tensor:
     return DiceLoss()(output, y)
 
 
@@ -152,7 +157,7 @@ UNTOLD = {
 
 @pytest.mark.parametrize("edition", IN_PIECES, ids=repr)
 @pytest.mark.parametrize("case", UNTOLD)
-def test_an_unknown_denominator_is_refused_in_pieces_alone(case, edition):
+def test_an_unknown_denominator_is_refused_in_pieces_alone(case: str, edition: Edition) -> None:
     loss, kind, message = UNTOLD[case]
     model, batch = network(loss), batch_of(kind)
     with pytest.raises(ValueError, match=f"^task 't': .*{message}"):
@@ -163,7 +168,7 @@ def test_an_unknown_denominator_is_refused_in_pieces_alone(case, edition):
     assert gradient_difference(gradients(model, Split(), batch), expected) <= 1e-12
 
 
-def test_with_a_count_the_refused_ones_run():
+def test_with_a_count_the_refused_ones_run() -> None:
     model = network(lambda out, y: F.cross_entropy(out, y), count=count_labels("y"))
     batch = batch_of("holes -100")
     expected = gradients(model, SummedLoss(), batch)
@@ -173,7 +178,7 @@ def test_with_a_count_the_refused_ones_run():
         gradients(network(DiceLoss(), couples_samples=True), IN_PIECES[0], batch_of("labels"))
 
 
-def test_a_clamped_count_of_labels_is_exact():
+def test_a_clamped_count_of_labels_is_exact() -> None:
     """A piece without labels counts 1, although the cross-entropy of no labels is NaN."""
     model = network(nn.CrossEntropyLoss(), count=lambda batch: (batch["y"] != -100).sum().clamp(min=1))
     batch = batch_of("holes -100")
@@ -190,7 +195,7 @@ CONTRADICTIONS = {
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
-def test_a_count_that_contradicts_the_loss_is_an_error(case):
+def test_a_count_that_contradicts_the_loss_is_an_error(case: str) -> None:
     loss, kind, count = CONTRADICTIONS[case]
     batch = batch_of(kind) | {"m": torch.tensor([1.0, 0, 0, 1, 1, 1, 0])}
     for edition in IN_PIECES:
@@ -208,12 +213,14 @@ def test_a_count_that_contradicts_the_loss_is_an_error(case):
         (lambda out, y: out.sum(), {"reduction": "none"}, "reduction must be 'mean' or 'sum', found 'none'"),
     ],
 )
-def test_one_truth_about_the_reduction(loss, options, message):
+def test_one_truth_about_the_reduction(
+    loss: Callable[..., Any] | nn.Module, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         network(loss, **options)
 
 
-def test_a_custom_sum_is_declared():
+def test_a_custom_sum_is_declared() -> None:
     model, batch = network(lambda out, y: (out - y).square().sum(), reduction="sum"), batch_of("values")
     expected = gradients(model, SummedLoss(), batch)
     for edition in (*IN_PIECES, OverBatches(Split())):
@@ -221,11 +228,11 @@ def test_a_custom_sum_is_declared():
         assert gradient_difference(gradients(model, edition, pieces), expected) <= 1e-12
 
 
-def test_a_function_may_declare_itself_a_sum():
-    def total(z, batch):
+def test_a_function_may_declare_itself_a_sum() -> None:
+    def total(z: Tensor, batch: dict[str, Tensor]) -> Tensor:
         return (z - batch["y"][:, :1]).square().sum()
 
-    total.reduction = "sum"
+    total.reduction = "sum"  # type: ignore[attr-defined]
     lin, batch = nn.Linear(5, 6).double(), batch_of("values")
     Split().forward_backward(lambda b: lin(b["x"]), {"t": total}, batch)
     expected, lin.weight.grad = lin.weight.grad, None
@@ -233,9 +240,9 @@ def test_a_function_may_declare_itself_a_sum():
     torch.testing.assert_close(lin.weight.grad, expected, rtol=1e-12, atol=0)
 
 
-def test_a_count_of_a_subclass_still_decides_who_is_absent():
+def test_a_count_of_a_subclass_still_decides_who_is_absent() -> None:
     class Never(Task):
-        def count(self, batch):
+        def count(self, batch: dict[str, Tensor]) -> int:
             return 0
 
     torch.manual_seed(0)

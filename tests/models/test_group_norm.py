@@ -9,7 +9,7 @@ from torch import nn
 from mtl_accum import Accumulated, Cached, MultiTaskModel, Split, Task, check, to_group_norm
 
 
-def test_every_batch_norm_is_replaced():
+def test_every_batch_norm_is_replaced() -> None:
     net = nn.Sequential(nn.Conv2d(1, 48, 3), nn.BatchNorm2d(48), nn.ModuleList([nn.BatchNorm1d(7, affine=False)]))
     nn.init.constant_(net[1].weight, 2.0)
     weight = net[1].weight
@@ -21,7 +21,7 @@ def test_every_batch_norm_is_replaced():
         to_group_norm(net, 0)
 
 
-def test_makes_a_network_fit_for_pieces():
+def test_makes_a_network_fit_for_pieces() -> None:
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4))
     model = MultiTaskModel(trunk, {"y": Task(nn.Linear(4, 2), nn.MSELoss(), "y")}, "x").double()

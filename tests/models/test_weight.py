@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from mtl_accum import Accumulated, Cached, Checkpointed, OverBatches, PerTask, Split, SummedLoss, Task
+from mtl_accum import Accumulated, Cached, Checkpointed, Edition, OverBatches, PerTask, Split, SummedLoss, Task
 from mtl_accum.models import LanguageHead, LanguageTask, UncertaintyWeight
 from mtl_accum.testing import SAMPLES, Workload, assert_same_gradient, vector
 from mtl_accum.verify._difference import gradient_difference
@@ -35,7 +38,7 @@ def log() -> Of:
     return Of(lambda s, loss: (s * torch.log1p(loss)).squeeze())
 
 
-def load(weight, reduction="mean", wrap=lambda task: task) -> Workload:
+def load(weight: Any, reduction: str = "mean", wrap: Callable[..., Any] | type[Any] = lambda task: task) -> Workload:
     """Two tasks on a trunk of two layers; the labels are spread unevenly over the pieces."""
     base = vector(dropout=0.0, trunk_dropout=0.0, tasks=1)
     task = Task(nn.Linear(8, 4), nn.CrossEntropyLoss(reduction=reduction), "labels", weight).double()
@@ -46,12 +49,12 @@ def load(weight, reduction="mean", wrap=lambda task: task) -> Workload:
 
 @every_edition
 @pytest.mark.parametrize("name", EXACT)
-def test_weights_are_trained_exactly(edition, name):
+def test_weights_are_trained_exactly(edition: Edition, name: str) -> None:
     torch.manual_seed(3)
     assert_same_gradient(edition, lambda: load(EXACT[name]()))
 
 
-def test_value_of_a_weighted_loss():
+def test_value_of_a_weighted_loss() -> None:
     z, batch = torch.randn(5, 4), {"y": torch.tensor([0, 1, 2, 0, 1])}
     head = nn.Linear(4, 3)
     plain = Task(head, nn.CrossEntropyLoss(), "y")(z, batch)
@@ -67,7 +70,7 @@ def test_value_of_a_weighted_loss():
 
 
 @pytest.mark.parametrize("chunks", [1, 3])
-def test_weights_of_language_tasks(chunks):
+def test_weights_of_language_tasks(chunks: int) -> None:
     torch.manual_seed(0)
     head = LanguageHead(nn.Linear(8, 8), 8, nn.Linear(8, 11)).double()
     z = torch.randn(2, 6, 8, dtype=torch.float64)
@@ -81,24 +84,26 @@ def test_weights_of_language_tasks(chunks):
 
 
 @pytest.mark.parametrize("edition", WHOLE, ids=repr)
-def test_any_module_is_exact_on_the_whole_batch(edition):
+def test_any_module_is_exact_on_the_whole_batch(edition: Edition) -> None:
     assert_same_gradient(edition, lambda: load(log()))
 
 
 class Around(nn.Module):
     """A user's module around a task."""
 
-    def __init__(self, task):
+    def __init__(self, task: Task) -> None:
         super().__init__()
         self.task = task
 
-    def forward(self, z, batch):
+    def forward(self, z: Any, batch: Any) -> Any:
         return 2 * self.task(z, batch)
 
 
 @in_pieces
 @pytest.mark.parametrize("wrap", [lambda task: task, Around], ids=["bare", "in a module"])
-def test_a_weight_that_is_not_affine_is_refused_in_pieces(edition, wrap):
+def test_a_weight_that_is_not_affine_is_refused_in_pieces(
+    edition: Edition, wrap: Callable[..., Any] | type[Any]
+) -> None:
     network = load(log(), wrap=wrap)
     network.tasks["weighted"].register_forward_pre_hook(lambda *_: pytest.fail("it ran"))
     with pytest.raises(
@@ -109,7 +114,7 @@ def test_a_weight_that_is_not_affine_is_refused_in_pieces(edition, wrap):
     assert all(p.grad is None for p in network.modules.parameters())
 
 
-def test_a_weight_that_is_not_affine_is_refused_below_a_function():
+def test_a_weight_that_is_not_affine_is_refused_below_a_function() -> None:
     network = load(log())
     task = network.tasks["weighted"]
     tasks = {"function": lambda z, batch: task(z, batch)}
@@ -117,7 +122,7 @@ def test_a_weight_that_is_not_affine_is_refused_below_a_function():
         Split(head_chunks=3).forward_backward(network.trunk, tasks, network.batch)
 
 
-def test_a_weight_that_is_not_affine_is_refused_over_batches():
+def test_a_weight_that_is_not_affine_is_refused_over_batches() -> None:
     network = load(log())
     halves = [{key: value[a:b] for key, value in network.batch.items()} for a, b in ((0, 4), (4, SAMPLES))]
     with pytest.raises(ValueError, match=r"OverBatches: task 'weighted': its weight \(Of\)"):
@@ -126,14 +131,14 @@ def test_a_weight_that_is_not_affine_is_refused_over_batches():
 
 
 @in_pieces
-def test_random_weights_are_refused_in_pieces(edition):
+def test_random_weights_are_refused_in_pieces(edition: Edition) -> None:
     network = load(Of(lambda s, loss: torch.rand(()) * loss))
     with pytest.raises(ValueError, match=r"task 'weighted': its weight \(Of\) draws random numbers"):
         edition.forward_backward(network.trunk, network.tasks, network.batch)
 
 
 @in_pieces
-def test_a_sum_takes_no_offset(edition):
+def test_a_sum_takes_no_offset(edition: Edition) -> None:
     assert_same_gradient(edition, lambda: load(EXACT["a module without offset"](), "sum"))
     assert_same_gradient(edition, lambda: load(parameter(1), "sum"))
     network = load(UncertaintyWeight(), "sum")  # its offset is 0 at first, and will not stay so
@@ -157,7 +162,7 @@ def test_a_sum_takes_no_offset(edition):
         (nn.Parameter(torch.ones(1, dtype=torch.int64), requires_grad=False), ValueError, "floating-point"),
     ],
 )
-def test_weights_that_are_none(weight, error, message):
+def test_weights_that_are_none(weight: Any, error: type[Any], message: str) -> None:
     with pytest.raises(error, match=message):
         Task(nn.Linear(8, 4), nn.CrossEntropyLoss(), "y", weight)
 
@@ -169,20 +174,20 @@ def test_weights_that_are_none(weight, error, message):
         (lambda s, loss: 0.5, TypeError, r"weight \(Of\) must return a 0-dim tensor, found float"),
     ],
 )
-def test_a_module_must_return_a_loss(function, error, message):
+def test_a_module_must_return_a_loss(function: Callable[..., Any], error: type[Any], message: str) -> None:
     network = load(Of(function))
     with pytest.raises(error, match=message):
         Split().forward_backward(network.trunk, network.tasks, network.batch)
 
 
-def test_an_absent_task_leaves_its_weight_alone():
+def test_an_absent_task_leaves_its_weight_alone() -> None:
     network = load(UncertaintyWeight())
     del network.batch["labels"]
     Split().forward_backward(network.trunk, network.tasks, network.batch)
     assert network.tasks["weighted"].weight.log_variance.grad is None
 
 
-def test_batches_of_a_loader_train_an_uncertainty_weight():
+def test_batches_of_a_loader_train_an_uncertainty_weight() -> None:
     network = load(UncertaintyWeight(0.4))
     batches = [{key: value[a:b] for key, value in network.batch.items()} for a, b in ((0, 3), (3, 4), (4, SAMPLES))]
     SummedLoss().forward_backward(network.trunk, network.tasks, network.batch)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mtl_accum import Accumulated, Cached, Checkpointed, MultiTaskModel, OverBatches, PerTask, Split, SummedLoss
+from mtl_accum import (
+    Accumulated,
+    Cached,
+    Checkpointed,
+    Edition,
+    MultiTaskModel,
+    OverBatches,
+    PerTask,
+    Split,
+    SummedLoss,
+)
 from mtl_accum.models import LanguageHead, LanguageTask, WithLoss
 from mtl_accum.verify._difference import gradient_difference
 from tests.models.networks import ABSENT, Public, Scaled, batch, expected_gradients, gradients, model
@@ -16,7 +28,7 @@ EDITIONS = [SummedLoss(), Split(), Split(head_chunks=3), Cached(2), Accumulated(
 
 @pytest.mark.parametrize("edition", EDITIONS, ids=repr)
 @pytest.mark.parametrize("fields", [True, False], ids=["fields", "batch"])
-def test_a_loss_to_call_backward_on(edition, fields):
+def test_a_loss_to_call_backward_on(edition: Edition, fields: bool) -> None:
     net = model()
     wrapped = WithLoss(net, edition)
     result = wrapped(**batch()) if fields else wrapped(batch())
@@ -37,14 +49,14 @@ def test_a_loss_to_call_backward_on(edition, fields):
     ("arguments", "fields"),
     [((), {}), ((), {"return_loss": True}), (({"x": 1},), {"x": 1, "y": 2}), ((), {"batch": {"x": 1}, "y": 2})],
 )
-def test_either_a_batch_or_its_fields(arguments, fields):
+def test_either_a_batch_or_its_fields(arguments: tuple[Any], fields: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="must be called with a batch or with its fields as keywords, found"):
         WithLoss(model(), Split())(*arguments, **fields)
 
 
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("edition", [SummedLoss(), Split(), Cached(2), Accumulated(Split(), 3)], ids=repr)
-def test_losses_and_outputs_without_gradients(edition, off):
+def test_losses_and_outputs_without_gradients(edition: Edition, off: type[Any]) -> None:
     net, data = model(), batch()
     passes: list[str] = []
     watched: list[torch.Tensor] = []
@@ -66,7 +78,7 @@ def test_losses_and_outputs_without_gradients(edition, off):
     torch.testing.assert_close(result["loss"], sum(result["losses"].values()))
 
 
-def test_outputs_without_any_target():
+def test_outputs_without_any_target() -> None:
     net = model()
     with torch.no_grad():
         result = WithLoss(net, Split())(x=batch()["x"])
@@ -78,7 +90,7 @@ def test_outputs_without_any_target():
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_outputs_alone_on_request(enabled):
+def test_outputs_alone_on_request(enabled: bool) -> None:
     net = model()
     with torch.set_grad_enabled(enabled):
         result = WithLoss(net, Split())(return_loss=False, **batch())
@@ -86,7 +98,7 @@ def test_outputs_alone_on_request(enabled):
     assert all(output.requires_grad is enabled for output in result["outputs"].values())
 
 
-def test_a_task_in_chunks_has_its_whole_output():
+def test_a_task_in_chunks_has_its_whole_output() -> None:
     torch.manual_seed(0)
     head = LanguageHead(nn.Linear(8, 8), 8, nn.Linear(8, 11))
     net = MultiTaskModel(nn.Embedding(11, 8), {"next": LanguageTask(head, "labels", chunks=3)}, "tokens")
@@ -96,7 +108,7 @@ def test_a_task_in_chunks_has_its_whole_output():
         assert torch.equal(result["outputs"]["next"], head(net.trunk({"tokens": tokens})))
 
 
-def test_functions_have_no_outputs():
+def test_functions_have_no_outputs() -> None:
     net = model()
     tasks = {**net.tasks, "norm": lambda z, b: z.square().mean()}
     with torch.no_grad():
@@ -105,14 +117,14 @@ def test_functions_have_no_outputs():
     assert list(result["outputs"]) == list(net.tasks)
 
 
-def test_an_exception_leaves_no_watcher():
+def test_an_exception_leaves_no_watcher() -> None:
     net = model()
     with torch.no_grad(), pytest.raises(ValueError, match=r"Expected input batch_size|must match"):
         WithLoss(net, Split())({**batch(), "y": torch.zeros(3, dtype=torch.int64)})
     assert net.tasks["a.b"].watchers == []
 
 
-def test_gradients_decide_and_not_the_mode():
+def test_gradients_decide_and_not_the_mode() -> None:
     net = model()
     wrapped = WithLoss(net, Split()).eval()
     assert not net.training
@@ -125,7 +137,7 @@ def test_gradients_decide_and_not_the_mode():
 class Bare:
     """User edition without a loss."""
 
-    def forward_backward(self, trunk, tasks, batch):
+    def forward_backward(self, trunk: Any, tasks: Any, batch: Any) -> dict[str, Any]:
         return {}
 
 
@@ -141,7 +153,7 @@ class Bare:
         (3, "edition must have forward_backward, found 3"),
     ],
 )
-def test_editions_without_a_loss_are_refused(edition, message):
+def test_editions_without_a_loss_are_refused(edition: Edition, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         WithLoss(model(), edition)
 
@@ -161,25 +173,27 @@ class OptimizedModule(nn.Module):
         ({"trunk": Scaled}, "trunk must be a callable batch -> representation, found <class"),
     ],
 )
-def test_models_that_are_none(arguments, message):
+def test_models_that_are_none(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         WithLoss(**{"model": model(), "edition": Split(), **arguments})
     with pytest.raises(ValueError, match="tasks must hold at least one task"):
         WithLoss(model(), Split(), tasks={})
 
 
-def test_transformers_divides_by_the_accumulated_steps():
+def test_transformers_divides_by_the_accumulated_steps() -> None:
     assert WithLoss.accepts_loss_kwargs is False
 
 
-def test_scale_and_group_reach_the_edition():
-    seen = {}
+def test_scale_and_group_reach_the_edition() -> None:
+    seen: dict[Any, Any] = {}
 
     class Noting:
-        def forward_backward(self, trunk, tasks, batch):
+        def forward_backward(self, trunk: Any, tasks: Any, batch: Any) -> None:
             raise AssertionError
 
-        def loss(self, trunk, tasks, batch, *, scale, group):
+        def loss(
+            self, trunk: nn.Module, tasks: nn.Module, batch: dict[str, Tensor], *, scale: float, group: str
+        ) -> tuple[Tensor, dict[str, Tensor]]:
             seen.update(scale=scale, group=group)
             return SummedLoss().loss(trunk, tasks, batch)
 
@@ -187,5 +201,5 @@ def test_scale_and_group_reach_the_edition():
     assert seen == {"scale": 8.0, "group": "ranks"}
 
 
-def test_it_prints_itself():
+def test_it_prints_itself() -> None:
     assert repr(WithLoss(model(), Split())).startswith("WithLoss(\n  MultiTaskModel, Split(")

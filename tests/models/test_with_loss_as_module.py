@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import distributed, nn
 
-from mtl_accum import Cached, MultiTaskModel, Split, SummedLoss, Task
+from mtl_accum import Cached, Edition, MultiTaskModel, Split, SummedLoss, Task
 from mtl_accum.models import WithLoss
 from mtl_accum.verify._difference import gradient_difference
 from tests.models.networks import ABSENT, Public, Scaled, batch, expected_gradients, given_tasks, gradients, model
@@ -17,7 +18,7 @@ from tests.models.networks import ABSENT, Public, Scaled, batch, expected_gradie
 class Odd(MultiTaskModel):
     """Model with parameters, buffers and state at its root."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(Scaled(), {"depth": Task(nn.Linear(4, 2), nn.MSELoss(), "depth")}, "x")
         self.own = nn.Parameter(torch.zeros(2))
         self.register_buffer("kept", torch.ones(2))
@@ -25,19 +26,19 @@ class Odd(MultiTaskModel):
         self.frozen = nn.BatchNorm1d(2)
         self.note = "new"
 
-    def get_extra_state(self):
+    def get_extra_state(self) -> dict[str, str]:
         return {"note": self.note}
 
-    def set_extra_state(self, state):
+    def set_extra_state(self, state: dict[str, str]) -> None:
         self.note = state["note"]
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Odd:
         super().train(mode)
         self.frozen.eval()
         return self
 
 
-def test_names_are_the_models():
+def test_names_are_the_models() -> None:
     net = Odd()
     wrapped = WithLoss(net, Split())
     for kind in ("named_parameters", "named_buffers", "named_children"):
@@ -45,11 +46,11 @@ def test_names_are_the_models():
     assert [name for name, _ in wrapped.named_modules()] == [name for name, _ in net.named_modules()]
     assert wrapped.get_parameter("trunk.module.linear.weight") is net.trunk.module.linear.weight
     assert wrapped.state_dict().keys() == net.state_dict().keys()
-    assert wrapped.state_dict()._metadata == net.state_dict()._metadata
+    assert wrapped.state_dict()._metadata == net.state_dict()._metadata  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("assign", [True, False])
-def test_state_dicts_travel_both_ways(assign):
+def test_state_dicts_travel_both_ways(assign: bool) -> None:
     trained = Odd()
     trained.note = "trained"
     for source, make in ((trained, lambda net: WithLoss(net, Split())), (WithLoss(trained, Split()), lambda net: net)):
@@ -68,7 +69,7 @@ def test_state_dicts_travel_both_ways(assign):
             made.load_state_dict({**state, "more": torch.ones(1)})
 
 
-def test_state_dict_hooks_of_the_model_run():
+def test_state_dict_hooks_of_the_model_run() -> None:
     net = Odd()
     calls: list[str] = []
     wrapped = WithLoss(net, Split())
@@ -80,7 +81,7 @@ def test_state_dict_hooks_of_the_model_run():
     assert calls == ["before saving", "saved", "before loading", "loaded"]
 
 
-def test_modes_are_the_models():
+def test_modes_are_the_models() -> None:
     net = Odd()
     wrapped = WithLoss(net.eval(), Split())
     assert not net.training and not wrapped.training
@@ -93,7 +94,7 @@ def test_modes_are_the_models():
     assert net.training
 
 
-def test_parameters_are_replaced_in_both():
+def test_parameters_are_replaced_in_both() -> None:
     net = Odd()
     wrapped = WithLoss(net, Split())
     wrapped.to(torch.float64)
@@ -118,7 +119,7 @@ BESIDE = {
 }
 
 
-def test_a_model_keeps_its_class():
+def test_a_model_keeps_its_class() -> None:
     net = Public()
     wrapped = given_tasks(net)
     assert dict(net.named_parameters()).keys() == {
@@ -142,7 +143,7 @@ def test_a_model_keeps_its_class():
     assert set(outputs) == {"class", "a.b", "new", "same"}
 
 
-def test_the_state_of_given_tasks_is_saved_and_loaded():
+def test_the_state_of_given_tasks_is_saved_and_loaded() -> None:
     first, second = given_tasks(Public()), given_tasks(Public())
     second.load_state_dict(first.state_dict())
     assert all(
@@ -158,7 +159,7 @@ def test_the_state_of_given_tasks_is_saved_and_loaded():
     )
 
 
-def test_replaced_parts_are_noticed():
+def test_replaced_parts_are_noticed() -> None:
     net = Public()
     wrapped = given_tasks(net)
     net.classifier = nn.Linear(4, 2)
@@ -166,7 +167,7 @@ def test_replaced_parts_are_noticed():
         wrapped(x=torch.randn(4, 3))
 
 
-def test_a_function_trains_nothing_that_is_not_registered():
+def test_a_function_trains_nothing_that_is_not_registered() -> None:
     net, other = Public(), nn.Linear(4, 2)
     with pytest.raises(TypeError, match=r"a function that uses others: Linear.weight, Linear.bias; make it a Task"):
         WithLoss(net, Split(), trunk=net.encode, tasks={"a": lambda z, b: other(z).mean()})
@@ -175,8 +176,8 @@ def test_a_function_trains_nothing_that_is_not_registered():
 
 
 @pytest.fixture
-def one_process():
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+def one_process() -> Iterator[None]:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     yield
     distributed.destroy_process_group()
 
@@ -190,7 +191,7 @@ def without_absent() -> MultiTaskModel:
 @pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("edition", [SummedLoss(), Split(), Cached(2)], ids=repr)
 @pytest.mark.parametrize("options", [{}, {"static_graph": True}, {"find_unused_parameters": True}], ids=repr)
-def test_inside_of_ddp(edition, options):
+def test_inside_of_ddp(edition: Edition, options: dict[str, bool]) -> None:
     net = without_absent()
     engine = nn.parallel.DistributedDataParallel(WithLoss(net, edition), **options)
     expected = {name: gradient for name, gradient in expected_gradients().items() if ABSENT not in name}
@@ -209,7 +210,7 @@ def test_inside_of_ddp(edition, options):
 @pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("edition", [SummedLoss(), Split(), Cached(2), Split(head_chunks=3)], ids=repr)
 @pytest.mark.parametrize("layout", ["root", "parts and root", "blocks and root"])
-def test_inside_of_fsdp2(edition, layout):
+def test_inside_of_fsdp2(edition: Edition, layout: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -226,7 +227,7 @@ def test_inside_of_fsdp2(edition, layout):
     for _ in range(2):
         wrapped.zero_grad()
         wrapped(**batch())["loss"].backward()
-        whole = {name: None if p.grad is None else p.grad.full_tensor() for name, p in net.named_parameters()}
+        whole = {name: None if p.grad is None else p.grad.full_tensor() for name, p in net.named_parameters()}  # type: ignore[attr-defined]
         absent = [whole.pop(name) for name in list(whole) if ABSENT in name]
         assert not any(gradient is not None and gradient.any() for gradient in absent)
         assert gradient_difference(whole, {n: g for n, g in expected_gradients().items() if ABSENT not in n}) <= 1e-12
@@ -241,13 +242,13 @@ def test_inside_of_fsdp2(edition, layout):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what Dynamo warns of while it traces
-def test_compiled_around_everything():
+def test_compiled_around_everything() -> None:
     net = model()
     compiled = torch.compile(WithLoss(net, Split()), backend="eager")
     compiled(batch())["loss"].backward()
     assert gradient_difference(gradients(net), expected_gradients()) <= 1e-12
 
 
-def test_data_parallel_is_refused():
+def test_data_parallel_is_refused() -> None:
     with pytest.raises(RuntimeError, match="WithLoss does not run under nn.DataParallel.*one process for each GPU"):
         WithLoss(model(), Split())._replicate_for_data_parallel()  # as torch.nn.parallel.replicate does

@@ -41,7 +41,9 @@ def gradients(network: nn.Module, loss: Tensor) -> dict[str, Tensor | None]:
     return {name: parameter.grad for name, parameter in network.named_parameters()}
 
 
-def assert_same(network: nn.Module, plain: Callable[[], Tensor], ours: Callable[[], Tensor], bound: float = 1e-12):
+def assert_same(
+    network: nn.Module, plain: Callable[[], Tensor], ours: Callable[[], Tensor], bound: float = 1e-12
+) -> None:
     """Assert the value and gradients of the plain loss; leaves without a gradient there have none here."""
     torch.manual_seed(3)
     loss = plain()

@@ -54,7 +54,7 @@ def test_cut_fold_and_every_edition_where_torch_alone_is_installed(environment: 
     )
     assert importable.stdout.strip() == "[]"
     # The one warning is torch's own, without numpy.
-    command = [environment.python, "-W", "error", "-W", "ignore:Failed to initialize NumPy", SCRIPT]
+    command = [str(environment.python), "-W", "error", "-W", "ignore:Failed to initialize NumPy", str(SCRIPT)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     classes = [getattr(editions, name) for name in editions.__all__ if isinstance(getattr(editions, name), type)]

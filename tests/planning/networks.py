@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import MultiTaskModel, Task, plan
 
 
-def network(norm=nn.GroupNorm, samples=24, tasks=3, width=16):
+def network(
+    norm: Any = nn.GroupNorm, samples: int = 24, tasks: int = 3, width: int = 16
+) -> tuple[MultiTaskModel, dict[str, Tensor], torch.optim.Optimizer]:
     """A convolutional trunk with dropout, dense heads."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, width, 3, padding=1)]
@@ -26,5 +30,5 @@ def network(norm=nn.GroupNorm, samples=24, tasks=3, width=16):
     return model, batch, torch.optim.AdamW(model.parameters())
 
 
-def planned(model, batch, optimizer, budget, **changes):
+def planned(model: Any, batch: Any, optimizer: Any, budget: Any, **changes: Any) -> Any:
     return plan(model.trunk, model.tasks, batch, optimizer=optimizer, budget=budget, **changes)

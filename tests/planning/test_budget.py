@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -24,12 +27,12 @@ CPU = torch.device("cpu")
         (4096, 4096),
     ],
 )
-def test_sizes(text, size):
+def test_sizes(text: int | str, size: int) -> None:
     assert in_bytes(text, torch.device("cuda")).size == size  # no device is asked
 
 
 @pytest.mark.parametrize("text", ["6", "6G", "six", "-1GiB", "0GiB", 0, -5, "", "%", "1e3MB", "GiB", "6GiB please"])
-def test_anything_else_is_one_clear_line(text):
+def test_anything_else_is_one_clear_line(text: int | str) -> None:
     with pytest.raises(
         ValueError, match="budget must be a size such as 6GiB or 6GB, a share such as 80%, or auto; found"
     ):
@@ -37,24 +40,26 @@ def test_anything_else_is_one_clear_line(text):
 
 
 @pytest.mark.parametrize("thing", [None, True, 1.5, ["6GiB"]])
-def test_other_types(thing):
+def test_other_types(thing: Any) -> None:
     with pytest.raises(TypeError, match="budget must be a number of bytes or text such as '6GiB', found"):
         in_bytes(thing, CPU)
 
 
 @pytest.fixture
-def machine(monkeypatch, tmp_path):
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """A machine with 8 GiB of which 5 are available, and no control group."""
     monkeypatch.setattr(_host_memory, "_MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(_host_memory, "_CGROUP", tmp_path)
     (tmp_path / "meminfo").write_text(f"MemTotal: {8 << 20} kB\nMemAvailable:    {5 << 20} kB\n")
     monkeypatch.setattr(
-        _host_memory.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**21, "SC_AVPHYS_PAGES": 1}.get
+        _host_memory.os,  # type: ignore[attr-defined]
+        "sysconf",
+        {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**21, "SC_AVPHYS_PAGES": 1}.get,
     )
     return tmp_path
 
 
-def test_shares_and_auto_ask_the_machine(machine):
+def test_shares_and_auto_ask_the_machine(machine: Any) -> None:
     assert in_bytes("50%", CPU).size == 4 * 2**30
     found = in_bytes("auto", CPU, held=2**30)
     assert found.size == 6 * 2**30 - round(0.6 * 2**30)
@@ -63,7 +68,7 @@ def test_shares_and_auto_ask_the_machine(machine):
         in_bytes("101%", CPU)
 
 
-def test_a_control_group_counts(machine):
+def test_a_control_group_counts(machine: Any) -> None:
     (machine / "memory.max").write_text(f"{4 * 2**30}\n")
     (machine / "memory.current").write_text(f"{3 * 2**30}\n")
     assert in_bytes("25%", CPU).size == 2**30
@@ -72,12 +77,12 @@ def test_a_control_group_counts(machine):
     assert in_bytes("25%", CPU).size == 2 * 2**30
 
 
-def test_a_system_without_meminfo(machine):
+def test_a_system_without_meminfo(machine: Any) -> None:
     (machine / "meminfo").unlink()
     assert in_bytes("auto", CPU).size == 0  # a page, less the reserve
 
 
-def test_a_device_that_is_there(monkeypatch):
+def test_a_device_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * 2**30, 24 * 2**30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2 * 2**30)
@@ -86,7 +91,7 @@ def test_a_device_that_is_there(monkeypatch):
     assert in_bytes("auto", device, held=2**40).size == 12 * 2**30 - round(1.2 * 2**30)
 
 
-def test_a_device_that_is_not_there(monkeypatch):
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="budget=auto: needs the memory of cuda, which was not found here; give"):
         in_bytes("auto", torch.device("cuda"))

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.cuda
 
 
 @pytest.mark.parametrize("budget", ["90MiB", "200MiB", "auto", "50%"])
-def test_on_the_device(budget):
+def test_on_the_device(budget: str) -> None:
     model, batch, _ = network(samples=96, width=32)
     model.cuda()
     batch = {name: tensor.cuda() for name, tensor in batch.items()}

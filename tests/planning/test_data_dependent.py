@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import MultiTaskModel, Split, Task, plan
 from mtl_accum.memory import TrainingStep
@@ -13,35 +15,35 @@ from mtl_accum.planning import _timings
 from mtl_accum.prediction import PredictionError, predict
 
 
-def masked(out, target):
+def masked(out: Any, target: Any) -> Tensor:
     mask = target > 0
     return F.l1_loss(out[mask], target[mask])
 
 
-def nonzero(out, target):
+def nonzero(out: Any, target: Any) -> Tensor:
     rows = torch.nonzero(target.flatten() > 0).flatten()
     return out.flatten()[rows].square().mean()
 
 
-def selected(out, target):
+def selected(out: Any, target: Any) -> Tensor:
     return torch.masked_select(out, target > 0).mean()
 
 
-def hardest(out, target):
+def hardest(out: Any, target: Any) -> Tensor:
     """Online hard example mining."""
     losses = (out - target).square().flatten()
     return losses[losses > losses.detach().mean()].mean()
 
 
-def of_classes(out, target):
+def of_classes(out: Any, target: Any) -> Any:
     return sum(out[target.round() == value].sum() for value in torch.unique(target.round()).unbind()[:2]) + out.mean()
 
 
-def repeated(out, target):
+def repeated(out: Any, target: Any) -> Tensor:
     return torch.repeat_interleave(out.flatten(), (target.flatten() > 0).long()).mean()
 
 
-def matched(out, target):
+def matched(out: Any, target: Any) -> Tensor:
     """A matcher on the host, as set prediction has."""
     order = out.detach().flatten().numpy().argsort()
     return F.mse_loss(out.flatten()[torch.from_numpy(order.copy())], target.flatten().sort().values)
@@ -51,7 +53,7 @@ BOUNDED = [masked, nonzero, selected, hardest, of_classes]
 REFUSED = [repeated, matched]
 
 
-def network(loss):
+def network(loss: Any) -> tuple[Any, dict[str, Any]]:
     torch.manual_seed(0)
     tasks = {"d": Task(nn.Linear(16, 4), loss, "y"), "s": Task(nn.Linear(16, 4), nn.MSELoss(), "y")}
     model = MultiTaskModel(nn.Sequential(nn.Linear(8, 16), nn.Tanh()), tasks, "x")
@@ -59,12 +61,12 @@ def network(loss):
 
 
 @pytest.fixture(autouse=True)
-def _in_short(monkeypatch):
+def _in_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_timings, "PATIENCE", 0.0)
 
 
 @pytest.mark.parametrize("loss", [*BOUNDED, *REFUSED])
-def test_on_the_device_it_is_measured(loss):
+def test_on_the_device_it_is_measured(loss: Any) -> None:
     model, batch = network(loss)
     found = plan(model.trunk, model.tasks, batch, budget="1MiB")
     step = TrainingStep(model.trunk, model.tasks, batch, None, found.edition)
@@ -77,7 +79,7 @@ def test_on_the_device_it_is_measured(loss):
 
 
 @pytest.mark.parametrize("loss", BOUNDED)
-def test_elsewhere_it_is_bounded_from_above(loss):
+def test_elsewhere_it_is_bounded_from_above(loss: Any) -> None:
     model, batch = network(loss)
     bound = predict(model.trunk, model.tasks, batch, edition=Split(), device="cpu")
     assert bound.caveats[0].startswith("an upper bound: shapes depend on values in task 'd'")
@@ -90,7 +92,7 @@ def test_elsewhere_it_is_bounded_from_above(loss):
 
 
 @pytest.mark.parametrize(("loss", "line"), [(repeated, "repeat_interleave"), (matched, "numpy")])
-def test_elsewhere_what_has_no_bound_is_refused_with_its_line_and_the_fix(loss, line):
+def test_elsewhere_what_has_no_bound_is_refused_with_its_line_and_the_fix(loss: Any, line: str) -> None:
     model, batch = network(loss)
     with pytest.raises(PredictionError) as error:
         plan(model.trunk, model.tasks, batch, budget="1MiB", device="cuda")

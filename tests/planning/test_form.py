@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,11 @@ from torch import nn
 from mtl_accum import AsLoss, Checkpointed, MultiTaskModel, PerTask, Split, SummedLoss, Task, plan
 from mtl_accum.memory import TrainingStep
 from mtl_accum.planning import BudgetError, _timings, format_edition, schedules_of
-from mtl_accum.planning._candidates import candidates, left_out
 from mtl_accum.planning._form import in_form, without_form
+from mtl_accum.planning._schedule_space import candidates, left_out
 
 
-def network(samples=24, tasks=3, width=16):
+def network(samples: int = 24, tasks: int = 3, width: int = 16) -> tuple[Any, Any, Any]:
     torch.manual_seed(0)
     layers = [
         nn.Conv2d(3, width, 3, padding=1),
@@ -35,7 +36,7 @@ def network(samples=24, tasks=3, width=16):
 
 
 @pytest.fixture(scope="module")
-def planned():
+def planned() -> Any:
     """A budget below the summed loss's peak, and what was planned for it."""
     patience, _timings.PATIENCE = _timings.PATIENCE, 0.0
     model, batch, optimizer = network()
@@ -44,7 +45,7 @@ def planned():
     return found
 
 
-def test_the_schedule_is_one_to_call_loss_on(planned):
+def test_the_schedule_is_one_to_call_loss_on(planned: Any) -> None:
     model, batch, optimizer = network()
     assert planned.form == "loss"
     assert not isinstance(planned.edition, AsLoss | SummedLoss | PerTask)
@@ -60,7 +61,7 @@ def test_the_schedule_is_one_to_call_loss_on(planned):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_every_row_of_it_is_a_loss_that_was_held_against_the_summed_loss(planned):
+def test_every_row_of_it_is_a_loss_that_was_held_against_the_summed_loss(planned: Any) -> None:
     rows = [planned.chosen, planned.summed, *planned.front, *planned.largest_batch, *planned.trials]
     assert all(isinstance(row.edition, AsLoss) for row in rows)
     assert planned.summed.edition == AsLoss(SummedLoss())
@@ -73,7 +74,7 @@ def test_every_row_of_it_is_a_loss_that_was_held_against_the_summed_loss(planned
     assert planned.chosen.time_ratio > 0
 
 
-def test_the_report_says_how_to_call_it(planned):
+def test_the_report_says_how_to_call_it(planned: Any) -> None:
     text = str(planned)
     schedule = format_edition(planned.edition)
     call = f"In the loop: total, losses = {schedule}.loss(trunk, tasks, batch), then total.backward()"
@@ -84,7 +85,7 @@ def test_the_report_says_how_to_call_it(planned):
     assert schedules_of(written) == [planned.chosen.edition, *(schedule.edition for schedule in planned.fallbacks)]
 
 
-def test_nothing_fits():
+def test_nothing_fits() -> None:
     model, batch, optimizer = network()
     found = plan(model.trunk, model.tasks, batch, optimizer=optimizer, budget="100KiB", form="loss", device="cpu")
     with pytest.raises(BudgetError, match="budget: expected at least"):
@@ -92,7 +93,7 @@ def test_nothing_fits():
     assert "Nothing fits" in str(found)
 
 
-def test_for_a_gpu_that_is_not_here():
+def test_for_a_gpu_that_is_not_here() -> None:
     model, batch, optimizer = network()
     found = plan(model.trunk, model.tasks, batch, optimizer=optimizer, budget="69MiB", form="loss", device="cuda")
     assert found.peak.peak_bytes <= found.budget.size
@@ -102,16 +103,16 @@ def test_for_a_gpu_that_is_not_here():
 class Half(nn.Module):
     """A head in float16, whose loss takes a scale that a plan has none for."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Linear(8, 1)
 
-    def forward(self, z):
+    def forward(self, z: Any) -> Any:
         with torch.autocast("cpu", torch.float16):
             return self.layers(z)
 
 
-def test_what_has_no_loss_for_this_network_is_left_out_by_name():
+def test_what_has_no_loss_for_this_network_is_left_out_by_name() -> None:
     tasks = {name: Task(Half(), nn.MSELoss(), "y") for name in "ab"}
     batch = {"x": torch.randn(8, 4), "y": torch.randn(8, 1)}
     found = plan(
@@ -122,11 +123,11 @@ def test_what_has_no_loss_for_this_network_is_left_out_by_name():
 
 
 class _Input(nn.Module):
-    def forward(self, batch):
+    def forward(self, batch: Any) -> Any:
         return batch["x"]
 
 
-def test_candidates_in_that_form():
+def test_candidates_in_that_form() -> None:
     model, batch, _ = network()
     reasons = left_out(model.trunk, model.tasks, batch, on_gpu=False, form="loss")
     assert set(reasons) == {"PerTask", "Offloaded"}
@@ -136,7 +137,7 @@ def test_candidates_in_that_form():
     assert in_form(Split(), "forward_backward") == without_form(Split()) == Split()
 
 
-def test_what_is_no_form():
+def test_what_is_no_form() -> None:
     model, batch, _ = network()
     with pytest.raises(ValueError, match="form must be one of forward_backward, loss; found 'lose'"):
         plan(model.trunk, model.tasks, batch, form="lose")

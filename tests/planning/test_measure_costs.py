@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import Cached, Checkpointed, MultiTaskModel, PerTask, Split, SummedLoss, Task
 from mtl_accum.editions import phase
@@ -18,7 +20,7 @@ from mtl_accum.prediction import DryRun
 from mtl_accum.testing import transformer
 
 
-def test_operations_are_counted_by_the_roofline():
+def test_operations_are_counted_by_the_roofline() -> None:
     a, b = torch.randn(2000, 3000), torch.randn(3000, 4000)
     with OperationCounter() as counter:
         a @ b
@@ -30,12 +32,12 @@ def test_operations_are_counted_by_the_roofline():
     assert counter.seconds == pytest.approx(2 * 4 * 2000 * 3000 / 2e12 + 5e-6)
 
 
-def measured(model, batch, variants=("", "checkpointed"), optimizer=None):
+def measured(model: Any, batch: Any, variants: Any = ("", "checkpointed"), optimizer: Any = None) -> Any:
     with DryRun((model.trunk, model.tasks, batch, optimizer), cuda=False) as dry_run:
         return measure_costs(dry_run, variants)
 
 
-def test_times_are_in_the_expected_order():
+def test_times_are_in_the_expected_order() -> None:
     model, batch = transformer(width=128, depth=4, length=64, samples=64)
     network = measured(model, batch, optimizer=torch.optim.AdamW(model.parameters()))
     seconds = {
@@ -47,7 +49,7 @@ def test_times_are_in_the_expected_order():
     assert max(seconds[Cached(16)], seconds[Checkpointed(Split())]) < seconds[PerTask()]
 
 
-def test_the_batch_counts_with_its_samples():
+def test_the_batch_counts_with_its_samples() -> None:
     model, batch = transformer(samples=24)
     network = measured(model, batch, ("",))
     nbytes = sum(tensor.nbytes for tensor in batch.values())
@@ -56,7 +58,7 @@ def test_the_batch_counts_with_its_samples():
     assert network.tables.base == parameters
 
 
-def test_a_batch_that_cannot_be_cut_is_measured_whole():
+def test_a_batch_that_cannot_be_cut_is_measured_whole() -> None:
     model = MultiTaskModel(nn.Linear(30, 40), {"a": Task(nn.Linear(40, 1), nn.MSELoss(), "y")}, "x")
     batch = {"x": torch.randn(900, 30), "y": torch.randn(900, 1), "scale": torch.ones(())}
     network = measured(model, batch, ("",))
@@ -67,9 +69,9 @@ def test_a_batch_that_cannot_be_cut_is_measured_whole():
         assert peak == pytest.approx(dry_run.step(Split()).result().peak_bytes, rel=1e-3)
 
 
-def test_a_representation_that_cannot_be_cut_says_so():
+def test_a_representation_that_cannot_be_cut_says_so() -> None:
     class Mean(nn.Module):
-        def forward(self, x):
+        def forward(self, x: Any) -> Tensor:
             return x.mean(0, keepdim=True)
 
     model = MultiTaskModel(nn.Sequential(nn.Linear(3, 4), Mean()), {"a": Task(nn.Linear(4, 1), _first, "y")}, "x")
@@ -77,11 +79,11 @@ def test_a_representation_that_cannot_be_cut_says_so():
     assert network.uncuttable == "representation: found 1 samples of 9"
 
 
-def _first(out, y):
+def _first(out: Any, y: Any) -> Tensor:
     return (out - y[:1]).square().mean()
 
 
-def profiled(trunk=None):
+def profiled(trunk: Any = None) -> tuple[Any, Any]:
     """Profile a network of two tasks by a clock that ticks once per reading."""
     trunk = nn.Linear(3, 4) if trunk is None else trunk
     tasks = {name: Task(nn.Linear(4, 1), nn.MSELoss(), name) for name in "ab"}
@@ -94,7 +96,7 @@ def profiled(trunk=None):
     return profile, meter.result().timeline
 
 
-def test_a_profile_has_the_costs_of_every_part():
+def test_a_profile_has_the_costs_of_every_part() -> None:
     profile, timeline = profiled()
     costs = profile.costs(["a", "b"], timeline)
     assert profile.ran_a_task
@@ -109,16 +111,16 @@ def test_a_profile_has_the_costs_of_every_part():
     assert costs.trunk.held_rise > 0
 
 
-def test_without_a_timeline_a_profile_has_seconds_alone():
+def test_without_a_timeline_a_profile_has_seconds_alone() -> None:
     profile, _ = profiled()
     costs = profile.costs(["a", "b"])
     assert (costs.trunk.forward_seconds, costs.trunk.forward_rise, costs.cotangent) == (1, 0, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_the_dtype_of_the_representation_tells_how_its_gradient_is_accumulated(dtype):
+def test_the_dtype_of_the_representation_tells_how_its_gradient_is_accumulated(dtype: torch.dtype) -> None:
     class Cast(nn.Module):
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             return x.to(dtype)
 
     heads = {"a": Task(nn.Sequential(_ToFloat(), nn.Linear(64, 1)), nn.MSELoss(), "y")}
@@ -130,17 +132,17 @@ def test_the_dtype_of_the_representation_tells_how_its_gradient_is_accumulated(d
 
 
 class _ToFloat(nn.Module):
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return x.float()
 
 
-def test_a_renamed_phase_is_an_error_and_no_cost_of_zero():
+def test_a_renamed_phase_is_an_error_and_no_cost_of_zero() -> None:
     profile, timeline = profiled()
     with pytest.raises(RuntimeError, match=r"found head b \(backward\), head b \(forward\), missing none"):
         profile.costs(["a", "c"], timeline)
 
     class Announcing(nn.Module):
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             with phase("encoder", "forward"):
                 return x.repeat(1, 2)[:, :4]
 

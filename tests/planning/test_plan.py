@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, Split, SummedLoss, plan
+from mtl_accum import Accumulated, Cached, Checkpointed, Edition, Offloaded, Split, SummedLoss, plan
 from mtl_accum.memory import TrainingStep
 from mtl_accum.planning import BudgetError, _direct_prediction, _timings, _trials, format_edition, schedules_of
 from mtl_accum.prediction import predict
@@ -22,7 +23,7 @@ MIB = 2**20
 STAGES = ["measuring costs", "checking exactness", "timing the parts", "running trials"]
 
 
-def measured(model, batch, optimizer, edition):
+def measured(model: Any, batch: Any, optimizer: Any, edition: Edition) -> Any:
     step = TrainingStep(model.trunk, model.tasks, batch, optimizer, edition)
     step()  # makes the optimizer's state
     with step.tensor_meter() as meter:
@@ -31,12 +32,12 @@ def measured(model, batch, optimizer, edition):
 
 
 @pytest.fixture(autouse=True)
-def _in_short(monkeypatch):
+def _in_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_timings, "PATIENCE", 0.0)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6])
-def test_it_fits_and_the_prediction_is_what_is_measured(share):
+def test_it_fits_and_the_prediction_is_what_is_measured(share: float) -> None:
     parts = network()
     low, high = planned(*parts, "1B").peak.peak_bytes, planned(*parts, "1GiB").summed.peak_bytes
     budget = round(low + share * (high - low))
@@ -60,7 +61,7 @@ def test_it_fits_and_the_prediction_is_what_is_measured(share):
 
 @pytest.mark.parametrize("norm", [nn.GroupNorm, nn.BatchNorm2d])
 @pytest.mark.parametrize("trained", [0, 1])
-def test_it_leaves_no_trace(norm, trained):
+def test_it_leaves_no_trace(norm: Any, trained: int) -> None:
     model, batch, optimizer = network(norm)
     for _ in range(trained):
         TrainingStep(model.trunk, model.tasks, batch, optimizer, Split())()
@@ -72,7 +73,7 @@ def test_it_leaves_no_trace(norm, trained):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_what_cannot_be_exact_is_no_candidate():
+def test_what_cannot_be_exact_is_no_candidate() -> None:
     found = planned(*network(nn.BatchNorm2d), "1GiB")
     assert set(found.left_out) == {"trunk chunks", "Accumulated", "Offloaded"}
     assert "trunk.module.2 (BatchNorm2d) uses batch statistics" in found.left_out["Accumulated"]
@@ -81,7 +82,7 @@ def test_what_cannot_be_exact_is_no_candidate():
     assert not any(isinstance(edition, Cached) and edition.chunk_size < 24 for edition in chosen)
 
 
-def test_nothing_fits():
+def test_nothing_fits() -> None:
     parts = network(nn.BatchNorm2d)
     found = planned(*parts, "1MiB")
     assert (found.chosen, found.trials, found.timed_by) == (None, (), "operation counts")
@@ -99,14 +100,14 @@ def test_nothing_fits():
         schedules_of(found.as_dict())
 
 
-def test_parameters_alone_are_too_many():
+def test_parameters_alone_are_too_many() -> None:
     found = planned(*network(), "20KiB")
     assert found.advice[0].startswith("no batch is small enough: parameters, gradients and optimizer state alone")
     assert found.advice[1].startswith("an optimizer with less state")
     assert all(row.samples == 0 for row in found.largest_batch)
 
 
-def test_the_front_and_what_takes_over():
+def test_the_front_and_what_takes_over() -> None:
     found = planned(*network(), "1GiB")
     peaks = [schedule.peak_bytes for schedule in found.front]
     times = [schedule.time_ratio for schedule in found.front]
@@ -120,7 +121,7 @@ def test_the_front_and_what_takes_over():
     assert schedules_of(written) == [found.edition, *(schedule.edition for schedule in found.fallbacks)]
 
 
-def test_the_largest_batch():
+def test_the_largest_batch() -> None:
     budget = 6 * MIB
     found = planned(*network(), budget)
     rows = {type(row.edition).__name__: row for row in found.largest_batch}
@@ -136,7 +137,7 @@ def test_the_largest_batch():
     assert rows["SummedLoss"].samples < rows["Split"].samples < rows["Accumulated"].samples
 
 
-def test_for_a_gpu_that_is_not_here():
+def test_for_a_gpu_that_is_not_here() -> None:
     found = planned(*network(), "66MiB", device="cuda")
     assert (found.timed_by, found.trials, found.device) == ("operation counts", (), "cuda")
     assert found.peak.peak_bytes <= found.budget.size
@@ -146,8 +147,8 @@ def test_for_a_gpu_that_is_not_here():
         planned(*network(), "auto", device="cuda")
 
 
-def test_a_network_that_is_nowhere_yet():
-    def build():
+def test_a_network_that_is_nowhere_yet() -> None:
+    def build() -> Any:
         return _parts(*network(samples=64))
 
     found = plan(None, None, None, build=build, budget="8MiB", device="cpu")
@@ -158,10 +159,10 @@ def test_a_network_that_is_nowhere_yet():
     assert planned(model, batch, optimizer, "66MiB").device == "cuda"
 
 
-def test_one_that_does_not_fit_after_all_is_said_and_the_next_one_taken(monkeypatch):
+def test_one_that_does_not_fit_after_all_is_said_and_the_next_one_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     measure, first = _trials._measure_peak, []
 
-    def too_much_for_the_first(step, limit):
+    def too_much_for_the_first(step: Any, limit: Any) -> Any:
         first.append(step.edition)
         return (2**40, "") if len(first) == 1 else measure(step, limit)
 
@@ -189,7 +190,7 @@ class TooMany(nn.Module):
         return self.module(x)
 
 
-def test_memory_runs_out_in_the_trial():
+def test_memory_runs_out_in_the_trial() -> None:
     model, batch, optimizer = network()
     model.trunk = _with(model.trunk, 7)
     found = planned(model, batch, optimizer, "1GiB")
@@ -200,11 +201,11 @@ def test_memory_runs_out_in_the_trial():
     assert "ran out of memory" in str(found)
 
 
-def test_other_errors_pass():
+def test_other_errors_pass() -> None:
     model, batch, optimizer = network()
 
     class Broken(nn.Module):
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             if not isinstance(x, FakeTensor):
                 raise RuntimeError("broken")
             return x
@@ -216,7 +217,7 @@ def test_other_errors_pass():
     assert all(map(torch.equal, before, everything(model, optimizer)))
 
 
-def test_where_a_direct_prediction_would_take_too_long(monkeypatch):
+def test_where_a_direct_prediction_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_direct_prediction, "PATIENCE", 0.0)
     found = planned(*network(), "4MiB", device="cpu")
     assert found.peak.categories is None
@@ -224,7 +225,7 @@ def test_where_a_direct_prediction_would_take_too_long(monkeypatch):
     assert found.peak.peak_bytes == found.chosen.peak_bytes
 
 
-def test_a_batch_that_cannot_be_cut():
+def test_a_batch_that_cannot_be_cut() -> None:
     model, batch, optimizer = network()
     found = planned(model, {**batch, "scale": torch.ones(())}, optimizer, "1GiB")
     assert found.samples == 1
@@ -232,14 +233,14 @@ def test_a_batch_that_cannot_be_cut():
     assert all("Accumulated" not in format_edition(s.edition) for s in found.front)
 
 
-def test_an_absent_task_is_none():
+def test_an_absent_task_is_none() -> None:
     model, batch, optimizer = network()
     model.tasks["t1"].target = lambda batch: batch.get("nowhere")
     found = planned(model, batch, optimizer, "3MiB")
     assert found.peak.peak_bytes == measured(model, batch, optimizer, found.edition)
 
 
-def test_one_sample_and_one_task():
+def test_one_sample_and_one_task() -> None:
     found = planned(*network(samples=1, tasks=1), "1GiB")
     assert isinstance(found.edition, SummedLoss | Split | Checkpointed)
     assert found.samples == 1
@@ -253,26 +254,26 @@ def test_one_sample_and_one_task():
         ({"device": "tpu"}, ValueError, "device must be cpu or cuda, found 'tpu'"),
     ],
 )
-def test_what_is_no_budget_and_no_device(changes, error, message):
+def test_what_is_no_budget_and_no_device(changes: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         planned(*network(), **{"budget": "1GiB", **changes})
 
 
-def test_it_reports_its_stages():
-    reported = []
+def test_it_reports_its_stages() -> None:
+    reported: list[str] = []
     planned(*network(), "1GiB", on_progress=reported.append)
     assert reported[:4] == STAGES
     assert set(reported) == {*STAGES, "predicting"}
 
 
-def _smallest(found):
+def _smallest(found: Any) -> Any:
     return min(found.front, key=lambda schedule: schedule.peak_bytes).edition
 
 
-def _parts(model, batch, optimizer):
+def _parts(model: Any, batch: Any, optimizer: Any) -> tuple[Any, Any, Any, Any]:
     return model.trunk, model.tasks, batch, optimizer
 
 
-def _with(trunk, most):
+def _with(trunk: Any, most: Any) -> Any:
     trunk.module = TooMany(trunk.module, most)
     return trunk

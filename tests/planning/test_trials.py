@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from mtl_accum import (
     AsLoss,
     Cached,
     Checkpointed,
+    Edition,
     MultiTaskModel,
     Offloaded,
     PerTask,
@@ -21,7 +23,7 @@ from mtl_accum import (
     Task,
     plan,
 )
-from mtl_accum.planning import _search, _timings, _trials
+from mtl_accum.planning import _search_in_budget, _timings, _trials
 from mtl_accum.planning._costs import CostTable, NetworkCosts, PartCost
 from mtl_accum.planning._formula import Estimate, Tables, estimate
 from mtl_accum.planning._ranking import Candidate
@@ -29,11 +31,11 @@ from mtl_accum.planning._simplicity import in_small, kind, passes, pieces, simpl
 from mtl_accum.planning._trials import run_trials
 
 
-def network(samples=32, tasks=6, slow=0.0):
+def network(samples: int = 32, tasks: int = 6, slow: float = 0.0) -> tuple[Any, dict[str, Any]]:
     torch.manual_seed(0)
 
     class Slow(nn.Module):
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             if len(x) < samples:
                 time.sleep(slow)
             return x
@@ -43,7 +45,7 @@ def network(samples=32, tasks=6, slow=0.0):
     return model, {"x": torch.randn(samples, 4), "y": torch.randn(samples, 1)}
 
 
-def parts(*sizes, **changes):
+def parts(*sizes: Any, **changes: Any) -> tuple[Any, Any, Any, Any]:
     model, batch = network(*sizes, **changes)
     return model.trunk, model.tasks, batch, torch.optim.SGD(model.parameters(), lr=0.01)
 
@@ -67,7 +69,7 @@ def parts(*sizes, **changes):
         (AsLoss(Checkpointed(Accumulated(SummedLoss(), 12))), 12, 3),
     ],
 )
-def test_the_order_from_simple_to_complex(edition, cut, through):
+def test_the_order_from_simple_to_complex(edition: Edition, cut: int, through: int) -> None:
     assert (pieces(edition, 12), passes(edition, 3)) == (cut, through)
     assert simplicity(edition, 12, 3, 99) == (cut, through, 99)
 
@@ -82,16 +84,16 @@ def test_the_order_from_simple_to_complex(edition, cut, through):
         (PerTask(), PerTask()),
     ],
 )
-def test_a_kind_in_small(edition, small):
+def test_a_kind_in_small(edition: Edition, small: Edition) -> None:
     assert in_small(edition, 64, 5) == small
     assert kind(edition, 64) == kind(small, 5)
 
 
-def candidates(editions, seconds):
+def candidates(editions: Any, seconds: Any) -> list[Any]:
     return [Candidate(edition, Estimate(1000, "", at, 1)) for edition, at in zip(editions, seconds, strict=True)]
 
 
-def test_what_is_simple_takes_part_whatever_the_formula_says(monkeypatch):
+def test_what_is_simple_takes_part_whatever_the_formula_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_timings, "PATIENCE", 0.0)
     editions = [Accumulated(SummedLoss(), 16), Accumulated(Split(), 2), Split(), SummedLoss(), PerTask(), Cached(16)]
     trials = run_trials(parts(), candidates(editions, [0.001, 5.0, 6.0, 7.0, 8.0, 9.0]), 2**40, 32)
@@ -100,7 +102,7 @@ def test_what_is_simple_takes_part_whatever_the_formula_says(monkeypatch):
     assert all(trial.fits for trial in trials)
 
 
-def test_what_does_not_fit_is_not_taken_for_simple(monkeypatch):
+def test_what_does_not_fit_is_not_taken_for_simple(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_timings, "PATIENCE", 0.0)
     pair = candidates([Accumulated(SummedLoss(), 16), SummedLoss()], [1.0, 2.0])
     monkeypatch.setattr(
@@ -110,7 +112,7 @@ def test_what_does_not_fit_is_not_taken_for_simple(monkeypatch):
     assert (first.edition, last.edition, last.fits) == (Accumulated(SummedLoss(), 16), SummedLoss(), False)
 
 
-def test_a_trial_has_a_time_limit(monkeypatch):
+def test_a_trial_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_timings, "PATIENCE", 0.0)
     monkeypatch.setattr(_trials, "_LEAST_LIMIT", 0.1)
     editions = [Accumulated(SummedLoss(), 32), SummedLoss()]
@@ -124,9 +126,11 @@ def test_a_trial_has_a_time_limit(monkeypatch):
 
 
 @pytest.mark.parametrize("per_graph", [0.0003, 0.012, 5.0])
-def test_one_wrong_measurement_makes_no_time_negative_and_no_choice_absurd(monkeypatch, per_graph):
+def test_one_wrong_measurement_makes_no_time_negative_and_no_choice_absurd(
+    monkeypatch: pytest.MonkeyPatch, per_graph: float
+) -> None:
     monkeypatch.setattr(_timings, "PATIENCE", 0.0)
-    monkeypatch.setattr(_search, "time_graph", lambda *_: per_graph)
+    monkeypatch.setattr(_search_in_budget, "time_graph", lambda *_: per_graph)
     model, batch = network()
     planned = plan(model.trunk, model.tasks, batch, budget="100MiB")
     assert all(schedule.time_ratio >= 0 for schedule in planned.front)
@@ -135,7 +139,7 @@ def test_one_wrong_measurement_makes_no_time_negative_and_no_choice_absurd(monke
     assert pieces(planned.edition, 32) == 1
 
 
-def test_no_phase_takes_less_than_no_time():
+def test_no_phase_takes_less_than_no_time() -> None:
     part = PartCost(forward_seconds=1e-4, backward_seconds=2e-4)
     some = NetworkCosts(part, part, {"a": part, "b": part, "c": part}, 0.0, 0.0, PartCost())
     tables = Tables(0.0, 0.0, {"": CostTable([(8, some)])}, per_graph=1.0)

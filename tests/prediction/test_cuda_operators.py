@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,23 +17,23 @@ from mtl_accum.prediction._cuda_operators import cuda_operators, prefer_foreach
 class Names(TorchDispatchMode):
     """The operators that ran."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.names = []
+        self.names: list[Any] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.append(func.overloadpacket.__name__)
         return func(*args, **(kwargs or {}))
 
 
-def operators(function, *args):
+def operators(function: Any, *args: Any) -> Any:
     with Names() as seen:
         function(*args)
     return seen.names
 
 
 @pytest.mark.parametrize("drop", [nn.Dropout(0.3), lambda x: F.dropout(x, 0.3), lambda x: torch.dropout(x, 0.3, True)])
-def test_dropout_keeps_one_byte_an_element(drop):
+def test_dropout_keeps_one_byte_an_element(drop: Any) -> None:
     x = torch.randn(50, requires_grad=True)
     assert "native_dropout" not in operators(drop, x)
     with cuda_operators():
@@ -43,7 +45,7 @@ def test_dropout_keeps_one_byte_an_element(drop):
     assert "native_dropout" not in operators(drop, x)
 
 
-def vars_of(node):
+def vars_of(node: Any) -> list[Any]:
     return [getattr(node, name) for name in dir(node) if name.startswith("_saved")]
 
 
@@ -57,12 +59,12 @@ def vars_of(node):
     ],
 )
 @pytest.mark.parametrize("groups", [1, 2])
-def test_attention_takes_the_kernel_that_cuda_takes(dtype, mask, expected, groups):
+def test_attention_takes_the_kernel_that_cuda_takes(dtype: torch.dtype, mask: Any, expected: str, groups: int) -> None:
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True), cuda_operators():
         q = torch.randn(2, 4, 5, 8, dtype=dtype, requires_grad=True)
         k = torch.randn(2, 4 // groups, 5, 8, dtype=dtype, requires_grad=True)
 
-        def step():
+        def step() -> None:
             F.scaled_dot_product_attention(
                 q, k, k, attn_mask=mask, dropout_p=0.1, enable_gqa=groups > 1
             ).sum().backward()
@@ -72,7 +74,7 @@ def test_attention_takes_the_kernel_that_cuda_takes(dtype, mask, expected, group
         assert k.grad.shape == k.shape
 
 
-def test_autocast_of_multi_head_attention_reaches_the_flash_kernel():
+def test_autocast_of_multi_head_attention_reaches_the_flash_kernel() -> None:
     layer = nn.MultiheadAttention(16, 2, dropout=0.1, batch_first=True)
     with (
         torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True),
@@ -101,7 +103,7 @@ def test_autocast_of_multi_head_attention_reaches_the_flash_kernel():
         (F.gelu, torch.bfloat16, torch.bfloat16),
     ],
 )
-def test_autocast_casts_by_cudas_lists(function, here, there):
+def test_autocast_casts_by_cudas_lists(function: Any, here: torch.dtype, there: torch.dtype) -> None:
     x = torch.randn(3, 4, 4).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         assert function(x).dtype is here
@@ -112,14 +114,14 @@ def test_autocast_casts_by_cudas_lists(function, here, there):
         assert function(x).dtype is here
 
 
-def test_gradients_pass_the_casts():
+def test_gradients_pass_the_casts() -> None:
     x = torch.randn(4, 6, requires_grad=True)
     with cuda_operators(), torch.autocast("cuda", torch.bfloat16):
         F.cross_entropy(F.layer_norm(F.linear(x, torch.ones(3, 6)), (3,)), torch.tensor([0, 1, 2, 0])).backward()
     assert x.grad.dtype is torch.float32
 
 
-def test_the_lists_name_operators_that_cuda_casts():
+def test_the_lists_name_operators_that_cuda_casts() -> None:
     """Held against torch's own registrations, so that a new version's list is noticed."""
     theirs = {
         name.removeprefix("aten::").partition(".")[0]
@@ -129,7 +131,7 @@ def test_the_lists_name_operators_that_cuda_casts():
     assert not listed - theirs
 
 
-def test_foreach_where_the_user_left_it_open():
+def test_foreach_where_the_user_left_it_open() -> None:
     parameters = [nn.Parameter(torch.ones(1))]
     left = torch.optim.AdamW(parameters)
     chosen = torch.optim.AdamW(parameters, foreach=False)

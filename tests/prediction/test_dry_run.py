@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
+from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mtl_accum import MultiTaskModel, Split, SummedLoss, Task, count_labels, predict
@@ -21,27 +23,27 @@ from mtl_accum.testing import many_heads, transformer
 class Applied(nn.Module):
     """A function of (z, batch) as a task."""
 
-    def __init__(self, function):
+    def __init__(self, function: Any) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, z, batch):
+    def forward(self, z: Any, batch: Any) -> Any:
         return self.function(z, batch)
 
 
-def one_task(function, **arguments):
+def one_task(function: Any, **arguments: Any) -> Any:
     trunk = nn.Linear(4, 4)
     return predict(trunk, {"a": Applied(function)}, torch.randn(6, 4), edition=Split(), **arguments)
 
 
-def test_a_real_parameter_is_refused_whoever_holds_it():
+def test_a_real_parameter_is_refused_whoever_holds_it() -> None:
     weight = nn.Parameter(torch.randn(4))
     with pytest.raises(TypeError, match=r"a parameter of shape \(4,\) belongs to no module"):
         one_task(lambda z, batch: (z * weight).sum(), device="cpu")
     assert weight.grad is None
 
 
-def test_build_must_make_the_network_itself():
+def test_build_must_make_the_network_itself() -> None:
     model, batch = many_heads()
     optimizer = torch.optim.AdamW(model.parameters())
     with pytest.raises(TypeError, match="build must make the network itself, found parameters from outside"):
@@ -49,17 +51,17 @@ def test_build_must_make_the_network_itself():
     assert optimizer.param_groups[0]["foreach"] is None
     assert not optimizer.state
     with pytest.raises(TypeError, match=r"build must return \(trunk, tasks, batch, optimizer or None\), found tuple"):
-        predict(None, {}, None, edition=Split(), build=lambda: (model.trunk, model.tasks, batch))
+        predict(None, {}, None, edition=Split(), build=lambda: (model.trunk, model.tasks, batch))  # type: ignore[return-value]
 
 
-def test_several_threads_leave_nothing_behind():
+def test_several_threads_leave_nothing_behind() -> None:
     model, batch = many_heads("autocast", heads=2)
     kind = torch.amp.autocast_mode.autocast
     before = (kind.__init__, kind.__enter__, kind.__exit__)
     kernels = torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCPU")
-    peaks = []
+    peaks: list[Any] = []
 
-    def work():
+    def work() -> None:
         peaks.extend(predict(model.trunk, model.tasks, batch, edition=Split()).peak_bytes for _ in range(3))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
@@ -73,12 +75,12 @@ def test_several_threads_leave_nothing_behind():
     assert torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCPU") == kernels
 
 
-def test_autocast_that_was_made_long_ago():
+def test_autocast_that_was_made_long_ago() -> None:
     """On a machine without CUDA such an object has turned itself off when it was made; that is said."""
     with pytest.warns(UserWarning, match="CUDA is not available"):
         old = torch.autocast("cuda", torch.bfloat16)
 
-    def run(z, batch):
+    def run(z: Any, batch: Any) -> Tensor:
         with old:
             return F.linear(z, z).float().sum()
 
@@ -86,7 +88,7 @@ def test_autocast_that_was_made_long_ago():
     assert old.device == "cuda"
     old._enabled = True  # as it would be on a machine with CUDA
 
-    def check(z, batch):
+    def check(z: Any, batch: Any) -> Any:
         with old:
             assert F.linear(z, z).dtype is torch.bfloat16
         return run(z, batch)
@@ -94,7 +96,7 @@ def test_autocast_that_was_made_long_ago():
     assert not any("turned itself off" in caveat for caveat in one_task(check).caveats)
 
 
-def test_a_task_without_labels_is_absent_in_a_prediction_too():
+def test_a_task_without_labels_is_absent_in_a_prediction_too() -> None:
     tasks = {
         "a": Task(nn.Linear(8, 500), nn.CrossEntropyLoss(ignore_index=-100), "a", count=count_labels("a")),
         "b": Task(nn.Linear(8, 3), nn.MSELoss(), "b"),
@@ -122,7 +124,7 @@ def test_a_task_without_labels_is_absent_in_a_prediction_too():
         (SDPBackend.MATH, "_safe_softmax"),
     ],
 )
-def test_the_users_choice_of_an_attention_kernel_counts(backend, expected):
+def test_the_users_choice_of_an_attention_kernel_counts(backend: Any, expected: str) -> None:
     model, batch = transformer("autocast", width=32)
     with sdpa_kernel(backend), DryRun((model.trunk, model.tasks, batch, None), cuda=True) as dry_run:
         dry_run.step(SummedLoss())
@@ -131,8 +133,8 @@ def test_the_users_choice_of_an_attention_kernel_counts(backend, expected):
 
 
 @pytest.mark.parametrize(("width", "values"), [(8, 16), (6, 6)], ids=["other width", "crooked"])
-def test_attention_of_sizes_that_fast_kernels_do_not_take(width, values):
-    def attend(z, batch):
+def test_attention_of_sizes_that_fast_kernels_do_not_take(width: int, values: int) -> None:
+    def attend(z: Any, batch: Any) -> Tensor:
         q = torch.ones(2, 3, 5, width).bfloat16() * z.sum().bfloat16()
         v = torch.ones(2, 3, 5, values).bfloat16() * z.sum().bfloat16()
         out = F.scaled_dot_product_attention(q, q, v)
@@ -142,10 +144,10 @@ def test_attention_of_sizes_that_fast_kernels_do_not_take(width, values):
     assert one_task(attend).peak_bytes > 0
 
 
-def test_devices_by_number_and_unusual_optimizers():
+def test_devices_by_number_and_unusual_optimizers() -> None:
     model, batch = many_heads(heads=1)
 
-    def moved(z, batch):
+    def moved(z: Any, batch: Any) -> Tensor:
         return (z.to(0) + torch.zeros(4, device=0)).sum()
 
     assert one_task(moved, device=torch.device("cuda")).device == "cuda"
@@ -156,8 +158,8 @@ def test_devices_by_number_and_unusual_optimizers():
         predict(model.trunk, model.tasks, batch, optimizer=nadam, edition=Split(), device="cpu")
 
 
-def test_a_loop_until_a_value_changes_ends():
-    def loop(z, batch):
+def test_a_loop_until_a_value_changes_ends() -> None:
+    def loop(z: Any, batch: Any) -> Tensor:
         while z.max() > 0:
             z = z * 0.5
         return z.sum()
@@ -166,8 +168,8 @@ def test_a_loop_until_a_value_changes_ends():
         one_task(loop, device="cpu")
 
 
-def test_everybodys_random_state_stays():
-    def draw(z, batch):
+def test_everybodys_random_state_stays() -> None:
+    def draw(z: Any, batch: Any) -> Tensor:
         random.random()
         numpy.random.rand()
         return z.sum()
@@ -180,7 +182,7 @@ def test_everybodys_random_state_stays():
     assert torch.equal(torch.get_rng_state(), before[2])
 
 
-def test_errors_of_the_network_are_its_own(caplog):
+def test_errors_of_the_network_are_its_own(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes|reduction dim"):
         one_task(lambda z, batch: F.linear(z, torch.ones(3, 3)).sum(), device="cpu")
     assert not caplog.records, "torch's own page of traceback"
@@ -190,7 +192,7 @@ def test_errors_of_the_network_are_its_own(caplog):
         one_task(lambda z, batch: 1.0, device="cpu")
 
 
-def test_wrong_arguments_get_one_line(tmp_path):
+def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
     model, batch = many_heads(heads=1)
     parts = (model.trunk, model.tasks, batch)
     for device in ("cuda:abc", "gpu", torch.device("meta")):
@@ -206,14 +208,14 @@ def test_wrong_arguments_get_one_line(tmp_path):
         predict(*parts, edition=Split(), snapshot=tmp_path / "no" / "a.pickle")
     predict(*parts, edition=Split(), snapshot=str(tmp_path / "a.pickle"))
     assert (tmp_path / "a.pickle").exists()
-    model.trunk.lock = threading.Lock()
+    model.trunk.lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(TypeError, match=r"cannot be copied \(.*lock.*pass build= instead"):
         predict(*parts, edition=Split())
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # inductor's own imports
 @pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
-def test_a_compiled_network_is_predicted_as_if_it_were_not(backend):
+def test_a_compiled_network_is_predicted_as_if_it_were_not(backend: str) -> None:
     model, batch = many_heads(heads=1)
     trunk = Take(torch.compile(nn.Linear(9, 16), backend=backend))
     found = predict(trunk, model.tasks, batch, edition=Split(), device="cpu")
@@ -223,9 +225,9 @@ def test_a_compiled_network_is_predicted_as_if_it_were_not(backend):
 
 
 class Take(nn.Module):
-    def __init__(self, layer):
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         self.layer = layer
 
-    def forward(self, batch):
+    def forward(self, batch: Any) -> Any:
         return self.layer(batch["x"])

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import MultiTaskModel, Split, Task, predict
 from mtl_accum.prediction import PredictionError
 from mtl_accum.prediction._errors import _NEEDS_DATA
 
 
-def host_copy(x):
+def host_copy(x: Any) -> Any:
     x.detach().numpy()
     return x
 
 
-def cuda_stream(x):
+def cuda_stream(x: Any) -> Any:
     torch.Stream("cuda")
     return x
 
 
-def divided_by_a_value(x):
+def divided_by_a_value(x: Any) -> Any:
     return x / (1 // (int(x.detach()[0, 0]) - 1))
 
 
-def split_by_values(x):
+def split_by_values(x: Any) -> Tensor:
     return torch.cat(x.split(2 * x.detach().long()[:, 0].tolist()))
 
 
-def step(function):
+def step(function: Any) -> Any:
     class Called(nn.Module):
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             return function(x)
 
     trunk = nn.Sequential(nn.Linear(4, 4), Called())
@@ -51,7 +53,7 @@ def step(function):
         ),
     ],
 )
-def test_messages_of_torch_that_stand_for_missing_data(function, text):
+def test_messages_of_torch_that_stand_for_missing_data(function: Any, text: str) -> None:
     """The table holds parts of torch's messages, so a new version that words one differently fails here."""
     assert text in _NEEDS_DATA
     with pytest.raises(PredictionError, match=rf"the trunk: the step does not run .*{text}.* at test_errors.py, line"):
@@ -59,16 +61,16 @@ def test_messages_of_torch_that_stand_for_missing_data(function, text):
 
 
 @pytest.mark.parametrize("function", [divided_by_a_value, split_by_values])
-def test_sizes_that_were_made_up_stand_for_missing_data(function):
+def test_sizes_that_were_made_up_stand_for_missing_data(function: Any) -> None:
     with pytest.raises(PredictionError, match="the trunk: the step does not run on tensors without data"):
         step(function)
 
 
-def test_other_errors_pass_unchanged():
-    def broken(x):
+def test_other_errors_pass_unchanged() -> None:
+    def broken(x: Any) -> None:
         raise RuntimeError("broken")
 
-    def mistyped(x):
+    def mistyped(x: Any) -> Any:
         return x + "1"
 
     with pytest.raises(RuntimeError, match="^broken$"):

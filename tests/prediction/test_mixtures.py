@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import SummedLoss, Task, predict
 from mtl_accum.prediction import PredictionError
@@ -24,7 +27,9 @@ PRODUCTS = [torch._grouped_mm] + ([F.grouped_mm] if hasattr(F, "grouped_mm") els
 class Grouped(nn.Module):
     """The two best experts of each sample, all in two grouped matrix products."""
 
-    def __init__(self, product, rows="bincount", dtype=torch.float32, *, columns=False):
+    def __init__(
+        self, product: Any, rows: str = "bincount", dtype: torch.dtype = torch.float32, *, columns: bool = False
+    ) -> None:
         super().__init__()
         self.product, self.rows, self.columns = product, ROWS[rows], columns
         self.router = nn.Linear(8, EXPERTS, dtype=dtype)
@@ -32,7 +37,7 @@ class Grouped(nn.Module):
         shape = (EXPERTS, 8, 16) if columns else (EXPERTS, 16, 8)
         self.down = nn.Parameter(torch.randn(shape, dtype=dtype))
 
-    def forward(self, batch):
+    def forward(self, batch: Any) -> Any:
         x = batch["x"].to(self.up.dtype)
         weights, chosen = self.router(x).softmax(-1).topk(2)
         order = chosen.flatten().argsort()
@@ -42,36 +47,36 @@ class Grouped(nn.Module):
         return torch.zeros_like(x).index_add(0, order // 2, out * weights.flatten()[order, None]).float()
 
 
-def network(trunk):
+def network(trunk: Any) -> tuple[Any, dict[str, Any], Any]:
     batch = {"x": torch.randn(16, 8), "y": torch.randn(16, 1)}
     return trunk, {name: Task(nn.Linear(8, 1), F.mse_loss, "y") for name in "ab"}, batch
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_a_grouped_product_equals_the_meter_to_the_byte(product, dtype):
+def test_a_grouped_product_equals_the_meter_to_the_byte(product: Any, dtype: torch.dtype) -> None:
     predicted, measured = predicted_and_measured(*network(Grouped(product, dtype=dtype)))
     assert_equal_to_the_byte(predicted, measured)
     assert predicted.caveats == ()
 
 
 @pytest.mark.parametrize("rows", ROWS)
-def test_however_the_rows_of_an_expert_are_counted(rows):
+def test_however_the_rows_of_an_expert_are_counted(rows: str) -> None:
     predicted, measured = predicted_and_measured(*network(Grouped(torch._grouped_mm, rows)), SummedLoss())
     assert_equal_to_the_byte(predicted, measured)
 
 
-def test_matrices_by_columns():
+def test_matrices_by_columns() -> None:
     predicted, measured = predicted_and_measured(*network(Grouped(torch._grouped_mm, columns=True)))
     assert_equal_to_the_byte(predicted, measured)
 
 
-def test_a_grouped_product_for_cuda():
+def test_a_grouped_product_for_cuda() -> None:
     trunk, tasks, batch = network(Grouped(torch._grouped_mm))
     assert predict(trunk, tasks, batch, edition=SummedLoss()).peak_bytes > 0
 
 
-def test_a_wrong_grouped_product_fails_as_it_does_with_data():
+def test_a_wrong_grouped_product_fails_as_it_does_with_data() -> None:
     trunk, tasks, batch = network(Grouped(torch._grouped_mm))
     trunk.up = nn.Parameter(torch.randn(EXPERTS, 12, 16))
     with pytest.raises(RuntimeError, match="contraction dimension"):
@@ -83,12 +88,12 @@ def test_a_wrong_grouped_product_fails_as_it_does_with_data():
 class Experts(nn.Module):
     """Experts that take the rows which a function of the choice and the samples gives them."""
 
-    def __init__(self, rows):
+    def __init__(self, rows: Any) -> None:
         super().__init__()
         self.rows = rows
         self.router, self.experts = nn.Linear(8, EXPERTS), nn.ModuleList(nn.Linear(8, 8) for _ in range(EXPERTS))
 
-    def forward(self, batch):
+    def forward(self, batch: Any) -> Tensor:
         x = batch["x"]
         parts = self.rows(self.router(x).argmax(-1), x)
         return torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
@@ -104,7 +109,7 @@ class Experts(nn.Module):
     ],
     ids=["counts", "sums", "one", "no minlength"],
 )
-def test_sizes_that_are_values_are_one_sentence(rows, expected):
+def test_sizes_that_are_values_are_one_sentence(rows: Callable[..., Any], expected: str) -> None:
     trunk, tasks, batch = network(Experts(rows))
     with pytest.raises(PredictionError, match=expected) as caught:
         predict(trunk, tasks, batch, edition=SummedLoss(), device="cpu")
@@ -123,11 +128,11 @@ def test_sizes_that_are_values_are_one_sentence(rows, expected):
     ],
     ids=["==", "!=", ">", ">=", "bool"],
 )
-def test_a_value_that_is_read_is_one_in_a_comparison_too(compare, expected):
+def test_a_value_that_is_read_is_one_in_a_comparison_too(compare: Callable[..., Any], expected: bool) -> None:
     """A loop over experts that ends at the number of experts is not left at the first of them."""
     answers = []
 
-    def rows(chosen, x):
+    def rows(chosen: Any, x: Any) -> Any:
         answers.append(bool(compare(chosen[0])))
         return x.split(len(x) // EXPERTS)
 

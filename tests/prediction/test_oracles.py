@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ FLOAT = 4
 WITH_SUMS = ("many_heads", SummedLoss())  # its peak is where the heads' gradients of the representation meet
 
 
-def tracked(step, model, optimizer, batch):
+def tracked(step: Any, model: Any, optimizer: Any, batch: Any) -> Any:
     """The peak by PyTorch's private MemTracker, of the one step that it can follow: it fails when modules run twice."""
     tools = pytest.importorskip("torch.distributed._tools.mem_tracker")
     tracker = tools.MemTracker()
@@ -28,7 +30,7 @@ def tracked(step, model, optimizer, batch):
     ("name", "edition"),
     [(name, edition) for name in NETWORKS for edition in (SummedLoss(), Split()) if (name, edition) != WITH_SUMS],
 )
-def test_equals_torchs_own_tracker(name, edition):
+def test_equals_torchs_own_tracker(name: Any, edition: Any) -> None:
     torch.manual_seed(0)
     model, batch = NETWORKS[name]()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -38,7 +40,7 @@ def test_equals_torchs_own_tracker(name, edition):
     assert meter.result().peak_bytes == tracked(step, model, optimizer, batch)
 
 
-def test_where_gradients_meet_there_are_two_of_them_and_not_three():
+def test_where_gradients_meet_there_are_two_of_them_and_not_three() -> None:
     """Autograd adds in place, but not while a dispatch mode watches: MemTracker counts a tensor that nobody needs."""
     name, edition = WITH_SUMS
     torch.manual_seed(0)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.report.examples import MIB, explained
 
 
-def schedule(name: str, peak: int, ratio: float, **changes):
+def schedule(name: str, peak: int, ratio: float, **changes: Any) -> dict[str, Any]:
     return {"schedule": name, "edition": {"_target_": name}, "peak_bytes": peak * MIB, "time_ratio": ratio, **changes}
 
 
-def plan(**changes):
+def plan(**changes: Any) -> dict[str, Any]:
     split = schedule("Split()", 200, 1.02)
     return {
         "budget": {"size": 250 * MIB, "words": "80% of 0.3 GiB"},

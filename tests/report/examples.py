@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from mtl_accum import report as reports
@@ -115,7 +116,7 @@ def without_library(page: str) -> str:
     return re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)
 
 
-def counted(content):
+def counted(content: dict[str, Any]) -> dict[str, Any]:
     """The same with a curve and counted operators, as the meters write them."""
     found = content["editions"][0]["memory"][0]
     for phase, (start, end) in zip(found["timeline"], [(0, 40), (40, 90), (100, 1100)], strict=True):
@@ -124,7 +125,9 @@ def counted(content):
     return content
 
 
-def job(folder, number, overrides, peak=None, seconds=0.1, reason=None):
+def job(
+    folder: Path, number: int, overrides: str, peak: int | None = None, seconds: float = 0.1, reason: str | None = None
+) -> None:
     here = folder / str(number)
     here.mkdir(parents=True, exist_ok=True)
     command = f"python -m mtl_accum +experiment=two_task {overrides}"

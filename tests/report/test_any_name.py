@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
@@ -26,7 +29,7 @@ MARKUP = {"em_open", "strong_open", "s_open", "link_open", "html_inline", "html_
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
 
-def named(content, name):
+def named(content: dict[str, Any], name: str) -> dict[str, Any]:
     """The same report with that name wherever a person chooses one."""
     content = copy.deepcopy(content)
     for row in content["editions"]:
@@ -45,7 +48,7 @@ def named(content, name):
     return content
 
 
-def tokens(page):
+def tokens(page: str) -> Iterator[Any]:
     """All tokens of a page."""
     for block in PARSER.parse(page):
         yield block
@@ -54,7 +57,7 @@ def tokens(page):
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 @pytest.mark.parametrize("content", [report(), prediction()], ids=["run", "prediction"])
-def test_markdown_shows_the_name_and_nothing_else(name, content):
+def test_markdown_shows_the_name_and_nothing_else(name: str, content: dict[str, Any]) -> None:
     page = reports.markdown(named(content, name))
     assert [token.content for token in tokens(page) if token.type in MARKUP] == [content["command"]]
     blocks = {"".join(child.content for child in block.children) for block in tokens(page) if block.type == "inline"}
@@ -67,7 +70,7 @@ def test_markdown_shows_the_name_and_nothing_else(name, content):
 
 
 @pytest.mark.parametrize("name", FEW, ids=ascii)
-def test_a_report_is_written(tmp_path, name):
+def test_a_report_is_written(tmp_path: Path, name: str) -> None:
     (tmp_path / "run").mkdir()
     reports.write(named(report(), name), tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -77,7 +80,7 @@ def test_a_report_is_written(tmp_path, name):
     assert f"](pictures/{image})" in (tmp_path / "run" / "report.md").read_text()
 
 
-def test_pictures_draw_names_as_they_are():
+def test_pictures_draw_names_as_they_are() -> None:
     with _any_text():
         figure = _curves({"$$x": [1.0, 0.001], "_hidden": [1.0, 0.5]})
         figure.canvas.draw()
@@ -87,20 +90,20 @@ def test_pictures_draw_names_as_they_are():
     assert {"1e−03", "1e−02", "1e−01", "1"} <= set(labels), "powers of ten are mathematics elsewhere"
 
 
-def test_names_that_are_alike_have_a_file_each():
-    taken = []
+def test_names_that_are_alike_have_a_file_each() -> None:
+    taken: list[Any] = []
     for name in ("a/b", "a|b", "a_b", "a.b", "..", ".", "", "x" * 300):
         taken.append(file_name(name, taken))
     assert taken == ["a_b", "a_b_2", "a_b_3", "a.b", "_", "__2", "__3", "x" * 100]
 
 
 @pytest.mark.parametrize("text", ["a", "a`b", "``", "`a", "a ``` b"])
-def test_code_of_any_text(text):
+def test_code_of_any_text(text: str) -> None:
     (paragraph,) = (token for token in PARSER.parse(code(text)) if token.type == "inline")
     assert [(child.type, child.content) for child in paragraph.children] == [("code_inline", text)]
 
 
-def test_plain_words_stay_as_they_are():
+def test_plain_words_stay_as_they_are() -> None:
     sentence = "Split (split) saved 25.0 % (300.0 MiB instead of 400.0 MiB) at 1.50 times the time; per_task: no."
     assert plain(sentence) == sentence
     assert _label("per_task") == "per_task"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from statistics import median
+from typing import Any
 
 import pytest
 
@@ -23,7 +25,7 @@ JOBS = [("summed", 64, 400), ("summed", 128, 800), ("split", 64, 200), ("split",
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     for argument in ("headless=new", "no-sandbox", "disable-gpu", "host-resolver-rules=MAP * ~NOTFOUND"):
         options.add_argument(f"--{argument}")
@@ -42,11 +44,11 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
-def script(browser, code):
+def script(browser: Any, code: str) -> Any:
     return browser.execute_script(f"return {code}")
 
 
-def test_no_error_and_no_request(browser):
+def test_no_error_and_no_request(browser: Any) -> None:
     assert browser.get_log("browser") == []
     asked = [
         entry["message"] for entry in browser.get_log("performance") if "Network.requestWillBeSent" in entry["message"]
@@ -57,7 +59,7 @@ def test_no_error_and_no_request(browser):
     )
 
 
-def test_the_tables_say_what_the_json_says(browser):
+def test_the_tables_say_what_the_json_says(browser: Any) -> None:
     cells = script(
         browser,
         "[...document.querySelectorAll('table')[0].rows].map(r => [...r.cells].map(c => c.textContent))",
@@ -70,12 +72,12 @@ def test_the_tables_say_what_the_json_says(browser):
             assert shown[4].startswith(f"{1000 * median(row['step_seconds']):.1f} (")
 
 
-def test_images_are_drawn(browser):
+def test_images_are_drawn(browser: Any) -> None:
     sizes = script(browser, "[...document.querySelectorAll('img.example')].map(i => [i.naturalWidth, i.alt])")
     assert sizes == [[5, "input"], [5, "before training"], [5, "target"]]
 
 
-def test_the_figures_hold_the_json_s_numbers(browser):
+def test_the_figures_hold_the_json_s_numbers(browser: Any) -> None:
     bars = script(browser, "document.getElementById('peaks').data.map(t => [t.name, [...t.y]])")
     known = CONTENT["editions"][0]["memory"][0]["categories"]
     assert dict(bars)["activations"][0] == pytest.approx(known["activations"] / MIB)
@@ -85,7 +87,7 @@ def test_the_figures_hold_the_json_s_numbers(browser):
     assert script(browser, "document.querySelectorAll('#step .scatterlayer .trace').length") == 2
 
 
-def test_hovering_over_the_saw_shows_the_value(browser):
+def test_hovering_over_the_saw_shows_the_value(browser: Any) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 
     browser.execute_script("document.getElementById('step').scrollIntoView({block: 'center'})")
@@ -107,7 +109,7 @@ def test_hovering_over_the_saw_shows_the_value(browser):
     assert "400.0 MiB" in shown
 
 
-def test_a_click_in_the_legend_hides_an_edition(browser):
+def test_a_click_in_the_legend_hides_an_edition(browser: Any) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -119,7 +121,7 @@ def test_a_click_in_the_legend_hides_an_edition(browser):
     assert script(browser, ribbon) == "legendonly"
 
 
-def test_on_a_phone_nothing_sticks_out(browser):
+def test_on_a_phone_nothing_sticks_out(browser: Any) -> None:
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     try:
@@ -130,8 +132,8 @@ def test_on_a_phone_nothing_sticks_out(browser):
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_in_the_dark_it_is_dark(browser):
-    def luminance(colour):
+def test_in_the_dark_it_is_dark(browser: Any) -> None:
+    def luminance(colour: str) -> float:
         red, green, blue = (int(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3])
         return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255
 
@@ -148,7 +150,7 @@ def test_in_the_dark_it_is_dark(browser):
         assert (paper < 0.2) == (scheme == "dark")
 
 
-def test_a_sweep(browser):
+def test_a_sweep(browser: Any) -> None:
     """The last one: it leaves the page that the others look at."""
     browser.get(browser.sweep_page)
     assert browser.get_log("browser") == []

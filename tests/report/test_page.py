@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.report.examples import EVIL, LIMIT, counted, memory, prediction, repo
 
 
 @pytest.mark.parametrize("content", [report(), report("cuda"), prediction()], ids=["cpu", "cuda", "prediction"])
-def test_one_file_that_asks_nobody(content):
+def test_one_file_that_asks_nobody(content: dict[str, Any]) -> None:
     page = html(content)
     assert len(page.encode()) < LIMIT
     rest = without_library(page)
@@ -37,7 +38,7 @@ def test_one_file_that_asks_nobody(content):
     assert content["editions"][0]["edition"] in rest
 
 
-def test_names_are_text():
+def test_names_are_text() -> None:
     content = report()
     content["command"] = content["config"]["evil"] = content["editions"][0]["meaning"] = EVIL
     content["editions"][1]["edition"] = EVIL
@@ -51,7 +52,7 @@ def test_names_are_text():
     assert "&lt;script&gt;alert(1)" in page
 
 
-def test_a_bar_is_the_peak():
+def test_a_bar_is_the_peak() -> None:
     figure = peaks_figure(report())
     heights = [sum(trace.y[index] or 0 for trace in figure.data) for index in range(3)]
     assert heights == pytest.approx([400, 300, 0])
@@ -60,7 +61,7 @@ def test_a_bar_is_the_peak():
     assert "kernels and rounding" in {trace.name for trace in peaks_figure(report("cuda")).data}
 
 
-def test_the_saw_is_the_curve_and_the_optimizer_is_short():
+def test_the_saw_is_the_curve_and_the_optimizer_is_short() -> None:
     figure = step_curve_figure(counted(report()))
     line = figure.data[0]
     whole = 90 * 1.08  # operators up to the last backward, and what follows, shortened
@@ -75,13 +76,13 @@ def test_the_saw_is_the_curve_and_the_optimizer_is_short():
     ]
 
 
-def test_the_saw_of_an_older_report_has_a_point_a_phase():
+def test_the_saw_of_an_older_report_has_a_point_a_phase() -> None:
     figure = step_curve_figure(report())
     assert list(figure.data[0].y) == [200, 199, 400, 399, 3, 2]
     assert step_curve_figure({**report(), "editions": [row("summed", "x")]}) is None
 
 
-def test_memory_against_time_needs_three():
+def test_memory_against_time_needs_three() -> None:
     assert memory_and_time_figure(report()) is None
     points = {"a": (0.1, 400), "b": (0.2, 300), "c": (0.3, 350)}
     rows = [
@@ -93,7 +94,7 @@ def test_memory_against_time_needs_three():
     assert [mark.name for mark in marks] == ["a", "b", "c"]
 
 
-def test_a_gpu_is_counted_three_ways():
+def test_a_gpu_is_counted_three_ways() -> None:
     figure = sources_figure(report("cuda"))
     assert [trace.name.partition(":")[0] for trace in figure.data] == [
         "allocated",
@@ -105,12 +106,12 @@ def test_a_gpu_is_counted_three_ways():
     assert sources_figure(report()) is None
 
 
-def test_curves_of_the_tasks():
+def test_curves_of_the_tasks() -> None:
     figure = curves_figure({"a": [2.0, None, 0.5], "b": []})
     assert [list(trace.y) for trace in figure.data] == [[2.0, None, 0.5], []]
 
 
-def test_the_plan_is_on_the_page():
+def test_the_plan_is_on_the_page() -> None:
     page = html({**json.loads(json.dumps(report())), "plan": plan()})
     assert "Split() fits into the budget of 250.0 MiB" in page
     assert "<td>chosen</td>" in page

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from mtl_accum import report as reports
 from mtl_accum.report import plan_markdown
@@ -11,11 +15,11 @@ from tests.report.example_plan import plan
 from tests.report.examples import MIB, explained, report
 
 
-def tables(plan):
+def tables(plan: dict[str, Any]) -> dict[str, Any]:
     return {section.title: section.table for section in plan_sections(plan)}
 
 
-def test_the_answer():
+def test_the_answer() -> None:
     assert plan_conclusion(plan()) == [
         "Split() fits into the budget of 250.0 MiB (80% of 0.3 GiB): it needs 200.0 MiB where SummedLoss needs "
         "400.0 MiB, in 1.02 times its time.",
@@ -23,7 +27,7 @@ def test_the_answer():
     ]
 
 
-def test_the_choice_leaves_out_what_is_near():
+def test_the_choice_leaves_out_what_is_near() -> None:
     assert tables(plan())["The choice"] == [
         ["schedule", "peak", "memory / SummedLoss", "time / SummedLoss", ""],
         ["SummedLoss()", "400.0 MiB", "1.00", "1.00", "over the budget"],
@@ -32,7 +36,7 @@ def test_the_choice_leaves_out_what_is_near():
     ]
 
 
-def test_what_was_tried():
+def test_what_was_tried() -> None:
     assert tables(plan())["Trials on the device"][1:] == [
         ["Split()", "200.0 MiB", "200.0 ms", ""],
         ["Big()", "300.0 MiB", "–", "does not fit"],
@@ -41,7 +45,7 @@ def test_what_was_tried():
     assert "Trials on the device" not in tables(plan(trials=[]))
 
 
-def test_the_rest():
+def test_the_rest() -> None:
     found = tables(plan())
     assert found["The largest batch"][1:] == [
         ["Split()", "80"],
@@ -59,7 +63,7 @@ def test_the_rest():
         assert text in page
 
 
-def test_nothing_fits():
+def test_nothing_fits() -> None:
     found = plan(chosen=None, advice=["smaller samples"], budget={"size": MIB, "words": "1MiB"})
     assert plan_conclusion(found) == [
         "Nothing fits into the budget of 1.0 MiB (1MiB): the smallest peak of an exact schedule is 200.0 MiB."
@@ -69,7 +73,7 @@ def test_nothing_fits():
     assert second.lines == ["smaller samples"]
 
 
-def test_it_is_written_with_its_run(tmp_path):
+def test_it_is_written_with_its_run(tmp_path: Path) -> None:
     reports.write_plan({"command": "python -m mtl_accum job=plan", "seed": 0, "plan": plan()}, tmp_path)
     written = json.loads((tmp_path / "plan.json").read_text())
     assert (written["kind"], written["version"], written["plan"]) == ("plan", reports.VERSION, plan())
@@ -82,7 +86,7 @@ def test_it_is_written_with_its_run(tmp_path):
     assert "- step 3: Split() ran out of memory\n" in page
 
 
-def test_on_the_terminal(tmp_path, capsys):
+def test_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reports.show_plan(plan(), tmp_path)
     shown = capsys.readouterr().out
     assert "| Split() | 200.0 MiB | 0.50 | 1.02 | chosen |" in shown

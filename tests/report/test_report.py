@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
@@ -14,7 +15,7 @@ from mtl_accum.report._breakdown import breakdown_table, category_notes, phase_l
 from tests.report.examples import MIB, memory, prediction, report, row
 
 
-def test_table_on_a_cpu():
+def test_table_on_a_cpu() -> None:
     table = reports.editions_table(report())
     assert table.columns == [
         "edition",
@@ -39,7 +40,7 @@ def test_table_on_a_cpu():
     )
 
 
-def test_table_on_a_gpu():
+def test_table_on_a_gpu() -> None:
     table = reports.editions_table(report("cuda"))
     assert table.columns[1:6] == [
         "allocated, peak",
@@ -51,7 +52,7 @@ def test_table_on_a_gpu():
     assert table.rows[0][1:6] == ["400.0 MiB", "1.00", "600.0 MiB", "900.0 MiB", "–"]
 
 
-def test_every_figure_has_its_meaning():
+def test_every_figure_has_its_meaning() -> None:
     notes = reports.editions_table(report("cuda")).notes
     for heading in (
         "allocated, peak",
@@ -64,18 +65,18 @@ def test_every_figure_has_its_meaning():
         assert any(note.startswith(f"{heading}: ") for note in notes), heading
 
 
-def test_an_edition_that_needs_more():
+def test_an_edition_that_needs_more() -> None:
     worse = report()
     worse["editions"][1]["memory"] = [memory("tensors", 500)]
     assert "needed 25.0 % more (500.0 MiB instead of 400.0 MiB)" in reports.editions_table(worse).conclusion
 
 
-def test_nothing_was_measured():
+def test_nothing_was_measured() -> None:
     nothing = {**report(), "editions": [row("summed", "x", failure="no"), row("split", "y", failure="no")]}
     assert reports.editions_table(nothing).conclusion.startswith("There is nothing to compare")
 
 
-def test_markdown():
+def test_markdown() -> None:
     page = reports.markdown(report())
     assert "| per_task | 300.0 MiB | 0.75 | – | 150.0 (150.0 to 150.0) ms | 1.50 | 1707 | 2.0e-07 |" in page
     assert "2 epochs, 3 steps in 1.5 s." in page
@@ -85,7 +86,7 @@ def test_markdown():
     assert "A GPU (80 GiB)" in reports.markdown(report("cuda"))
 
 
-def test_table_of_a_prediction():
+def test_table_of_a_prediction() -> None:
     table = reports.editions_table(prediction())
     assert table.columns == ["edition", "predicted peak", "memory / summed", "reserved", "predicted in"]
     assert table.rows[1] == ["split", "200.0 MiB", "0.50", "–", "0.2 s"]
@@ -96,7 +97,7 @@ def test_table_of_a_prediction():
 
 
 @pytest.mark.parametrize(("kind", "less"), [("cpu", 0), ("cuda", 20)])
-def test_breakdown(kind, less):
+def test_breakdown(kind: str, less: int) -> None:
     """On a GPU it is the live tensors': the allocator has no categories."""
     assert breakdown_table(report(kind)) == [
         ["at the peak", "summed", "per_task"],
@@ -116,7 +117,7 @@ def test_breakdown(kind, less):
     assert breakdown_table(without) == []
 
 
-def test_timeline():
+def test_timeline() -> None:
     found = report()["editions"][0]["memory"][0]
     assert timeline_table(found) == [
         ["phase", "peak", "left at its end"],
@@ -133,7 +134,7 @@ def test_timeline():
 
 
 @pytest.mark.parametrize("what", [report(), report("cuda"), prediction()], ids=["cpu", "cuda", "prediction"])
-def test_pictures(tmp_path, what):
+def test_pictures(tmp_path: Path, what: dict[str, Any]) -> None:
     drawn = reports.pictures(what)
     always = {"peaks.png", "step.png"}
     trained = {"training.png", "images_restored_.png"}
@@ -147,11 +148,11 @@ def test_pictures(tmp_path, what):
         assert height > 200
 
 
-def _named(what):
+def _named(what: dict[str, Any]) -> str:
     return "predicted" if what["kind"] == "prediction" else what["device"]["type"]
 
 
-def test_pictures_are_of_what_there_is():
+def test_pictures_are_of_what_there_is() -> None:
     untrained = report()
     untrained["training"]["losses"] = {"a": [], "b": []}
     del untrained["images"]
@@ -162,7 +163,7 @@ def test_pictures_are_of_what_there_is():
     assert set(reports.pictures(without)) == {"peaks.png"}
 
 
-def test_markdown_of_a_prediction():
+def test_markdown_of_a_prediction() -> None:
     page = reports.markdown(prediction())
     assert "predicted for cuda, without running on it, seed 3" in page
     assert "## Training" not in page
@@ -170,7 +171,7 @@ def test_markdown_of_a_prediction():
     assert "### split\n\n| phase | peak | left at its end |" in page
 
 
-def test_write(tmp_path):
+def test_write(tmp_path: Path) -> None:
     written = reports.write(report(), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "pictures",
@@ -187,8 +188,8 @@ def test_write(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_an_interrupted_write_leaves_nothing(tmp_path, error):
-    def fails(path):
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path, error: type[Any]) -> None:
+    def fails(path: Path) -> None:
         path.write_text("half")
         raise error
 
@@ -197,8 +198,8 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, error):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_names_the_file(tmp_path):
-    def full(path):
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match=rf"{tmp_path}/pictures/a.png: could not be written \(No space left on device\)$"):
@@ -206,7 +207,7 @@ def test_a_full_disk_names_the_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_nan_and_infinity_are_null_in_json(tmp_path):
+def test_nan_and_infinity_are_null_in_json(tmp_path: Path) -> None:
     odd = report()
     odd["metrics"] = {"accuracy": float("nan"), "psnr": float("inf")}
     reports.write(odd, tmp_path)
@@ -219,7 +220,9 @@ def test_nan_and_infinity_are_null_in_json(tmp_path):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_show(tmp_path, capsys, monkeypatch, terminal):
+def test_show(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
@@ -233,5 +236,5 @@ def test_show(tmp_path, capsys, monkeypatch, terminal):
 
 @pytest.mark.parametrize("kind", get_args(Kind))
 @pytest.mark.parametrize("name", ["trunk", "head digit", "optimizer", "zero_grad"])
-def test_reports_label_a_phase_as_the_meters_do(name, kind):
+def test_reports_label_a_phase_as_the_meters_do(name: str, kind: Any) -> None:
     assert phase_label({"name": name, "kind": kind}) == label(name, kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.report.examples import EVIL, LIMIT, MIB, job, without_library
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     job(tmp_path, 0, "edition=summed data.batch_size=64", 400, 0.1)
     job(tmp_path, 1, "edition=summed data.batch_size=128", 800, 0.2)
     job(tmp_path, 2, "edition=split data.batch_size=64", 200, 0.05)
@@ -26,7 +27,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_row_a_job(folder):
+def test_a_row_a_job(folder: Path) -> None:
     sweep = collect(folder)
     assert knobs(sweep) == ["edition", "data.batch_size"]
     assert sweep_table(sweep) == [
@@ -42,7 +43,7 @@ def test_a_row_a_job(folder):
     )
 
 
-def test_at_a_glance(folder):
+def test_at_a_glance(folder: Path) -> None:
     assert glance(collect(folder)) == [
         ["data.batch_size", "summed", "split", "least memory", "fastest"],
         ["64", "400.0 MiB, 100.0 ms", "200.0 MiB, 50.0 ms", "split", "split"],
@@ -54,7 +55,7 @@ def test_at_a_glance(folder):
     assert glance(collect(folder)) == [], "nothing but the edition was varied"
 
 
-def test_a_line_an_edition_against_every_number(folder):
+def test_a_line_an_edition_against_every_number(folder: Path) -> None:
     sweep = collect(folder)
     drawn = list(sweep_plots(sweep["rows"], knobs(sweep)))
     assert [plot.title for plot in drawn] == ["Memory against data.batch_size", "Time against data.batch_size"]
@@ -64,14 +65,14 @@ def test_a_line_an_edition_against_every_number(folder):
     assert times == {"summed": ([64, 128], [100, 200]), "split": ([64], [50])}
 
 
-def test_what_else_is_varied_is_in_the_name(folder):
+def test_what_else_is_varied_is_in_the_name(folder: Path) -> None:
     job(folder, 3, "edition=split data.batch_size=64 seed=1", 210)
     sweep = collect(folder)
     names = {name for plot in sweep_plots(sweep["rows"], knobs(sweep)) for name in plot.lines}
     assert names == {"summed, seed=", "split, seed=", "split, seed=1"}
 
 
-def test_four_files_and_pictures(folder):
+def test_four_files_and_pictures(folder: Path) -> None:
     reports.write_sweep(folder)
     drawn = {path.name for path in (folder / "pictures").iterdir()}
     assert drawn == {"memory_data.batch_size.png", "time_data.batch_size.png"}
@@ -86,7 +87,7 @@ def test_four_files_and_pictures(folder):
     assert json.loads((folder / "sweep.json").read_text())["kind"] == "sweep"
 
 
-def test_a_second_sweep_adds_rows_and_replaces_what_it_does_again(folder):
+def test_a_second_sweep_adds_rows_and_replaces_what_it_does_again(folder: Path) -> None:
     reports.write_sweep(folder)
     (folder / "10" / "failure.json").unlink()
     job(folder, 0, "edition=split data.batch_size=128", 390)
@@ -99,7 +100,7 @@ def test_a_second_sweep_adds_rows_and_replaces_what_it_does_again(folder):
     assert known["summed", "64"]["peak_bytes"] == 400 * MIB
 
 
-def test_what_is_not_a_report_is_no_row(tmp_path):
+def test_what_is_not_a_report_is_no_row(tmp_path: Path) -> None:
     for number, text in enumerate(["{", "[]", '{"version": 99}']):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "report.json").write_text(text)
@@ -107,7 +108,7 @@ def test_what_is_not_a_report_is_no_row(tmp_path):
     assert not (tmp_path / "sweep.json").exists()
 
 
-def test_values_are_text(tmp_path):
+def test_values_are_text(tmp_path: Path) -> None:
     job(tmp_path, 0, "name='a<b>' data.batch_size=1", 100)
     job(tmp_path, 1, "name=b data.batch_size=2", reason=EVIL)
     reports.write_sweep(tmp_path)

@@ -19,20 +19,20 @@ def changes(options: str = "", steps: int = 2) -> dict[str, str]:
     return {ACCELERATOR: f"Accelerator(cpu=True, gradient_accumulation_steps={steps}{options}"}
 
 
-def test_the_page():
+def test_the_page() -> None:
     assert furthest("accelerate", changes=changes()) == 0
 
 
 @pytest.mark.parametrize("options", ["", ", mixed_precision='bf16'"])
-def test_equal_to_the_last_bit(options):
+def test_equal_to_the_last_bit(options: str) -> None:
     assert furthest("accelerate", network=CONVOLUTIONS, changes=changes(options)) == 0
 
 
-def test_plain_steps():
+def test_plain_steps() -> None:
     assert furthest("accelerate", network=CONVOLUTIONS, changes={**changes(), **PLAIN_STEPS}) == 0
 
 
-def test_fp16():
+def test_fp16() -> None:
     """Accelerate leaves fp16 out on a CPU; this is what it does on a GPU, with the CPU's scaler."""
     scaler = 'accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu")'
     made = {"\noptimizer = ": f"\n{scaler}\noptimizer = "}
@@ -43,7 +43,7 @@ def test_fp16():
         run("accelerate", plain=False, network=CONVOLUTIONS, changes=options)
 
 
-def test_a_saved_module_loads_into_the_bare_model():
+def test_a_saved_module_loads_into_the_bare_model() -> None:
     names = run("accelerate", plain=False, changes=changes())
     names["accelerator"].save_model(names["module"], "saved")
     saved = load_file("saved/model.safetensors")
@@ -52,5 +52,5 @@ def test_a_saved_module_loads_into_the_bare_model():
     assert all(torch.equal(saved[name], value) for name, value in trained.items())
 
 
-def test_a_factor_that_rounds():
+def test_a_factor_that_rounds() -> None:
     assert furthest("accelerate", changes=changes(steps=3)) <= 1e-6

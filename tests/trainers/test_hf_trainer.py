@@ -24,16 +24,16 @@ def changes(options: str = "", saved: str = "no", **more: str) -> dict[str, str]
     return {ARGUMENTS: f"{ARGUMENTS} {options}", **more}
 
 
-def test_the_page():
+def test_the_page() -> None:
     assert furthest("hf_trainer", changes=changes()) == 0
 
 
 @pytest.mark.parametrize("options", ["", "bf16=True,", "optim='sgd',"])
-def test_equal_to_the_last_bit(options):
+def test_equal_to_the_last_bit(options: str) -> None:
     assert furthest("hf_trainer", network=CONVOLUTIONS, changes=changes(options)) == 0
 
 
-def test_fp16():
+def test_fp16() -> None:
     """The Trainer leaves fp16 to Accelerate, which leaves it out on a CPU; this is what it does on a GPU."""
     scaler = 'trainer.accelerator.native_amp, trainer.accelerator.scaler = True, torch.amp.GradScaler("cpu")'
     made = {"trainer.train()": f"{scaler}\ntrainer.train()"}
@@ -44,24 +44,24 @@ def test_fp16():
         run("hf_trainer", plain=False, network=CONVOLUTIONS, changes=options)
 
 
-def test_plain_steps():
+def test_plain_steps() -> None:
     assert furthest("hf_trainer", network=CONVOLUTIONS, changes={**changes("optim='sgd',"), **UNCLIPPED}) == 0
 
 
-def test_a_factor_that_rounds():
+def test_a_factor_that_rounds() -> None:
     three = {"gradient_accumulation_steps=2": "gradient_accumulation_steps=3"}
     assert furthest("hf_trainer", changes={**changes(), **three}) <= 1e-6
 
 
-def test_a_key_named_labels_does_not_switch_the_division_off():
+def test_a_key_named_labels_does_not_switch_the_division_off() -> None:
     small = {**changes("optim='sgd',"), **UNCLIPPED}
     large = {**small, "train_batch_size=8": "train_batch_size=16", "accumulation_steps=2": "accumulation_steps=1"}
-    small, large = (weights(run("hf_trainer", plain=False, network=UNMASKED, changes=each)) for each in (small, large))
+    small, large = (weights(run("hf_trainer", plain=False, network=UNMASKED, changes=each)) for each in (small, large))  # type: ignore[assignment]
     for name, value in small.items():
         torch.testing.assert_close(value, large[name], rtol=0, atol=1e-6)
 
 
-def test_evaluation():
+def test_evaluation() -> None:
     logs = [run("hf_trainer", plain=plain, changes=changes())["trainer"].state.log_history for plain in (True, False)]
     (plain, ours) = ([entry[key] for entry in log for key in ("loss", "eval_loss") if key in entry] for log in logs)
     assert ours == plain
@@ -69,7 +69,7 @@ def test_evaluation():
     assert min(ours) > 0
 
 
-def test_predictions_are_the_tasks_outputs():
+def test_predictions_are_the_tasks_outputs() -> None:
     names = run("hf_trainer", plain=False, changes=changes())
     losses, outputs = names["trainer"].predict(names["rows"][:10]).predictions
     assert losses.keys() == outputs.keys() == {"price", "sold"}
@@ -78,7 +78,7 @@ def test_predictions_are_the_tasks_outputs():
     assert (alone["sold"] == outputs["sold"]).all()
 
 
-def test_resumed_equals_undisturbed():
+def test_resumed_equals_undisturbed() -> None:
     whole = weights(run("hf_trainer", plain=False, network=CONVOLUTIONS, changes=changes(saved="steps")))
     (checkpoint,) = Path("out").glob("checkpoint-2")
     again = {"trainer.train()": f"trainer.train(resume_from_checkpoint='{checkpoint}')"}

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mtl_accum import Split
+from mtl_accum.editions import Schedule
 from mtl_accum.memory import TensorMeter
 from mtl_accum.verify._difference import gradient_difference
 from tests.trainers.pages import DOCS, without
@@ -28,7 +29,7 @@ def execute(code: str) -> dict[str, Any]:
     return names
 
 
-def gradients(model, loss) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def gradients(model: Any, loss: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     model.zero_grad()
     torch.manual_seed(3)  # dropout is on
     value = loss()
@@ -36,12 +37,12 @@ def gradients(model, loss) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return value.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-def test_the_loop_changes_in_at_most_six_lines():
+def test_the_loop_changes_in_at_most_six_lines() -> None:
     (loop,) = [diff for diff in DIFFS if "backward" in diff]
     assert len(re.findall(r"^[+-]", loop, re.MULTILINE)) <= 6
 
 
-def test_the_page_trains_as_the_original():
+def test_the_page_trains_as_the_original() -> None:
     ours, plain = execute(LOOP), execute(without(LOOP, DIFFS))
     assert "edition" not in plain
     for name, value in plain["model"].state_dict().items():
@@ -49,7 +50,7 @@ def test_the_page_trains_as_the_original():
 
 
 @pytest.mark.parametrize("edition", [Split(), Split(head_chunks=4)], ids=["whole", "chunks"])
-def test_the_original_loss_and_gradient(edition):
+def test_the_original_loss_and_gradient(edition: Schedule) -> None:
     names = execute(LOOP)
     model, batch = names["model"].double(), torch.utils.data.default_collate(names["rows"][:7])
     loss, expected = gradients(model, lambda: model(**batch).loss)
@@ -58,11 +59,11 @@ def test_the_original_loss_and_gradient(edition):
     assert gradient_difference(result, expected) <= 1e-12
 
 
-def test_half_of_the_memory_in_chunks():
+def test_half_of_the_memory_in_chunks() -> None:
     names = execute(LOOP)
     model, batch = names["model"], torch.utils.data.default_collate(names["rows"])
 
-    def peak(loss) -> int:
+    def peak(loss: Any) -> int:
         model.zero_grad()
         with TensorMeter(torch.device("cpu"), parameters=list(model.parameters()), inputs=batch) as meter:
             loss().backward()
@@ -78,21 +79,21 @@ def test_half_of_the_memory_in_chunks():
     assert whole > 0.9 * original, "the page says that one large head alone saves next to nothing"
 
 
-def test_fold_in_your_own_forward():
+def test_fold_in_your_own_forward() -> None:
     ours, plain = execute(OWN_FORWARD), execute(without(OWN_FORWARD, [OWN_DIFF]))
     for one, other in zip(ours["model"].parameters(), plain["model"].parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)
 
 
-def test_the_trainer_with_the_class_kept():
+def test_the_trainer_with_the_class_kept() -> None:
     pytest.importorskip("accelerate", reason="accelerate is not installed: pip install mtl-accum[trainers]")
     rows = execute(LOOP)["rows"]
     kept = execute(KEPT_CLASS)
 
-    class Original(transformers.BertForPreTraining):
+    class Original(transformers.BertForPreTraining):  # type: ignore[name-defined]
         accepts_loss_kwargs = False
 
-    def train(kind, folder, **options):
+    def train(kind: Any, folder: Path, **options: Any) -> Any:
         torch.manual_seed(1)
         arguments = transformers.TrainingArguments(
             folder, per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=4, save_steps=2,

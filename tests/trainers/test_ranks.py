@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from tests.processes import Forked
 from tests.trainers.rank import cases, main
@@ -65,7 +65,7 @@ def assert_equal_to_the_last_bit(ranks: list[dict], pages: list[str]) -> None:
                 assert torch.equal(ranks[rank][page, network, "ours"][name], trained[name]), where
 
 
-def test_ddp_and_fsdp2():
+def test_ddp_and_fsdp2() -> None:
     pages = ["ddp", "fsdp2"]
     ranks = train(pages, Path.cwd())
     assert_equal_to_the_last_bit(ranks, pages)
@@ -74,7 +74,7 @@ def test_ddp_and_fsdp2():
 
 
 @pytest.mark.slow
-def test_frameworks():
+def test_frameworks() -> None:
     pages = ["accelerate", "hf_trainer", "lightning"]
     for name in ("accelerate", "transformers", "lightning"):
         pytest.importorskip(name, reason=f"{name} is not installed: pip install mtl-accum[trainers]")

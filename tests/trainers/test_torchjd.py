@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.data import default_collate
@@ -23,17 +25,17 @@ DENSE_HEADS = CONVOLUTIONS.replace(f'"depth": {DEPTH}', f"**{{str(n): {DEPTH} fo
 @pytest.mark.parametrize("network", [None, CONVOLUTIONS], ids=["the page's", "convolutions"])
 @pytest.mark.parametrize("chunk", ["1", "None"])
 @pytest.mark.parametrize("aggregator", ["Sum", "UPGrad", "PCGrad", "MGDA"])
-def test_equal_to_the_last_bit(network, aggregator, chunk):
+def test_equal_to_the_last_bit(network: Any, aggregator: str, chunk: str) -> None:
     changes = {"UPGrad": aggregator, "parallel_chunk_size=1": f"parallel_chunk_size={chunk}"}
     assert furthest("torchjd", network=network, changes=changes) == 0
 
 
-def test_half_of_the_memory():
+def test_half_of_the_memory() -> None:
     names = run("torchjd", plain=False, network=DENSE_HEADS)
     model, batch = names["model"], default_collate(names["rows"])
     assert len(model.tasks) == 9
 
-    def peak(call) -> int:
+    def peak(call: Any) -> int:
         model.zero_grad()
         with TensorMeter(torch.device("cpu"), parameters=list(model.parameters()), inputs=batch) as meter:
             z = model.trunk(batch)
@@ -44,11 +46,11 @@ def test_half_of_the_memory():
     assert peak(fold) < 0.5 * peak(lambda task, z, batch: task(z, batch))
 
 
-def test_a_scalarizer():
+def test_a_scalarizer() -> None:
     names = run("torchjd", plain=False)
     model, batch = names["model"].eval(), default_collate(names["rows"])
 
-    def gradients(losses) -> list[torch.Tensor]:
+    def gradients(losses: Any) -> list[torch.Tensor]:
         model.zero_grad()
         GeometricMean()(torch.stack(losses)).backward()
         return [parameter.grad.clone() for parameter in model.parameters()]

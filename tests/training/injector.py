@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
@@ -19,9 +21,10 @@ class Injector:
     def __init__(self, phase: int, steps: set[int], error: Exception | None = None) -> None:
         self.phase, self.steps = phase, steps
         self.error = error or torch.OutOfMemoryError(FULL)
-        self.attempt, self.seen, self.fired = -1, 0, []
+        self.attempt, self.seen = -1, 0
+        self.fired: list[Any] = []
 
-    def begin(self, name, kind):
+    def begin(self, name: str, kind: str) -> None:
         if kind == "zero_grad":
             self.attempt, self.seen = self.attempt + 1, 0
         if self.seen == self.phase and self.attempt in self.steps:
@@ -29,5 +32,5 @@ class Injector:
             raise self.error
         self.seen += 1
 
-    def end(self):
+    def end(self) -> None:
         pass

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import Task
 
 N = 7
 
 
-def batch(samples=N):
+def batch(samples: int = N) -> dict[str, Tensor]:
     torch.manual_seed(1)
     return {
         "x": torch.rand(samples, 8) * 255,
@@ -20,7 +23,7 @@ def batch(samples=N):
     }
 
 
-def tasks(loss=None):
+def tasks(loss: Callable[..., Any] | None = None) -> dict[str, Task]:
     torch.manual_seed(2)
     return {
         "y": Task(nn.Linear(8, 8), loss or nn.MSELoss(), "y", count=None if loss is None else len_of),
@@ -28,23 +31,23 @@ def tasks(loss=None):
     }
 
 
-def len_of(b):
+def len_of(b: dict[str, Tensor]) -> int:
     return len(b["x"])
 
 
 class Trunk(nn.Module):
     """Two linear layers around something odd, on inputs of about 1."""
 
-    def __init__(self, odd=None, key="x"):
+    def __init__(self, odd: nn.Module | None = None, key: str = "x") -> None:
         super().__init__()
         torch.manual_seed(0)
         self.first, self.odd, self.last = nn.Linear(8, 8), odd or nn.Identity(), nn.Linear(8, 8)
 
-    def forward(self, b):
+    def forward(self, b: dict[str, Tensor]) -> Tensor:
         return self.last(self.odd(torch.tanh(self.first(b["x"] / 255))))
 
 
-def before_batch_norm():
+def before_batch_norm() -> tuple[Callable[..., Any], dict[str, Any], Tensor]:
     """A bias whose true gradient is 0, in closures: there is no float64 to decide by."""
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))

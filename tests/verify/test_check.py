@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from mtl_accum import Accumulated, PerTask, Split, SummedLoss, check
+from mtl_accum import Accumulated, Edition, PerTask, Split, SummedLoss, check
 from mtl_accum.testing import Workload, images, vector
 from mtl_accum.verify import Sandbox, parameters_reached
 
 
-def test_modules_are_checked_in_float64_too(capsys):
+def test_modules_are_checked_in_float64_too(capsys: pytest.CaptureFixture[str]) -> None:
     load = images(torch.float32)
     before = [load.gradients(), load.buffers(), torch.get_rng_state()]
     found = check(load.trunk, load.tasks, load.batch)
@@ -30,7 +32,7 @@ def test_modules_are_checked_in_float64_too(capsys):
     assert torch.equal(before[2], torch.get_rng_state())
 
 
-def test_closures_have_a_dash_and_the_reason():
+def test_closures_have_a_dash_and_the_reason() -> None:
     load = vector(torch.float32)
     found = check(load.trunk, load.tasks, load.batch, editions={"split": Split()})
     assert found.editions["split"].double is None
@@ -39,17 +41,17 @@ def test_closures_have_a_dash_and_the_reason():
     assert found.passed()
 
 
-def with_task(task) -> Workload:
+def with_task(task: Any) -> Workload:
     load = vector()
     return Workload(load.trunk, {**load.tasks, "odd": task}, load.batch, load.modules)
 
 
-def contrastive(z, batch):
+def contrastive(z: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return F.cross_entropy(z @ z.T, torch.arange(len(z)))
 
 
 class OwnBatchNorm(nn.Module):
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return (x - x.mean(0)) / (x.std(0) + 1e-3)
 
 
@@ -69,7 +71,7 @@ IN_TWO = {"accumulated": Accumulated(Split(), micro_batches=2)}
     ],
     ids=["contrastive", "own batch statistics", "randomness outside torch"],
 )
-def test_what_nobody_declared_is_found(load, editions, reason):
+def test_what_nobody_declared_is_found(load: Workload, editions: dict[str, Any], reason: str) -> None:
     found = check(load.trunk, load.tasks, load.batch, editions=editions)
     assert not found.passed()
     (edition,) = found.editions.values()
@@ -79,7 +81,7 @@ def test_what_nobody_declared_is_found(load, editions, reason):
     assert "DIFFERS" in str(found)
 
 
-def test_a_refusal_is_a_row():
+def test_a_refusal_is_a_row() -> None:
     load = vector(norm=nn.BatchNorm1d(9))
     found = check(load.trunk, load.tasks, load.batch, editions=IN_TWO)
     assert found.passed()
@@ -90,11 +92,13 @@ def test_a_refusal_is_a_row():
 class Frozen:
     """An edition that forgets the trunk, as a peer library did."""
 
-    def forward_backward(self, trunk, tasks, batch):
+    def forward_backward(
+        self, trunk: Callable[..., Any] | nn.Module, tasks: dict[str, nn.Module] | nn.Module, batch: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         return SummedLoss().forward_backward(lambda b: trunk(b).detach(), tasks, batch)
 
 
-def test_missing_gradients_are_an_error_and_idle_parameters_a_note():
+def test_missing_gradients_are_an_error_and_idle_parameters_a_note() -> None:
     load = vector()
     spare = nn.Linear(2, 2).double()
     trunk = load.trunk
@@ -106,7 +110,7 @@ def test_missing_gradients_are_an_error_and_idle_parameters_a_note():
     assert "no gradient from SummedLoss either" in str(found)
 
 
-def test_parameters_reached_without_a_backward():
+def test_parameters_reached_without_a_backward() -> None:
     load = vector(tasks=2)
     load.modules[0][0].requires_grad_(False)
     reached = parameters_reached(load.trunk, {"t0": load.tasks["t0"]}, load.batch)
@@ -115,7 +119,7 @@ def test_parameters_reached_without_a_backward():
     assert reached == {id(parameter) for parameter in got.parameters() if parameter.grad is not None}
 
 
-def test_batches_that_cannot_be_cut_are_checked_whole():
+def test_batches_that_cannot_be_cut_are_checked_whole() -> None:
     weight = nn.Parameter(torch.ones(3))
     module = nn.Module()
     module.weight = weight
@@ -126,11 +130,11 @@ def test_batches_that_cannot_be_cut_are_checked_whole():
     assert found.passed()
 
 
-def test_the_first_training_step_looks_too():
+def test_the_first_training_step_looks_too() -> None:
     from mtl_accum import MultiTaskModel, Task
     from mtl_accum.training.loop import TrainConfig, Training
 
-    def train(edition, **parts):
+    def train(edition: Edition, **parts: Any) -> None:
         torch.manual_seed(0)
         model = MultiTaskModel(nn.Linear(3, 4), {"a": Task(nn.Linear(4, 1), nn.MSELoss(), "y")}, "x")
         for name, part in parts.items():
@@ -146,8 +150,8 @@ def test_the_first_training_step_looks_too():
         train(PerTask(), spare=nn.Linear(2, 2))
 
 
-def test_parameters_that_share_a_name_are_all_seen():
-    def wrapped(net):
+def test_parameters_that_share_a_name_are_all_seen() -> None:
+    def wrapped(net: nn.Module) -> Callable[..., Any]:
         return lambda x: net(x)
 
     first, second, third = (nn.Linear(3, 3).double() for _ in range(3))

@@ -6,29 +6,33 @@ import threading
 from collections import UserDict, deque
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum.verify._fresh_batch import fresh_batch, inputs_with_gradients
 from mtl_accum.verify._hidden_state import HiddenState
 
 
 class Plain:
-    def __init__(self):
-        self.steps, self.seen = 0, []
+    def __init__(self) -> None:
+        self.steps = 0
+        self.seen: list[Any] = []
 
 
 class Odd(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(2, 2)
-        self.count, self.kept, self.cache, self.queue = 0, None, {}, deque([1], maxlen=1)
+        self.count, self.kept = 0, None
+        self.cache: dict[Any, Any] = {}
+        self.queue: deque[Any] = deque([1], maxlen=1)
         self.mean, self.inner, self.names = torch.zeros(2), Plain(), {"a"}
         self.register_buffer("scale", torch.ones(2))
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Tensor:
         self.count += 1
         self.kept = x
         self.cache[len(self.cache)] = x
@@ -42,7 +46,7 @@ class Odd(nn.Module):
         self.new = 1
         return x
 
-    def state(self):
+    def state(self) -> tuple[Any, ...]:
         return (
             *(self.count, self.kept, dict(self.cache), list(self.queue), set(self.names), self.mean.tolist()),
             *(self.inner.steps, len(self.inner.seen), sorted(vars(self)), sorted(self._buffers), self.scale),
@@ -59,7 +63,7 @@ CALLABLES = {
 
 
 @pytest.mark.parametrize("kind", CALLABLES)
-def test_everything_is_put_back(kind):
+def test_everything_is_put_back(kind: str) -> None:
     odd = Odd()
     call = CALLABLES[kind](odd)
     before = odd.state()
@@ -71,10 +75,10 @@ def test_everything_is_put_back(kind):
     assert odd.state() == before
 
 
-def test_variables_of_functions():
+def test_variables_of_functions() -> None:
     calls, log = 0, []
 
-    def function(x):
+    def function(x: int) -> None:
         nonlocal calls
         calls += 1
         log.append(calls)
@@ -85,7 +89,7 @@ def test_variables_of_functions():
     assert calls == 0 and log == []
 
 
-def test_leaves_by_the_names_that_hold_them():
+def test_leaves_by_the_names_that_hold_them() -> None:
     log_variance, scale = torch.zeros((), requires_grad=True), nn.Parameter(torch.ones(1))
     parts = {"scale": scale}
     hidden = HiddenState(Odd(), lambda z, b: z * log_variance * parts["scale"])
@@ -101,11 +105,11 @@ class Record:
 
 
 class Opaque:
-    def __init__(self, tensor):
+    def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
 
-def test_a_copy_of_a_batch_shares_nothing_and_keeps_what_is_shared():
+def test_a_copy_of_a_batch_shares_nothing_and_keeps_what_is_shared() -> None:
     whole, graph = torch.arange(12.0).reshape(6, 2), torch.ones(2, requires_grad=True) * 3
     leaf = torch.ones(2, requires_grad=True)
     leaf.grad = torch.ones(2)
@@ -135,7 +139,7 @@ def test_a_copy_of_a_batch_shares_nothing_and_keeps_what_is_shared():
     assert [path for path, _ in inputs_with_gradients(fresh)] == ["batch['leaf']", "batch['graph']"]
 
 
-def test_what_cannot_be_copied_is_passed_on():
+def test_what_cannot_be_copied_is_passed_on() -> None:
     lock = threading.Lock()
     tensor = torch.zeros(2)
     fresh = fresh_batch({"lock": lock, "x": tensor})

@@ -42,7 +42,7 @@ DRAWS = {
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_pieces_see_what_the_whole_sees(name):
+def test_pieces_see_what_the_whole_sees(name: str) -> None:
     torch.manual_seed(1)
     x, before = torch.randn(5, 4, requires_grad=True), torch.get_rng_state()
     with NoDropout():
@@ -54,13 +54,13 @@ def test_pieces_see_what_the_whole_sees(name):
     assert x.grad is not None
 
 
-def test_probabilities_are_rounded():
+def test_probabilities_are_rounded() -> None:
     with NoDropout():
         assert torch.bernoulli(PROBABILITIES).tolist() == [0.0, 1.0, 1.0]
         assert torch.empty(3).bernoulli_(PROBABILITIES).tolist() == [0.0, 1.0, 1.0]
 
 
-def test_a_backward_is_torch_s_own():
+def test_a_backward_is_torch_s_own() -> None:
     x = torch.ones(3, requires_grad=True)
     with NoDropout():
         (2 * x).backward(gradient=torch.tensor([1.0, 2.0, 3.0]))
@@ -71,7 +71,7 @@ def test_a_backward_is_torch_s_own():
     assert x.grad.tolist() == [2 + 1 + 4 + 6, 4 + 1 + 4 + 6, 6 + 1 + 4 + 6]
 
 
-def test_gradients_on_their_own_are_torch_s_too():
+def test_gradients_on_their_own_are_torch_s_too() -> None:
     """As a folded head's are taken, whose checkpointed layers run again meanwhile."""
     x, other = torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)
     with NoDropout():

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import PerTask, Split, check
 from mtl_accum.verify import leaves_reached
 from tests.verify.networks import Trunk, batch, tasks
 
 
-def test_all_leaves_that_the_losses_reach_are_compared_and_left_alone():
+def test_all_leaves_that_the_losses_reach_are_compared_and_left_alone() -> None:
     torch.manual_seed(0)
     trunk, head, log_variance = nn.Linear(8, 16), nn.Linear(16, 1), nn.Parameter(torch.zeros(()))
     scales = [torch.ones(1, requires_grad=True)]
@@ -22,12 +24,14 @@ def test_all_leaves_that_the_losses_reach_are_compared_and_left_alone():
     parameters = [*trunk.parameters(), *head.parameters(), log_variance]
     optimizers = [torch.optim.SGD(parameters, lr=0.1), torch.optim.LBFGS(scales)]
 
-    def loss(z, b):
+    def loss(z: Tensor, b: dict[str, Tensor]) -> Tensor:
         return torch.exp(-log_variance) * (scales[0] * head(z)).square().mean() + log_variance
 
-    def times(tensor_of, factor):
+    def times(tensor_of: Callable[..., Any], factor: float | None) -> Any:
         class Wrong:
-            def forward_backward(self, trunk, tasks, batch):
+            def forward_backward(
+                self, trunk: Callable[..., Any], tasks: dict[str, Callable[..., Any]], batch: dict[str, Tensor]
+            ) -> dict[str, Tensor]:
                 losses = Split().forward_backward(trunk, tasks, batch)
                 tensor = tensor_of(batch)
                 tensor.grad = None if factor is None else tensor.grad * factor
@@ -51,14 +55,14 @@ def test_all_leaves_that_the_losses_reach_are_compared_and_left_alone():
     assert {id(leaf) for leaf in leaves_reached(*parts)} == {id(p) for p in (*parameters, *scales)}
 
 
-def test_parameters_of_every_optimizer_count_as_trained():
+def test_parameters_of_every_optimizer_count_as_trained() -> None:
     spare = nn.Linear(2, 2)
     optimizers = [torch.optim.SGD([spare.weight], lr=0.1), torch.optim.SGD([spare.bias], lr=0.1)]
     result = check(Trunk(), tasks(), batch(), optimizer=optimizers, editions={"split": Split()})
     assert len(result.idle) == 2
 
 
-def test_random_numbers_of_numpy_and_python_are_put_back():
+def test_random_numbers_of_numpy_and_python_are_put_back() -> None:
     trunk, heads = Trunk(), tasks(lambda out, y: F.mse_loss(out, y) * (random.random() + np.random.rand()))
     data = batch()
     before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()

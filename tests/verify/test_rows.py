@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import Accumulated, Split, Task, check
 from mtl_accum.verify import examine
@@ -13,15 +16,15 @@ from tests.verify.networks import N, Trunk, batch, tasks
 
 
 class Raises:
-    def __init__(self, error):
+    def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def forward_backward(self, trunk, tasks, batch):
+    def forward_backward(self, trunk: Callable[..., Any], tasks: dict[str, Task], batch: dict[str, Tensor]) -> None:
         raise self.error
 
 
-def test_failures_and_refusals_are_rows():
-    def bad(b):
+def test_failures_and_refusals_are_rows() -> None:
+    def bad(b: dict[str, Tensor]) -> Tensor | None:
         if len(b["x"]) < N:
             raise ValueError("reshape: expected 7 rows")  # the network's own words, no edition's
         return trunk(b)
@@ -45,12 +48,14 @@ def test_failures_and_refusals_are_rows():
 
 
 class NoLosses:
-    def forward_backward(self, trunk, tasks, batch):
+    def forward_backward(
+        self, trunk: Callable[..., Any], tasks: dict[str, Task], batch: dict[str, Tensor]
+    ) -> dict[str, Any] | None:
         return {}
 
 
-def test_features_kept_by_a_hook():
-    kept = {}
+def test_features_kept_by_a_hook() -> None:
+    kept: dict[Any, Any] = {}
     trunk = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
     trunk[1].register_forward_hook(lambda module, inputs, output: kept.update(h=output))
     heads = {**tasks(), "mid": lambda z, b: kept["h"].square().mean()}
@@ -62,7 +67,7 @@ def test_features_kept_by_a_hook():
     assert kept == {}
 
 
-def test_absent_tasks_are_named():
+def test_absent_tasks_are_named() -> None:
     heads = {**tasks(), "misspelt": Task(nn.Linear(8, 8), nn.MSELoss(), "why")}
     result = check(Trunk(), heads, batch(), editions={"split": Split()})
     assert result.absent == ("misspelt",)
@@ -71,13 +76,13 @@ def test_absent_tasks_are_named():
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3, 4, 5, 6, 7, 8, 16, 30])
-def test_default_pieces_are_unequal(samples):
+def test_default_pieces_are_unequal(samples: int) -> None:
     result = examine(Trunk(), tasks(), batch(samples))
     assert result.passed()
-    size = _default_editions(batch(samples))["cached"].chunk_size
+    size = _default_editions(batch(samples))["cached"].chunk_size  # type: ignore[attr-defined]
     assert samples < 3 or 0 < samples % size < size
 
 
-def test_examine_prints_nothing(capsys):
+def test_examine_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     examine(Trunk(), tasks(), batch(), editions={"split": Split()})
     assert capsys.readouterr().out == ""

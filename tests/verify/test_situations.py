@@ -17,7 +17,7 @@ READS_ITS_STATE = {"running state that the forward reads", "running state, check
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
-def test_no_sound_edition_is_called_wrong(name):
+def test_no_sound_edition_is_called_wrong(name: str) -> None:
     load = SITUATIONS[name].make(torch.float32)
     result = examine(load.trunk, load.tasks, load.batch, editions={**WHOLE, **PIECES})
     verdicts = {edition: row.verdict for edition, row in result.editions.items()}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import Accumulated, Cached, PerTask, Split, check
 from tests.verify.networks import Trunk, batch, tasks
@@ -13,66 +15,66 @@ from tests.verify.networks import Trunk, batch, tasks
 
 class Inject(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, loss):
+    def forward(ctx: Any, x: Tensor, loss: Tensor) -> Tensor:
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         return gradient, torch.ones((), dtype=gradient.dtype)
 
 
 class Injected(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.gate = nn.Linear(8, 8)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         p = self.gate(x).softmax(-1)
         return Inject.apply(p * x, 4 * p.mean(0).square().sum())
 
 
 class Codebook(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(8))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
         return x - self.mean
 
 
 class OwnNorm(nn.Module):
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return (x - x.mean(0)) / (x.std(0, correction=0) + 1e-1)
 
 
 class Keeps(nn.Module):
     """A buffer of the batch's shape."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("kept", torch.zeros(1, 8))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         self.kept = x.detach()
         return x
 
 
-def summed(out, y):
+def summed(out: Tensor, y: Tensor) -> Tensor:
     return (out - y).square().sum()
 
 
-def dice(out, y):
+def dice(out: Any, y: Any) -> Any:
     p, y = out.sigmoid(), (y > 0).to(out.dtype)
     return 1 - 2 * (p * y).sum() / (p.sum() + y.sum())
 
 
-def hardest(out, y):
+def hardest(out: Tensor, y: Tensor) -> Tensor:
     losses = (out - y).square().flatten()
     return losses.topk(max(1, len(losses) // 3)).values.mean()
 
 
-def coupled_gradient(out, y):
+def coupled_gradient(out: Any, y: Any) -> Any:
     """The value is a plain mean; the gradient has the batch's mean in it."""
     return F.mse_loss(out, y) + ((out - out.detach()) * out.detach().mean(0)).mean()
 
@@ -104,10 +106,10 @@ UNDECLARED = {
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("kind", UNDECLARED)
-def test_what_nobody_declared_does_not_pass(kind, dropout):
+def test_what_nobody_declared_does_not_pass(kind: str, dropout: float) -> None:
     make, loss, editions, reason = UNDECLARED[kind]
     trunk = make()
-    trunk.last = nn.Sequential(nn.Dropout(dropout), trunk.last)
+    trunk.last = nn.Sequential(nn.Dropout(dropout), trunk.last)  # type: ignore[assignment]
     result = check(trunk, tasks(loss), batch(), editions={**editions, "split": Split()})
     assert result.editions["split"].verdict == "exact"
     for name in editions:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_accum import MultiTaskModel, Split, Task
 from mtl_accum.memory import TrainingStep
@@ -27,11 +29,11 @@ OPTIMIZERS = {
 class Noisy(nn.Module):
     """Draws from every generator there is."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x + random.random() + np.random.rand() + torch.rand(())
 
 
-def parts(optimizer="adamw"):
+def parts(optimizer: str = "adamw") -> Any:
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), Noisy())
     model = MultiTaskModel(trunk, {"a": Task(nn.Linear(6, 1), nn.MSELoss(), "y")}, "x")
@@ -39,10 +41,10 @@ def parts(optimizer="adamw"):
     return model, batch, OPTIMIZERS[optimizer](model.parameters())
 
 
-def step(model, batch, optimizer):
+def step(model: MultiTaskModel, batch: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> Callable[..., Any]:
     if isinstance(optimizer, torch.optim.LBFGS):
 
-        def closure():
+        def closure() -> Tensor:
             Split().forward_backward(model.trunk, model.tasks, batch)
             return torch.zeros(())
 
@@ -52,7 +54,7 @@ def step(model, batch, optimizer):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("trained", [0, 2])
-def test_all_of_it_is_put_back(optimizer, trained):
+def test_all_of_it_is_put_back(optimizer: str, trained: int) -> None:
     model, batch, chosen = parts(optimizer)
     run = step(model, batch, chosen)
     for _ in range(trained):
@@ -73,7 +75,7 @@ def test_all_of_it_is_put_back(optimizer, trained):
     assert torch.equal(kept, torch.ones(1, 6))
 
 
-def test_training_goes_on_as_if_nothing_had_been():
+def test_training_goes_on_as_if_nothing_had_been() -> None:
     losses = []
     for look in (False, True):
         model, batch, optimizer = parts()
@@ -91,12 +93,12 @@ def test_training_goes_on_as_if_nothing_had_been():
     assert torch.equal(*losses)
 
 
-def test_an_error_inside_is_no_way_out():
+def test_an_error_inside_is_no_way_out() -> None:
     model, batch, optimizer = parts()
     before = everything(model, optimizer)
     run = TrainingStep(model.trunk, model.tasks, batch, optimizer, Split())
 
-    def fail():
+    def fail() -> None:
         with without_a_trace(run):
             run()
             raise KeyError("x")

@@ -48,9 +48,9 @@ from mtl_accum.editions._engine.graph._own_graph import Behind, backpropagate, o
 from mtl_accum.editions._engine.graph._scale import backward_scale, expected_scale, expecting, set_aside, start_gradient
 from mtl_accum.editions._engine.graph._versions import version_of
 from mtl_accum.editions._engine.graph._walk import Beginning, Graph, walk
+from mtl_accum.editions._engine.ranks._agreement import is_distributed
 from mtl_accum.editions._engine.ranks._equal_gradients import require_equal_gradients
 from mtl_accum.editions._engine.ranks._inside_fsdp import inside_forward
-from mtl_accum.editions._engine.ranks._ranks import is_distributed
 from mtl_accum.editions._engine.replay._replay import Replay
 from mtl_accum.editions._engine.replay._rerun import rerun
 from mtl_accum.editions._engine.replay._second_pass import ReplayError, Watch, always_comparing

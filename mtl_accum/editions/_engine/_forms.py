@@ -14,7 +14,7 @@ from mtl_accum.editions._engine.graph._autocast import without_autocast
 from mtl_accum.editions._engine.graph._gradients import Gradients
 from mtl_accum.editions._engine.graph._own_graph import Behind, backpropagate
 from mtl_accum.editions._engine.graph._scale import ambient_scale, start_gradient
-from mtl_accum.editions._engine.ranks._together import Together
+from mtl_accum.editions._engine.ranks._share_out import Together
 
 __all__ = ["Attached", "Backward", "Form"]
 

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mtl_accum.editions._engine._types import Tasks, Trunk
 from mtl_accum.editions._engine._warn import warn_caller
-from mtl_accum.editions._engine.ranks._ranks import is_distributed
+from mtl_accum.editions._engine.ranks._agreement import is_distributed
 
 __all__ = ["require_parts", "warn_of_ranks"]
 

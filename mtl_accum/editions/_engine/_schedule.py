@@ -12,8 +12,8 @@ from mtl_accum.editions._engine._edition import Edition, class_of
 from mtl_accum.editions._engine._forms import Attached, Backward, Form
 from mtl_accum.editions._engine.graph._gradients import Scale, factor_of
 from mtl_accum.editions._engine.graph._scale import ambient_scale, expecting
-from mtl_accum.editions._engine.ranks._ranks import Ranks
-from mtl_accum.editions._engine.ranks._together import share_out
+from mtl_accum.editions._engine.ranks._agreement import Ranks
+from mtl_accum.editions._engine.ranks._share_out import share_out
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

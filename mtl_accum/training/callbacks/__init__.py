@@ -1,9 +1,9 @@
-"""Callbacks of the training loop: checkpoints, validation, metrics, progress."""
+"""Callbacks of the training loop: checkpoints, validation, metrics and loggers, progress."""
 
-from mtl_accum._settings import CheckpointConfig
+from mtl_accum._train_settings import CheckpointConfig
 from mtl_accum.training.callbacks._checkpoints import CheckpointCallback
 from mtl_accum.training.callbacks._loggers import (
-    Dispensable,
+    FaultTolerantLogger,
     Logger,
     MakeLogger,
     MLflow,
@@ -18,7 +18,7 @@ from mtl_accum.training.callbacks._validation import ValidationCallback
 __all__ = [
     "CheckpointCallback",
     "CheckpointConfig",
-    "Dispensable",
+    "FaultTolerantLogger",
     "Logger",
     "MLflow",
     "MakeLogger",

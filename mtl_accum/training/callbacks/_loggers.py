@@ -1,4 +1,4 @@
-"""Where training curves go: TensorBoard, MLflow or Weights & Biases, behind two methods."""
+"""Loggers of training curves: TensorBoard, MLflow, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -10,37 +10,42 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from mtl_accum._knobs import flatten
+from mtl_accum._knob_rules import flatten
 
-__all__ = ["Dispensable", "Logger", "MLflow", "MakeLogger", "TensorBoard", "WeightsAndBiases", "no_logger"]
+__all__ = ["FaultTolerantLogger", "Logger", "MLflow", "MakeLogger", "TensorBoard", "WeightsAndBiases", "no_logger"]
 
 _LOG = logging.getLogger(__name__)
 
 
 class Logger(Protocol):
-    """Takes figures by name."""
+    """Interface of a logger."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Those of one step; names are paths: "loss/digit"."""
+        """Log the values of one step.
+
+        Args:
+            step: Number of the step.
+            values: Values by name; names are paths such as "loss/digit".
+        """
         ...
 
     def close(self) -> None:
-        """There is nothing more to come."""
+        """Close the logger, after the last step."""
         ...
 
 
-MakeLogger = Callable[[Path, Mapping[str, Any]], Logger]  # from the run's folder and its configuration
+MakeLogger = Callable[[Path, Mapping[str, Any]], Logger]  # makes a logger from a run's folder and configuration
 
 
 def no_logger() -> None:
-    """Tells nobody: what logger=none stands for."""
+    """Make no logger: the target of logger=none."""
 
 
-class Dispensable:
-    """A logger that training does without once it fails: a full disk or a lost connection is one line.
+class FaultTolerantLogger:
+    """Wrapper of a logger that stops logging at the first failure: a full disk or a lost connection is one warning.
 
     Args:
-        logger: Takes the figures as long as it can.
+        logger: Logger to wrap.
     """
 
     def __init__(self, logger: Logger) -> None:
@@ -49,19 +54,19 @@ class Dispensable:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger`."""
         if self._works:
-            with self._reported():
+            with self._failures_logged():
                 self._logger.log(step, values)
 
     def close(self) -> None:
         """See `Logger`."""
-        with self._reported():
+        with self._failures_logged():
             self._logger.close()
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
+    def _failures_logged(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever the package behind it raises
+        except Exception as error:  # each package has its own
             if self._works:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
                 _LOG.warning("the logger failed (%s); training goes on without it", reason)
@@ -69,17 +74,20 @@ class Dispensable:
 
 
 class TensorBoard:
-    """Event files in the folder `tensorboard` of the run: `tensorboard --logdir outputs`.
+    """Logger that writes event files into the run's folder `tensorboard`; view them by `tensorboard --logdir outputs`.
 
     Args:
-        folder: of the run.
-        config: is not written; it stands in the report.
+        folder: Folder of the run.
+        config: Configuration of the run; not written, since the report has it.
+
+    Raises:
+        ModuleNotFoundError: TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        tensorboard = _required("torch.utils.tensorboard", "tensorboard")
+        tensorboard = _import("torch.utils.tensorboard", "tensorboard")
         self._hook = threading.excepthook
-        threading.excepthook = self._in_thread
+        threading.excepthook = self._hide_writer_traceback
         try:
             self._writer = tensorboard.SummaryWriter(str(folder / "tensorboard"))
         except BaseException:
@@ -98,20 +106,20 @@ class TensorBoard:
         finally:
             threading.excepthook = self._hook
 
-    def _in_thread(self, arguments: threading.ExceptHookArgs) -> None:
-        """Leave out the traceback of the thread that writes: `log` raises the same error."""
+    def _hide_writer_traceback(self, arguments: threading.ExceptHookArgs) -> None:
+        """Print no traceback of the thread that writes: `log` raises the same error."""
         if not type(arguments.thread).__module__.startswith("tensorboard."):
             self._hook(arguments)
 
 
 class MLflow:
-    """A run of MLflow.
+    """Logger that writes a run of MLflow.
 
     Args:
-        folder: of the run; its name is the run's.
-        config: its knobs become the run's parameters.
-        experiment: of MLflow.
-        tracking_uri: a server, or None: what MLFLOW_TRACKING_URI says, else MLflow's own folder.
+        folder: Folder of the run; its name is the name of MLflow's run.
+        config: Configuration of the run; its knobs become parameters of MLflow's run.
+        experiment: Name of MLflow's experiment.
+        tracking_uri: Address of a server; None for the environment variable MLFLOW_TRACKING_URI or MLflow's default.
 
     Raises:
         ModuleNotFoundError: MLflow is not installed.
@@ -125,7 +133,7 @@ class MLflow:
         experiment: str = "mtl_accum",
         tracking_uri: str | None = None,
     ) -> None:
-        self._mlflow = _required("mlflow", "mlflow")
+        self._mlflow = _import("mlflow", "mlflow")
         if tracking_uri is not None:
             self._mlflow.set_tracking_uri(tracking_uri)
         self._mlflow.set_experiment(experiment)
@@ -142,22 +150,22 @@ class MLflow:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases.
+    """Logger that writes a run of Weights & Biases.
 
     Args:
-        folder: of the run; its files go there.
-        config: the run's.
-        project: of Weights & Biases.
-        mode: "online", "offline" or "disabled"; None is what WANDB_MODE says.
+        folder: Folder of the run, for the files of Weights & Biases too.
+        config: Configuration of the run.
+        project: Name of the project.
+        mode: Mode "online", "offline" or "disabled"; None for the environment variable WANDB_MODE.
 
     Raises:
-        ModuleNotFoundError: it is not installed.
+        ModuleNotFoundError: The package wandb is not installed.
     """
 
     def __init__(
         self, folder: Path, config: Mapping[str, Any], *, project: str = "mtl_accum", mode: str | None = None
     ) -> None:
-        wandb = _required("wandb", "wandb")
+        wandb = _import("wandb", "wandb")
         self._run = wandb.init(project=project, dir=str(folder), name=folder.name, config=dict(config), mode=mode)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -169,7 +177,7 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def _required(module: str, package: str) -> Any:
+def _import(module: str, package: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""What a logger is told while a run trains: losses, metrics, gradient norms, learning rates, speed and memory."""
+"""Metrics during training: losses, training metrics, gradient norms, learning rates, speed and memory."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _MIB = 2**20
 
 
 class MetricsCallback(Callback):
-    """Tells a logger every so many steps: reading figures waits for the device.
+    """Callback that logs metrics every so many steps; reading them waits for the device.
 
-    - loss/T, weight/T, gradient_norm/T of every task T (of its own parameters) and of the trunk; loss/sum.
-    - train/M: every measure M since the epoch began, from the outputs that the training steps have made anyway.
-    - learning_rate; step/seconds and step/samples_per_second since the last time; skipped steps.
-    - memory/...: on a GPU allocated, its peak, and what NVML says; elsewhere the process's peak.
+    - loss/T and weight/T of every task T; loss/sum; gradient_norm/T of every task's own parameters, and of the trunk.
+    - train/M: every measure M since the beginning of the epoch, from the outputs of the training steps.
+    - learning_rate; step/seconds and step/samples_per_second since the last entry; number of skipped steps.
+    - memory/...: on a GPU, allocated memory, its peak, and NVML's readings; elsewhere the peak of the process.
 
     Args:
-        logger: is told.
-        every: steps.
-        metrics: fed by `training_metrics`, by name.
+        logger: Logger of the metrics.
+        every: Number of steps between two entries.
+        metrics: Metrics by name, updated by `training_metrics`.
 
     Raises:
         ValueError: every is less than 1.
@@ -43,22 +43,21 @@ class MetricsCallback(Callback):
     def __init__(self, logger: Logger, every: int, metrics: Mapping[str, Metric]) -> None:
         positive_int("log_every", every)
         self._logger, self._every, self._metrics = logger, every, metrics
-        self._since, self._steps = time.perf_counter(), 0
-        self._samples: int | None = None
+        self._last_time, self._last_step = time.perf_counter(), 0
 
     def on_step(self, run: Training) -> None:
-        """Tell, if it is time."""
+        """Log the metrics if they are due."""
         if run.position.step % self._every:
             return
-        history = run.losses.read()  # waits for the device: time counts what was done
-        now, steps = time.perf_counter(), run.position.step - self._steps
-        seconds = (now - self._since) / steps if self._steps else None
-        self._since, self._steps = now, run.position.step
+        history = run.losses.read()  # waits for the device, so the time is that of finished steps
+        time_now, steps = time.perf_counter(), run.position.step - self._last_step
+        seconds = (time_now - self._last_time) / steps if self._last_step else None
+        self._last_time, self._last_step = time_now, run.position.step
         values = {f"loss/{name}": losses[-1] for name, losses in history.items()}
         values["loss/sum"] = sum(values.values())
         values |= {f"weight/{name}": float(getattr(task, "weight", 1.0)) for name, task in run.model.tasks.items()}
-        values |= _norms(run.model)
-        values |= self._measured()
+        values |= _gradient_norms(run.model)
+        values |= self._computed()
         values["learning_rate"] = float(run.optimizer.param_groups[0]["lr"])
         values["skipped"] = run.update.skipped
         if seconds is not None:
@@ -69,15 +68,20 @@ class MetricsCallback(Callback):
         self._logger.log(run.position.step, {**values, **_memory(run.device)})
 
     def on_epoch(self, run: Training) -> None:
-        """Metrics begin again."""
+        """Reset the training metrics."""
         for metric in self._metrics.values():
             metric.reset()
 
-    def validated(self, step: int, found: Mapping[str, float]) -> None:
-        """Tell what validation has found."""
-        self._logger.log(step, {f"validation/{name}": value for name, value in found.items()})
+    def log_validation(self, step: int, measures: Mapping[str, float]) -> None:
+        """Log the measures of a validation.
 
-    def _measured(self) -> dict[str, float]:
+        Args:
+            step: Number of the last step.
+            measures: Measures by name.
+        """
+        self._logger.log(step, {f"validation/{name}": value for name, value in measures.items()})
+
+    def _computed(self) -> dict[str, float]:
         return {
             f"train/{name}": float(metric.compute()) for name, metric in self._metrics.items() if metric.update_count
         }
@@ -87,21 +91,24 @@ class MetricsCallback(Callback):
 def training_metrics(
     model: MultiTaskModel, measures: Mapping[str, EvalMetric], device: torch.device
 ) -> Iterator[dict[str, Metric]]:
-    """Inside the block, tasks feed a metric a measure with what their heads make in training: no second forward.
+    """Update metrics from the heads' outputs in training, without a second forward.
 
     Measures of something else than a head's output are left out.
 
     Args:
-        model: whose tasks.
-        measures: by name.
-        device: the model's.
+        model: Network whose outputs to measure in the block.
+        measures: Measures by name.
+        device: Device of the network.
+
+    Yields:
+        One metric a measure, by name.
     """
     metrics: dict[str, Metric] = {}
     for name, measure in measures.items():
         if measure.prediction is None:
             metrics[name] = measure.metric.clone().to(device)
-            metrics[name].validate_args = False  # looking at the values would wait for the device in every step
-            model.tasks[measure.task].watchers.append(_feeding(metrics[name]))
+            metrics[name].validate_args = False  # checking the values would wait for the device in every step
+            model.tasks[measure.task].watchers.append(_updating(metrics[name]))
     try:
         yield metrics
     finally:
@@ -109,29 +116,29 @@ def training_metrics(
             task.watchers.clear()
 
 
-def _feeding(metric: Metric) -> Callable[[Any, Any], None]:
-    def feed(output: Any, target: Any) -> None:
+def _updating(metric: Metric) -> Callable[[Any, Any], None]:
+    def update(output: Any, target: Any) -> None:
         with torch.no_grad():
             metric.update(output.detach(), target)
 
-    return feed
+    return update
 
 
-def _norms(model: MultiTaskModel) -> dict[str, float]:
-    """Of the gradients that the last step has left."""
+def _gradient_norms(model: MultiTaskModel) -> dict[str, float]:
+    """Return the gradient norms of trunk and tasks after the last step."""
     parts: dict[str, nn.Module] = {"trunk": model.trunk, **model.tasks}
-    found = {name: [p.grad for p in part.parameters() if p.grad is not None] for name, part in parts.items()}
-    return {f"gradient_norm/{name}": float(nn.utils.get_total_norm(each)) for name, each in found.items() if each}
+    gradients = {name: [p.grad for p in part.parameters() if p.grad is not None] for name, part in parts.items()}
+    return {f"gradient_norm/{name}": float(nn.utils.get_total_norm(each)) for name, each in gradients.items() if each}
 
 
 def _memory(device: torch.device) -> dict[str, float]:
-    known = {"process_peak": process_peak()}
+    sizes = {"process_peak": process_peak()}
     if device.type == "cuda":
         nvml = read_nvml(str(torch.cuda.get_device_properties(device).uuid))
-        known = {
+        sizes = {
             "allocated": torch.cuda.memory_allocated(device),
             "allocated_peak": torch.cuda.max_memory_allocated(device),
             "nvml_process": nvml.process_bytes,
             "nvml_device": nvml.device_bytes,
         }
-    return {f"memory/{name}_mib": size / _MIB for name, size in known.items() if size is not None}
+    return {f"memory/{name}_mib": size / _MIB for name, size in sizes.items() if size is not None}

@@ -1,4 +1,4 @@
-"""The progress bar: the tasks' losses and the time left; where there is no terminal, a line now and then."""
+"""Progress display: a bar with losses and remaining time, or regular log lines without a terminal."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mtl_accum.training.loop import Callback, Training
 __all__ = ["ProgressDisplay"]
 
 _LOG = logging.getLogger(__name__)
-_SECONDS = 30  # between two lines in a log
+_SECONDS_BETWEEN_LINES = 30  # in a log
 
 
 class ProgressDisplay:
-    """A bar for training and a line for what comes after it."""
+    """Progress bar of training, and lines for the parts of a job after it."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -41,28 +41,33 @@ class ProgressDisplay:
         self._bar.stop()
 
     def training(self, steps: int | None) -> Callback:
-        """A bar of that many steps; None: unknown."""
+        """Return a callback that shows the progress of training.
+
+        Args:
+            steps: Number of steps; None if unknown.
+        """
         return _Steps(self._bar, self._bar.add_task("training", total=steps, text=""))
 
     def note(self, text: str) -> None:
-        """Say what happens now."""
-        self._bar.console.print(text, style="dim", markup=False, emoji=False) if self._bar.console.is_terminal else None
+        """Print a line about the part of the job that begins; only on a terminal."""
+        if self._bar.console.is_terminal:
+            self._bar.console.print(text, style="dim", markup=False, emoji=False)
 
 
 class _Steps(Callback):
-    """Moves the bar on; where there is none, says a line in the log now and then."""
+    """Callback that advances the bar, or logs a line at intervals if there is no bar."""
 
     def __init__(self, bar: Bar, task: TaskID) -> None:
-        self._bar, self._task, self._said = bar, task, time.monotonic()
+        self._bar, self._task, self._last_line = bar, task, time.monotonic()
 
     def on_step(self, run: Training) -> None:
-        now = time.monotonic()
-        if self._bar.disable and now - self._said < _SECONDS:
+        seconds = time.monotonic()
+        if self._bar.disable and seconds - self._last_line < _SECONDS_BETWEEN_LINES:
             return
-        known = {name: history[-1] for name, history in run.losses.history.items() if history}
-        latest = "  ".join(f"{name} {loss:.4f}" for name, loss in known.items())
+        losses = {name: history[-1] for name, history in run.losses.history.items() if history}
+        latest = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
         if self._bar.disable:
-            self._said = now
+            self._last_line = seconds
             _LOG.info("step %d, epoch %d of %d: %s", run.position.step, run.position.epoch + 1, run.loop.epochs, latest)
         else:
             self._bar.update(self._task, completed=run.position.step, text=latest)

@@ -1,4 +1,4 @@
-"""Validation between epochs: measures on held-out data, the best one so far, and when to stop."""
+"""Validation between epochs: measures on held-out data, the best epoch, and early stopping."""
 
 from __future__ import annotations
 
@@ -17,56 +17,61 @@ _LOG = logging.getLogger(__name__)
 
 
 class ValidationCallback(Callback):
-    """Measures on the validation data every so many epochs; what it finds stands in the run's `kept`.
+    """Callback that measures on the validation data every so many epochs.
 
-    `kept["validation"]` is a list of {"epoch", "step", and every measure}; `kept["best"]` the best of them by the
-    loop's monitor. Without a better one for the loop's patience, training ends (Prechelt, 1998, Early Stopping - But
-    When?).
+    The run's `kept["validation"]` is a list of {"epoch", "step", and every measure}, and `kept["best"]` is the best
+    entry by the loop's monitor. Training ends when the loop's patience is over without a better one (Prechelt, 1998,
+    Early Stopping - But When?).
 
     Args:
-        measures: by name.
-        batches: the validation data, anew at every call.
-        on_measured: told the step and what was found.
+        measures: Measures by name.
+        batches: Function that returns the validation data.
+        on_measured: Function that is called with the step and the measures' values after each validation.
     """
 
     def __init__(
         self,
         measures: Mapping[str, EvalMetric],
         batches: Callable[[], Iterable[Any]],
-        on_measured: Callable[[int, dict[str, float]], None] = lambda step, found: None,
+        on_measured: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     ) -> None:
         self._measures, self._batches, self._on_measured = measures, batches, on_measured
 
     def on_start(self, run: Training) -> None:
-        """The monitor must be one of the measures; what has ended may go on with more patience."""
+        """Check the monitor, and continue a run that had ended if it now has more patience.
+
+        Raises:
+            ValueError: The monitor is none of the measures.
+        """
         monitor = run.loop.monitor
         if monitor is not None and self._measures and monitor not in self._measures:
             raise ValueError(f"monitor must be one of {', '.join(self._measures)}; found {monitor!r}")
-        if run.ended and not self._is_over(run):
+        if run.ended and not self._patience_is_over(run):
             run.ended = ""
 
-    def _is_over(self, run: Training) -> bool:
+    def _patience_is_over(self, run: Training) -> bool:
         best, patience = run.kept.get("best"), run.loop.patience
         return best is not None and patience is not None and self._since(run, best) >= patience
 
     def _since(self, run: Training, best: dict[str, Any]) -> int:
-        """Validations after the best one."""
-        return sum(1 for seen in run.kept["validation"] if seen["step"] > best["step"])
+        """Return the number of validations after the best one."""
+        return sum(1 for entry in run.kept["validation"] if entry["step"] > best["step"])
 
     def on_epoch(self, run: Training) -> None:
-        """Measure, if it is time."""
+        """Validate if it is due."""
         if not run.loop.validate_every or run.position.epoch % run.loop.validate_every:
             return
         with same_random_numbers():
-            found = evaluate(run.model, self._measures, self._batches(), device=run.device)
-        entry = {"epoch": run.position.epoch, "step": run.position.step, **found}
+            values = evaluate(run.model, self._measures, self._batches(), device=run.device)
+        entry = {"epoch": run.position.epoch, "step": run.position.step, **values}
         history = run.kept.setdefault("validation", [])
         history.append(entry)
-        self._on_measured(run.position.step, found)
+        self._on_measured(run.position.step, values)
         if run.loop.monitor is not None:
-            self._look_at(run, entry)
+            self._update_best(run, entry)
 
-    def _look_at(self, run: Training, entry: dict[str, Any]) -> None:
+    def _update_best(self, run: Training, entry: dict[str, Any]) -> None:
+        """Update the best entry, and end training when the patience is over."""
         value, best = entry[str(run.loop.monitor)], run.kept.get("best")
         if run.plateau is not None:
             run.plateau.step(value)
@@ -74,7 +79,7 @@ class ValidationCallback(Callback):
         if best is None or sign * value < sign * best["value"] or math.isnan(best["value"]):
             run.kept["best"] = {"value": value, "step": entry["step"], "epoch": entry["epoch"]}
             return
-        if self._is_over(run):
+        if self._patience_is_over(run):
             run.ended = (
                 f"{run.loop.monitor} has not become better than {best['value']:.6g} (epoch {best['epoch']}) "
                 f"in {self._since(run, best)} validations"

@@ -7,11 +7,11 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from mtl_accum._knobs import DEFAULTS, flatten
+from mtl_accum._knob_rules import DEFAULTS, flatten
 
 __all__ = ["changes"]
 
-# Keys that may differ: they change no step that is still to be done, or are meant to.
+# Keys that may differ: they do not change the steps that are left, or are there to change them.
 _FREE = {
     *("resume", "epochs", "train", "job", "path", "before", "compare", "check", "measures", "images", "checkpoint"),
     *("logger", "log_every", "edition", "budget", "device", "patience", "validate_every", "data.num_workers"),
@@ -19,28 +19,27 @@ _FREE = {
 _NOTHING = "nothing"
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Describe every key whose value has changed, apart from those that may differ.
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Describe every changed key of a configuration, apart from those that may differ.
 
-    A key that one of the configurations lacks has its default there: knobs are added in time, and a checkpoint from
-    before does without.
+    A key that one of the configurations lacks has its default there: an older checkpoint lacks newer knobs.
 
     Args:
         before: Configuration of the checkpoint.
-        now: Configuration of the run.
+        after: Configuration of the run.
     """
-    old, new = (dict(flatten({key: v for key, v in side.items() if key not in _FREE})) for side in (before, now))
+    old, new = (dict(flatten({key: v for key, v in side.items() if key not in _FREE})) for side in (before, after))
     lines = []
     for key in sorted((old.keys() | new.keys()) - _FREE):
-        one = old[key] if key in old else _default(key, before)
-        other = new[key] if key in new else _default(key, now)
-        if one != other:
-            lines.append(f"{key} was {one!r}, is {other!r}")
+        old_value = old[key] if key in old else _default(key, before)
+        new_value = new[key] if key in new else _default(key, after)
+        if old_value != new_value:
+            lines.append(f"{key} was {old_value!r}, is {new_value!r}")
     return lines
 
 
 def _default(key: str, config: Mapping[str, Any]) -> Any:
-    """Return the value that a key means where a configuration lacks it."""
+    """Return the default of a key that a configuration lacks."""
     if key in DEFAULTS:
         return DEFAULTS[key]
     *path, argument = key.split(".")

@@ -1,4 +1,4 @@
-"""State of any shape as tensors and JSON, and back: nothing in a checkpoint is a pickled object."""
+"""Encoding of nested state as tensors and JSON: a checkpoint holds no pickled objects."""
 
 from __future__ import annotations
 
@@ -11,67 +11,70 @@ from torch import Tensor
 
 __all__ = ["decode", "encode"]
 
-# the only key of a JSON object that stands for something else
+# Each is the only key of a JSON object that encodes something else than a dict with strings as keys.
 _KINDS = {"$tensor", "$complex", "$array", "$tuple", "$items", "$counter"}
 
 
-def encode(state: Any, place: str) -> tuple[dict[str, Tensor], Any]:
-    """Take a state apart.
+def encode(state: Any, name: str) -> tuple[dict[str, Tensor], Any]:
+    """Encode a state as tensors and JSON.
 
     Args:
-        state: any nesting of dicts, lists and tuples of tensors, numpy arrays, numbers, strings and None.
-        place: its name; the tensors' names begin with it.
+        state: Any nesting of dicts, lists and tuples of tensors, numpy arrays, numbers, strings and None.
+        name: Name of the state; the tensors' names begin with it.
 
     Returns:
-        The tensors by name; and what JSON can hold, with references to them.
+        The tensors by name, and a value that JSON can hold, with references to them.
 
     Raises:
-        TypeError: it has something else in it; names the place.
+        TypeError: The state holds anything else; names its place.
     """
     tensors: dict[str, Tensor] = {}
 
-    def keep(tensor: Tensor, place: str) -> str:
-        name = place
-        while name in tensors:  # "a/b" is a name, and "b" in "a" is another
-            name += "'"
-        tensors[name] = tensor
-        return name
+    def add(tensor: Tensor, place: str) -> str:
+        while place in tensors:  # the key "a/b", and "b" in "a", have the same place
+            place += "'"
+        tensors[place] = tensor
+        return place
 
     def visit(value: Any, place: str) -> Any:
-        written: Any
+        encoded: Any
         if value is None or isinstance(value, bool | int | float | str):
-            written = value
+            encoded = value
         elif isinstance(value, Tensor) and value.is_complex():  # safetensors has no complex128
-            written = {"$complex": keep(torch.view_as_real(value.detach().resolve_conj()), place)}
+            encoded = {"$complex": add(torch.view_as_real(value.detach().resolve_conj()), place)}
         elif isinstance(value, Tensor):
-            written = {"$tensor": keep(value.detach(), place)}
+            encoded = {"$tensor": add(value.detach(), place)}
         elif isinstance(value, list | tuple):
             items = [visit(inner, f"{place}/{index}") for index, inner in enumerate(value)]
-            written = {"$tuple": items} if isinstance(value, tuple) else items
+            encoded = {"$tuple": items} if isinstance(value, tuple) else items
         elif isinstance(value, Mapping):
             pairs = [(key, visit(inner, f"{place}/{key}")) for key, inner in value.items()]
             plain = all(isinstance(key, str) for key in value) and _KINDS.isdisjoint(value)
             kind = "$counter" if isinstance(value, Counter) else "$items"
-            written = dict(pairs) if plain and kind == "$items" else {kind: pairs}
+            encoded = dict(pairs) if plain and kind == "$items" else {kind: pairs}
         elif type(value).__module__ == "numpy" and hasattr(value, "dtype"):
             numbers = torch.tensor(value.tolist(), dtype=torch.float64 if value.dtype.kind == "f" else None)
-            written = {"$array": [keep(numbers, place), str(value.dtype)]}
+            encoded = {"$array": [add(numbers, place), str(value.dtype)]}
         else:
             raise TypeError(
                 f"{place}: a checkpoint holds tensors, numbers, strings and their containers; "
                 f"found {type(value).__name__}"
             )
-        return written
+        return encoded
 
-    written = visit(state, place)
-    return tensors, written
+    encoded = visit(state, name)
+    return tensors, encoded
 
 
-def decode(written: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Put together what `encode` has taken apart.
+def decode(encoded: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Decode what `encode` returned.
+
+    Args:
+        encoded: Value with references to tensors, as JSON holds it.
+        tensors: Tensors by name.
 
     Raises:
-        KeyError: a tensor is missing.
+        KeyError: A tensor is missing.
     """
 
     def visit(value: Any) -> Any:
@@ -82,14 +85,14 @@ def decode(written: Any, tensors: Mapping[str, Tensor]) -> Any:
         if _KINDS.isdisjoint(value):
             return {key: visit(inner) for key, inner in value.items()}
         [(kind, content)] = value.items()
-        return meanings[kind](content)
+        return decoders[kind](content)
 
     def array(content: Any) -> Any:
         import numpy
 
         return numpy.asarray(tensors[content[0]].tolist(), dtype=content[1])
 
-    meanings: dict[str, Any] = {
+    decoders: dict[str, Any] = {
         "$tensor": lambda name: tensors[name],
         "$complex": lambda name: torch.view_as_complex(tensors[name]),
         "$array": array,
@@ -97,4 +100,4 @@ def decode(written: Any, tensors: Mapping[str, Tensor]) -> Any:
         "$items": lambda pairs: {key: visit(inner) for key, inner in pairs},
         "$counter": lambda pairs: Counter({key: visit(inner) for key, inner in pairs}),
     }
-    return visit(written)
+    return visit(encoded)

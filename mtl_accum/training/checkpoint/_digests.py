@@ -1,4 +1,4 @@
-"""Files that are what they were when they were written: opened without surprises, and compared by SHA-256."""
+"""SHA-256 digests of regular files and of values."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 
 __all__ = ["digest_of_file", "digest_of_values", "open_regular"]
 
-# A link leads elsewhere; opening a fifo would wait for somebody to write into it.
+# A link may lead out of the folder; opening a fifo would wait for a writer.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file to read it, if it is a file: no link, no fifo, no device.
+    """Open a regular file for reading.
 
     Raises:
-        ValueError: It is something else.
-        OSError: It cannot be opened.
+        ValueError: The path is a link, a fifo, a device or a folder.
+        OSError: The file cannot be opened.
     """
     if path.is_symlink():
         raise ValueError(f"{path.name} is a link, expected a file")
@@ -37,13 +37,13 @@ def digest_of_file(path: Path) -> str:
     """Compute the SHA-256 of a regular file.
 
     Raises:
-        ValueError: It is something else.
-        OSError: It cannot be read.
+        ValueError: The path is a link, a fifo, a device or a folder.
+        OSError: The file cannot be read.
     """
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of_values(values: Mapping[str, Any]) -> str:
-    """Compute the SHA-256 of what JSON can hold, whatever the order of its keys."""
+    """Compute the SHA-256 of values that JSON can hold; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from."""
+"""The checkpoint that a run resumes from: a given one, or the newest one of the same configuration."""
 
 from __future__ import annotations
 
@@ -8,77 +8,84 @@ from pathlib import Path
 from typing import Any
 
 from mtl_accum.training.checkpoint._changes import changes
-from mtl_accum.training.checkpoint._retention import FOLDER, all_of, newest, of_path
+from mtl_accum.training.checkpoint._folder import FOLDER, checkpoint_at, list_checkpoints, newest_checkpoint
 from mtl_accum.training.checkpoint._store import Checkpoint, CheckpointError, read_values
 
-__all__ = ["find"]
+__all__ = ["find_checkpoint"]
 
 _LOG = logging.getLogger(__name__)
 
 
-def find(resume: str | None, folder: Path, config: Mapping[str, Any]) -> Checkpoint | None:
-    """The checkpoint to go on from; None begins anew.
+def find_checkpoint(resume: str | None, folder: Path, config: Mapping[str, Any]) -> Checkpoint | None:
+    """Read the checkpoint that a run resumes from.
 
     Args:
-        resume: a run's folder, one of its checkpoints, or "auto": this run's own folder, else the newest run beside it
-            whose configuration fits; None begins anew.
-        folder: of this run.
-        config: of this run.
+        resume: Folder of a run or of one of its checkpoints; "auto" for this run's own folder, or else the newest run
+            beside it with the same configuration; None to start from the beginning.
+        folder: Folder of this run.
+        config: Configuration of this run.
+
+    Returns:
+        The checkpoint; None to start from the beginning.
 
     Raises:
-        CheckpointError: there is none there, or none that can be read.
-        ValueError: it is of a run with another configuration; names the keys that differ.
+        CheckpointError: There is no checkpoint, or none that can be read.
+        ValueError: The checkpoint is of another configuration; names the keys that differ.
     """
     if resume is None:
         return None
     if resume == "auto":
-        return _find_by_itself(folder, config)
-    found = of_path(Path(resume))
-    if found is None:
+        return _find_automatically(folder, config)
+    checkpoint = checkpoint_at(Path(resume))
+    if checkpoint is None:
         raise CheckpointError(f"resume={resume}: expected a run's folder with {FOLDER}/step-..., found none there")
-    return _same(found, config)
+    return _require_same_config(checkpoint, config)
 
 
-def _find_by_itself(folder: Path, config: Mapping[str, Any]) -> Checkpoint | None:
-    own = newest(folder / FOLDER)
+def _find_automatically(folder: Path, config: Mapping[str, Any]) -> Checkpoint | None:
+    own = newest_checkpoint(folder / FOLDER)
     if own is not None:
-        return _same(own, config)
-    beside = folder.parent.parent  # outputs, of outputs/date/time
-    runs = {path.parent.parent for path in beside.glob(f"*/*/{FOLDER}/step-*")}
-    for run in sorted(runs, key=_written, reverse=True):
-        if not _may_fit(run, config):
+        return _require_same_config(own, config)
+    outputs = folder.parent.parent  # a run's folder is outputs/date/time
+    runs = {path.parent.parent for path in outputs.glob(f"*/*/{FOLDER}/step-*")}
+    for run in sorted(runs, key=_time_of_newest, reverse=True):
+        if not _may_match(run, config):
             continue
         try:
-            found = newest(run / FOLDER)
+            checkpoint = newest_checkpoint(run / FOLDER)
         except CheckpointError as error:
             _LOG.warning("%s", error)
             continue
-        if found is not None and not changes(found.values.get("config", {}), config):
-            return found
-    _LOG.info("resume=auto: no checkpoint of this configuration; beginning anew")
+        if checkpoint is not None and not _changes_since(checkpoint.values, config):
+            return checkpoint
+    _LOG.info("resume=auto: no checkpoint of this configuration; starting from the beginning")
     return None
 
 
-def _written(run: Path) -> float:
-    """When its newest checkpoint was; another process may be removing it just now."""
+def _time_of_newest(run: Path) -> float:
+    """Return when a run's newest checkpoint was written; 0 if it is gone, as another process may be deleting it."""
     try:
-        return all_of(run / FOLDER)[-1].stat().st_mtime
+        return list_checkpoints(run / FOLDER)[-1].stat().st_mtime
     except (IndexError, OSError):
         return 0.0
 
 
-def _may_fit(run: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint of this configuration may be there: reading the values takes less than all tensors."""
-    for path in reversed(all_of(run / FOLDER)):
+def _may_match(run: Path, config: Mapping[str, Any]) -> bool:
+    """Return whether a run may have a checkpoint of a configuration; reads no tensors, which takes longer."""
+    for path in reversed(list_checkpoints(run / FOLDER)):
         try:
-            return not changes(read_values(path).get("config", {}), config)
+            return not _changes_since(read_values(path), config)
         except CheckpointError:
             continue
     return True
 
 
-def _same(found: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
-    differing = changes(found.values.get("config", {}), config)
+def _require_same_config(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
+    differing = _changes_since(checkpoint.values, config)
     if differing:
-        raise ValueError(f"{found.path}: the configuration has changed since: {'; '.join(differing)}")
-    return found
+        raise ValueError(f"{checkpoint.path}: the configuration has changed since: {'; '.join(differing)}")
+    return checkpoint
+
+
+def _changes_since(values: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    return changes(values.get("config", {}), config)

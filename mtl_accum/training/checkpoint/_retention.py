@@ -1,8 +1,7 @@
-"""The checkpoints of a run: the last few and the best one are kept, and the newest one that can be read is used."""
+"""Retention of a run's checkpoints: the newest ones and the best one are kept, the others are deleted."""
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,21 +10,19 @@ from typing import Any
 from torch import Tensor
 
 from mtl_accum._validate import positive_int
-from mtl_accum.training.checkpoint._store import STATE, Checkpoint, CheckpointError, load, read_values, save
+from mtl_accum.training.checkpoint._atomic import remove_leftovers
+from mtl_accum.training.checkpoint._folder import PREFIX, best_checkpoint, list_checkpoints, path_of_step
+from mtl_accum.training.checkpoint._store import save
 
-__all__ = ["FOLDER", "Checkpoints", "all_of", "newest", "of_path"]
-
-FOLDER = "checkpoints"  # in a run's folder
-_LOG = logging.getLogger(__name__)
-_NAME = "step-"
+__all__ = ["CheckpointWriter"]
 
 
-class Checkpoints:
-    """Write the checkpoints of one run, and remove those that are too many.
+class CheckpointWriter:
+    """Writes the checkpoints of one run, and deletes those that are no longer needed.
 
     Args:
-        folder: Made with the first checkpoint; a folder `step-...` each.
-        keep: Number of the newest checkpoints to keep; the best one is kept on top of that.
+        folder: Folder of the checkpoints; made with the first one.
+        keep: Number of the newest checkpoints to keep, besides the best one.
         overwrite: Whether checkpoints already in `folder` belong to an earlier run; they are deleted once the first
             new one is written.
 
@@ -36,80 +33,45 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int = 2, overwrite: bool = False) -> None:
         positive_int("checkpoint.keep", keep)
         self.folder, self._keep = folder, keep
-        self._tidy = False
-        present = all_of(folder)
-        self._foreign = set(present) if overwrite else set()
-        self._best = None if overwrite else next(filter(_is_best, reversed(present)), None)
+        self._leftovers_removed = False
+        self._of_earlier_run = set(list_checkpoints(folder)) if overwrite else set()
+        self._best = None if overwrite else best_checkpoint(folder)
 
     def write(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, best: bool = False) -> Path:
-        """Write one, and remove those that are too many and those of later steps: the run has gone back before them.
+        """Write a checkpoint, and delete those that are no longer needed.
+
+        Checkpoints of later steps are deleted too: the run has resumed from before them.
 
         Args:
             step: Number of optimizer steps done.
-            tensors: By name, on any device.
-            values: What JSON can hold.
+            tensors: Tensors by name, on any device.
+            values: Values that JSON can hold.
             best: Whether it is the best one so far.
 
-        Raises:
-            CheckpointError: It could not be written; those that were there still are.
-        """
-        path = self.folder / f"{_NAME}{step:010d}"
-        best = best or path == self._best
-        written = save(path, tensors, {**values, "best": best})
-        if best or (self._best is not None and self._best.name > path.name):  # gone back before it
-            self._best = written if best else None
-        self._foreign.discard(written)
-        self._remove_too_many(written)
-        return written
+        Returns:
+            The folder of the checkpoint.
 
-    def _remove_too_many(self, newest: Path) -> None:
-        if not self._tidy:
-            for left in (*self.folder.glob(f".writing-{_NAME}*"), *self.folder.glob(f".before-{_NAME}*")):
-                shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
-            self._tidy = True
-        so_far = [path for path in all_of(self.folder) if path.name <= newest.name and path not in self._foreign]
-        kept = {*so_far[-self._keep :], self._best}
-        for path in all_of(self.folder):
+        Raises:
+            CheckpointError: The checkpoint could not be written; the earlier ones are as they were.
+        """
+        path = path_of_step(self.folder, step)
+        best = best or path == self._best
+        save(path, tensors, {**values, "best": best})
+        if best:
+            self._best = path
+        elif self._best is not None and self._best.name > path.name:  # it is of a later step
+            self._best = None
+        self._of_earlier_run.discard(path)
+        self._delete_unneeded(path)
+        return path
+
+    def _delete_unneeded(self, newest: Path) -> None:
+        if not self._leftovers_removed:
+            remove_leftovers(self.folder, PREFIX)
+            self._leftovers_removed = True
+        paths = list_checkpoints(self.folder)
+        of_run = [path for path in paths if path.name <= newest.name and path not in self._of_earlier_run]
+        kept = {*of_run[-self._keep :], self._best}
+        for path in paths:
             if path not in kept:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def newest(folder: Path) -> Checkpoint | None:
-    """Read the newest checkpoint of a folder that can be read, with a line in the log for each that cannot.
-
-    Raises:
-        CheckpointError: There are some, and none of them can be read.
-    """
-    present, reason = all_of(folder), None
-    for path in reversed(present):
-        try:
-            return load(path)
-        except CheckpointError as error:
-            _LOG.warning("%s; the one before it is used", error)
-            reason = error
-    if present:
-        raise CheckpointError(f"{folder}: none of its {len(present)} checkpoints can be read; of the oldest: {reason}")
-    return None
-
-
-def of_path(path: Path) -> Checkpoint | None:
-    """Read what a path stands for: a checkpoint itself, or the newest one of a run's folder or of its `checkpoints`.
-
-    Raises:
-        CheckpointError: There are some, and none of them can be read.
-    """
-    if (path / STATE).is_file():
-        return load(path)
-    return newest(path if path.name == FOLDER else path / FOLDER)
-
-
-def all_of(folder: Path) -> list[Path]:
-    """List the checkpoints of a folder, the oldest first."""
-    return sorted(path for path in folder.glob(f"{_NAME}*") if (path / STATE).is_file())
-
-
-def _is_best(path: Path) -> bool:
-    try:
-        return bool(read_values(path)["best"])
-    except (CheckpointError, KeyError):
-        return False

@@ -1,4 +1,4 @@
-"""The state of a training run as tensors and values, and back, bit for bit."""
+"""State of a training run as tensors and JSON values, restored bit for bit."""
 
 from __future__ import annotations
 
@@ -11,62 +11,67 @@ from torch import Tensor, nn
 
 from mtl_accum.training.checkpoint._codec import decode, encode
 
-__all__ = ["expect_to_fit", "gather", "restore"]
+__all__ = ["collect", "expect_to_fit", "restore"]
 
-_MISFITS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError)  # of who reads a state
+# Errors of loading a state that does not fit.
+_MISFITS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 
-def gather(
-    model: nn.Module, optimizer: torch.optim.Optimizer, also: Mapping[str, Any]
+def collect(
+    model: nn.Module, optimizer: torch.optim.Optimizer, other: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What a checkpoint holds: the model, the optimizer, and what else there is.
+    """Collect the content of a checkpoint: model, optimizer, and other state.
 
     Args:
-        model: parameters and buffers.
-        optimizer: of the model's parameters; one that has done no step has no state, and is not asked for any.
-        also: other states by name, of any nesting.
+        model: Model whose parameters and buffers to collect.
+        optimizer: Optimizer of the model's parameters; its state is empty before its first step.
+        other: Other states by name, of any nesting.
 
     Returns:
-        Tensors by name and what JSON can hold, for `_checkpoint.save`.
+        Tensors by name, and values that JSON can hold.
 
     Raises:
-        TypeError: a state holds something that a checkpoint cannot.
+        TypeError: A state holds something that a checkpoint cannot.
     """
     state = {
         "model": model.state_dict(),
-        "optimizer": _named(optimizer, model),
-        **also,
+        "optimizer": _by_name(optimizer, model),
+        **other,
     }
     tensors: dict[str, Tensor] = {}
-    written: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, part in state.items():
-        of_part, written[name] = encode(part, name)
-        tensors |= of_part
-    return tensors, {"state": written}
+        part_tensors, values[name] = encode(part, name)
+        tensors |= part_tensors
+    return tensors, {"state": values}
 
 
 def restore(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Put model and optimizer back to what `gather` has seen.
+    """Restore model and optimizer from what `collect` returned.
 
     Returns:
         The other states by name.
 
     Raises:
-        ValueError: model or optimizer are not the ones that were gathered.
+        ValueError: The state is that of another model or optimizer.
     """
     with expect_to_fit("model or optimizer"):
         state: dict[str, Any] = decode(values["state"], tensors)
         model.load_state_dict(state.pop("model"))
-        optimizer.load_state_dict(_numbered(state.pop("optimizer"), optimizer, model))
-        _lay_out(optimizer)
+        optimizer.load_state_dict(_by_number(state.pop("optimizer"), optimizer, model))
+        _match_memory_format(optimizer)
     return state
 
 
 @contextmanager
 def expect_to_fit(part: str) -> Iterator[None]:
-    """Raise a ValueError in one line where a state turns out to be of another part, or is none at all."""
+    """Raise a ValueError of one line if a state does not fit in the block.
+
+    Args:
+        part: Name of the part that the state must fit, for the message.
+    """
     try:
         yield
     except _MISFITS as error:
@@ -74,28 +79,29 @@ def expect_to_fit(part: str) -> Iterator[None]:
 
 
 def _names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
-    """The parameters of an optimizer by their names in the model, in the order of its state's numbers."""
-    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    """Return the names of an optimizer's parameters in the model, in the order of the numbers in its state."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return [known.get(id(parameter), f"#{index}") for index, parameter in enumerate(ordered)]
+    return [names.get(id(parameter), f"#{index}") for index, parameter in enumerate(ordered)]
 
 
-def _named(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
-    """Its state by the parameters' names: no number depends on the order in which they were handed over."""
+def _by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
+    """Return an optimizer's state by the parameters' names, independent of the order of its parameters."""
     names, state = _names(optimizer, model), optimizer.state_dict()
     groups = [{**group, "params": [names[index] for index in group["params"]]} for group in state["param_groups"]]
-    return {"state": {names[index]: kept for index, kept in state["state"].items()}, "param_groups": groups}
+    return {"state": {names[index]: value for index, value in state["state"].items()}, "param_groups": groups}
 
 
-def _lay_out(optimizer: torch.optim.Optimizer) -> None:
-    """State in the parameters' memory format, as the optimizer makes it: kernels pair elements by their place."""
+def _match_memory_format(optimizer: torch.optim.Optimizer) -> None:
+    """Copy state into its parameter's memory format, as the optimizer makes it: kernels pair elements by position."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def _numbered(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
+def _by_number(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
+    """Return an optimizer's state by the parameters' numbers, from `_by_name`."""
     numbers = {name: index for index, name in enumerate(_names(optimizer, model))}
     groups = [{**group, "params": [numbers[name] for name in group["params"]]} for group in state["param_groups"]]
-    return {"state": {numbers[name]: kept for name, kept in state["state"].items()}, "param_groups": groups}
+    return {"state": {numbers[name]: value for name, value in state["state"].items()}, "param_groups": groups}

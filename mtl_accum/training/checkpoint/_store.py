@@ -1,35 +1,35 @@
-"""One checkpoint: a folder that is whole or not there, with tensors, values and the digests of both."""
+"""Checkpoint files: a folder with tensors, values, and the SHA-256 of both."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from mtl_accum.training.checkpoint._atomic import writing_folder
 from mtl_accum.training.checkpoint._digests import digest_of_file, digest_of_values, open_regular
 from mtl_accum.training.checkpoint._tensor_files import SUFFIX, Table, read_tensors, table_of, write_tensors
 from mtl_accum.training.checkpoint._version_2 import VERSION_2, read_tensors_of_version_2
 
 __all__ = ["STATE", "VERSION", "Checkpoint", "CheckpointError", "load", "read_values", "save"]
 
-VERSION = 3  # of what a checkpoint holds; 3: tensors in safetensors files
+VERSION = 3  # of the format; 3: tensors in safetensors files
 STATE = "state.json"  # written last: without it a folder is no checkpoint
-_OWN = "sha256"  # of the rest of that file
-_FILE = re.compile(rf"[\w-][\w.-]*{re.escape(SUFFIX)}")  # a name, never a path
+_DIGEST_KEY = "sha256"  # in that file: digest of its other values
+_FILE_NAME = re.compile(rf"[\w-][\w.-]*{re.escape(SUFFIX)}")  # a name, never a path
 
 
 class CheckpointError(ValueError):
-    """A checkpoint could not be written or read; the message says which one and why."""
+    """A checkpoint could not be written or read; the message names it and the reason."""
 
 
 class Checkpoint(NamedTuple):
-    """What one holds: its folder, the tensors by name, on the CPU, and values as JSON has them."""
+    """A checkpoint that has been read: its folder, tensors by name on the CPU, and values as JSON holds them."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -37,36 +37,32 @@ class Checkpoint(NamedTuple):
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Path:
-    """Write a checkpoint aside and rename it: a reader sees all of it or nothing.
+    """Write a checkpoint, whole or not at all.
 
     Args:
-        path: Its folder, which is made, or replaced.
-        tensors: By name, on any device.
-        values: What JSON can hold.
+        path: Folder of the checkpoint; made, or replaced.
+        tensors: Tensors by name, on any device.
+        values: Values that JSON can hold.
+
+    Returns:
+        The folder of the checkpoint.
 
     Raises:
-        CheckpointError: The folder cannot be written, or is full.
+        CheckpointError: The folder cannot be written, or the disk is full.
     """
-    aside = path.parent / f".writing-{path.name}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        _write(aside, tensors, values)
-        _move_in(aside, path)
-    except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(error, Exception):
-            raise CheckpointError(f"{path}: could not be written ({_reason(error)})") from error
-        raise
+        with writing_folder(path) as folder:
+            _write_files(folder, tensors, values)
+    except Exception as error:
+        raise CheckpointError(f"{path}: could not be written ({_describe(error)})") from error
     return path
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint; nothing that it contains is run, and no file outside of its folder is opened.
+    """Read a checkpoint; no code in it is run, and no file outside its folder is opened.
 
     Raises:
-        CheckpointError: It is not there, cut off, changed since it was written, or of another version.
+        CheckpointError: The checkpoint is missing, cut off, changed since it was written, or of another version.
     """
     try:
         values = _read_state(path)
@@ -83,7 +79,7 @@ def read_values(path: Path) -> dict[str, Any]:
     """Read the values of a checkpoint without its tensors.
 
     Raises:
-        CheckpointError: They are not there, cut off, changed since they were written, or of another version.
+        CheckpointError: The values are missing, cut off, changed since they were written, or of another version.
     """
     try:
         return _read_state(path)
@@ -91,39 +87,23 @@ def read_values(path: Path) -> dict[str, Any]:
         raise _unreadable(path, error) from None
 
 
-def _read_files(folder: Path, digests: Mapping[str, str], table: Table) -> dict[str, Tensor]:
-    for name in sorted({*digests, *(file.name for file in folder.glob(f"*{SUFFIX}"))}):
-        if not _FILE.fullmatch(name) or name not in digests:
-            raise ValueError(f"{name!r} is no file of this checkpoint")
-        if digest_of_file(folder / name) != digests[name]:
-            raise ValueError(f"{name} is cut off or was changed after it was written")
-    return read_tensors(folder, table)
-
-
-def _write(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+def _write_files(folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     write_tensors(folder, tensors)
     digests = {file.name: digest_of_file(file) for file in sorted(folder.iterdir())}
-    written = {"version": VERSION, "files": digests, "tensors": table_of(tensors), **values}
+    state = {"version": VERSION, "files": digests, "tensors": table_of(tensors), **values}
     with (folder / STATE).open("w", encoding="utf-8") as file:
-        json.dump({**written, _OWN: digest_of_values(written)}, file)
+        json.dump({**state, _DIGEST_KEY: digest_of_values(state)}, file)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _move_in(aside: Path, path: Path) -> None:
-    """Rename the new checkpoint to its place; one of the same step goes when the new one is there."""
-    before = path.parent / f".before-{path.name}"
-    if path.exists():
-        shutil.rmtree(before, ignore_errors=True)
-        os.replace(path, before)
-    try:
-        os.replace(aside, path)
-    except BaseException:
-        if before.exists() and not path.exists():
-            before.rename(path)
-        raise
-    shutil.rmtree(before, ignore_errors=True)
-    _sync(path.parent)
+def _read_files(folder: Path, digests: Mapping[str, str], table: Table) -> dict[str, Tensor]:
+    for name in sorted({*digests, *(file.name for file in folder.glob(f"*{SUFFIX}"))}):
+        if not _FILE_NAME.fullmatch(name) or name not in digests:
+            raise ValueError(f"{name!r} is no file of this checkpoint")
+        if digest_of_file(folder / name) != digests[name]:
+            raise ValueError(f"{name} is cut off or was changed after it was written")
+    return read_tensors(folder, table)
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -132,34 +112,25 @@ def _read_state(path: Path) -> dict[str, Any]:
     if values["version"] not in (VERSION, VERSION_2):
         raise CheckpointError(
             f"{path}: expected a checkpoint of version {VERSION}, found {values['version']!r}; it was written by "
-            "another mtl_accum, which is needed to go on from it"
+            "another mtl_accum, which is needed to resume from it"
         )
-    if values.pop(_OWN, None) != digest_of_values(values):
+    if values.pop(_DIGEST_KEY, None) != digest_of_values(values):
         raise ValueError(f"{STATE} was changed after it was written")
     return values
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    """Return the error of a checkpoint that cannot be read, in one line."""
     if isinstance(error, CheckpointError):
         return error
     if isinstance(error, FileNotFoundError):
         return CheckpointError(f"{path}: expected a checkpoint, found no {Path(error.filename).name}")
     if type(error) is ValueError:
         return CheckpointError(f"{path}: {_one_line(str(error))}")
-    return CheckpointError(f"{path}: cannot be read ({_reason(error)})")
+    return CheckpointError(f"{path}: cannot be read ({_describe(error)})")
 
 
-def _sync(folder: Path) -> None:
-    """Flush the folder's entries to the disk."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _reason(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return _one_line(f"{type(error).__name__}: {error}")
 
 

@@ -1,6 +1,6 @@
-"""Tensors in the files of a folder, through torch.distributed.checkpoint: safetensors, nothing pickled.
+"""Tensors as safetensors files in a folder, through torch.distributed.checkpoint; nothing is pickled.
 
-A save by several processes leaves a file of each, with the place of its parts; any number of processes can read it.
+Several processes write files of their own, with the position of their parts; any number of processes can read them.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 __all__ = ["SUFFIX", "Table", "read_tensors", "table_of", "write_tensors"]
 
 SUFFIX = ".safetensors"
-Table = dict[str, dict[str, Any]]  # by the tensors' names: dtype and shape, as JSON has them
-_FILE_BYTES = 64 << 20  # a file is put together in memory, which training needs for itself
+Table = dict[str, dict[str, Any]]  # dtype and shape by the tensors' names, as JSON holds them
+_FILE_BYTES = 64 << 20  # a file is put together in memory, so files are small
 
 
 def table_of(tensors: Mapping[str, Tensor]) -> Table:
-    """List the dtype and the shape of tensors by name."""
+    """Return the dtype and the shape of tensors by name."""
     return {name: _entry(tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors into a folder, on any device, in any memory format, and where they share memory, too.
+    """Write tensors into a folder.
 
     Args:
-        folder: Must exist. Files of several processes do not get in each other's way.
-        tensors: By name. Of a DTensor each process writes its part.
+        folder: Existing folder; several processes may write into it.
+        tensors: Tensors by name, on any device, in any memory format, sharing memory or not. Of a DTensor, each
+            process writes its part.
 
     Raises:
-        OSError: The folder cannot be written, or is full.
+        OSError: The folder cannot be written, or the disk is full.
         KeyError: safetensors has no such dtype.
     """
     writer = HuggingFaceStorageWriter(str(folder), _file_of(tensors), save_distributed=True)
@@ -56,11 +57,11 @@ def read_tensors(folder: Path, table: Table) -> dict[str, Tensor]:
     """Read what `write_tensors` has written: whole tensors, on the CPU.
 
     Args:
-        folder: Only files with the suffix of this module are opened.
-        table: What must be there.
+        folder: Folder of the files; only files with the suffix `SUFFIX` are opened.
+        table: Dtype and shape of the expected tensors.
 
     Raises:
-        ValueError: Something else is there, or a tensor has a gap: it would keep what was in memory before.
+        ValueError: The files hold other tensors, or a tensor's parts leave a gap, which would be uninitialized memory.
         SafetensorError: A file is cut off.
     """
     reader = HuggingFaceStorageReader(str(folder))
@@ -69,7 +70,7 @@ def read_tensors(folder: Path, table: Table) -> dict[str, Tensor]:
     for name in sorted(table.keys() | stored.keys()):
         if table.get(name) != stored.get(name):
             raise ValueError(
-                f"tensor {name!r}: expected {_words(table.get(name))}, its files hold {_words(stored.get(name))}"
+                f"tensor {name!r}: expected {_describe(table.get(name))}, its files hold {_describe(stored.get(name))}"
             )
         if not _tiled(entries[name].size, entries[name].chunks):
             raise ValueError(f"tensor {name!r}: its parts leave gaps or overlap")
@@ -80,14 +81,14 @@ def read_tensors(folder: Path, table: Table) -> dict[str, Tensor]:
 
 
 class _Planner(DefaultSavePlanner):
-    """Hands over each tensor as safetensors wants it when its file is written: dense, on the CPU, memory of its own."""
+    """Planner that copies each tensor when its file is written: safetensors needs contiguous memory of its own."""
 
     def transform_object(self, write_item: WriteItem, object: Any) -> Any:
         return object.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _file_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Distribute tensors over files of a limited size: the number of the file, from 1, by the tensor's name."""
+    """Distribute tensors over files of limited size; returns the number of the file, from 1, by the tensor's name."""
     numbers, number, size = {}, 1, 0
     for name, tensor in tensors.items():
         if size and size + tensor.nbytes > _FILE_BYTES:
@@ -100,12 +101,12 @@ def _entry(dtype: torch.dtype, shape: torch.Size) -> dict[str, Any]:
     return {"dtype": str(dtype).removeprefix("torch."), "shape": list(shape)}
 
 
-def _words(entry: Mapping[str, Any] | None) -> str:
+def _describe(entry: Mapping[str, Any] | None) -> str:
     return "none" if entry is None else f"{entry['dtype']} {entry['shape']}"
 
 
 def _tiled(size: torch.Size, chunks: list[ChunkStorageMetadata]) -> bool:
-    """Whether every element lies in exactly one chunk."""
+    """Return whether every element of a tensor is in exactly one chunk."""
     boxes = [list(zip(chunk.offsets, chunk.sizes, strict=True)) for chunk in chunks]
     placed = [(*part, end) for box in boxes for part, end in zip(box, size, strict=True)]
     inside = all(start >= 0 and start + length <= end for start, length, end in placed)
@@ -120,9 +121,9 @@ def _overlap(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> bool:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Raise what happened in place of DCP's own exception, which hides a Ctrl-C and is no `Exception` itself.
+    """Raise the cause of DCP's own exception in its place: DCP's is no `Exception`, and hides a Ctrl-C.
 
-    Leaves out DCP's warning that there is one process only: that is meant.
+    DCP's warning about a single process is ignored: that is the usual case here.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)
@@ -133,7 +134,7 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Look for what was raised in the processes: an interruption, if there is one, else the first failure."""
+    """Return what the processes raised: an interruption, if there is one, or else the first failure."""
     if not isinstance(error, CheckpointException) or not error.failures:
         return error
     causes = [_cause(inner) for inner, _ in error.failures.values()]

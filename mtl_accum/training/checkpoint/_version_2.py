@@ -30,7 +30,7 @@ def read_tensors_of_version_2(folder: Path, digests: Mapping[str, str]) -> dict[
         Whole tensors by name, on the CPU.
 
     Raises:
-        ValueError: A file was changed, or the metadata is not that of whole tensors in these files.
+        ValueError: A file was changed, or the metadata does not describe whole tensors in these files.
         OSError: A file cannot be read.
     """
     contents = {name: _read(folder, name, digest) for name, digest in digests.items()}
@@ -62,7 +62,7 @@ def _tensor(name: str, content: bytes) -> Tensor:
 
 
 class _Inert:
-    """An object of the pickle: its class's name, and the values that would have set it up."""
+    """Inert stand-in for an object of the pickle: its class's name, and its state."""
 
     state: Any = None
 
@@ -77,14 +77,14 @@ class _Inert:
 
 
 class _InertUnpickler(pickle.Unpickler):
-    """Unpickler that imports nothing: a new `_Inert` class stands in for whatever class or function is named."""
+    """Unpickler that imports nothing: a new subclass of `_Inert` replaces every class and function."""
 
     def find_class(self, module: str, name: str) -> Any:
         return type(name, (_Inert,), {})
 
 
 def _storage(content: bytes) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Read which part of which file each tensor is in."""
+    """Return the index of each tensor, and its file and position."""
     try:
         metadata = _InertUnpickler(io.BytesIO(content)).load()
         return [(index.state, entry.state) for index, entry in metadata.state["storage_data"].items()]

@@ -1,4 +1,4 @@
-"""The trained weights in a run's folder, and the digest that its report has of them."""
+"""Trained weights in a run's folder, and their digest in its report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def save_weights(model: nn.Module, folder: Path) -> dict[str, str]:
         The file's name and its SHA-256, for the report.
 
     Raises:
-        OSError: The folder cannot be written, or is full.
+        OSError: The folder cannot be written, or the disk is full.
     """
 
     def write(path: Path) -> None:
@@ -40,17 +40,17 @@ def save_weights(model: nn.Module, folder: Path) -> dict[str, str]:
 
 
 def check_weights(file: Path) -> str:
-    """Hold a file of weights against the digest in the report beside it.
+    """Compare a file of weights with the digest in the report beside it.
 
     Returns:
-        What came of it, in a few words.
+        The result, in a few words for the user.
 
     Raises:
-        ValueError: The report is of other weights.
+        ValueError: The report describes other weights.
     """
     try:
-        written: Any = json.loads((file.parent / _REPORT).read_text(encoding="utf-8"))["weights"]
-        name, expected = written["file"], written["sha256"]
+        described: Any = json.loads((file.parent / _REPORT).read_text(encoding="utf-8"))["weights"]
+        name, expected = described["file"], described["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return f"not checked: no {_REPORT} with their digest beside them"
     if name != file.name:

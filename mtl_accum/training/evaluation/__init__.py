@@ -1,4 +1,4 @@
-"""Metrics and images of the test data."""
+"""Evaluation: metrics and images of the test data."""
 
 from mtl_accum.training.evaluation._evaluate import EvalMetric, evaluate, require_tasks
 from mtl_accum.training.evaluation._images import Images, before_and_after, image_rows, require_images

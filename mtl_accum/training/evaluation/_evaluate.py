@@ -1,4 +1,4 @@
-"""Metrics on held-out data."""
+"""Evaluation of a network: metrics on held-out data."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["EvalMetric", "evaluate", "require_tasks"]
 
 @dataclass(frozen=True)
 class EvalMetric:
-    """One figure of merit.
+    """Metric of one task on held-out data.
 
     Attributes:
-        task: whose target it looks at.
-        metric: a torchmetrics metric, updated with (prediction, target).
-        prediction: by default the head's output; a key of the batch shows what doing nothing would give.
+        task: Name of the task with the target.
+        metric: Metric of torchmetrics, updated with (prediction, target).
+        prediction: Key of the batch to use as the prediction, e.g. the input as a baseline; None for the head's output.
 
     Raises:
-        ValueError: an attribute is no such thing.
+        ValueError: An attribute has a wrong type.
     """
 
     task: str
@@ -44,25 +44,34 @@ class EvalMetric:
 def evaluate(
     model: MultiTaskModel, measures: Mapping[str, EvalMetric], batches: Iterable[Any], *, device: torch.device
 ) -> dict[str, float]:
-    """Every measure over all batches, by name.
+    """Compute measures over all batches.
+
+    Args:
+        model: Network, on the device; it is in evaluation mode afterwards.
+        measures: Measures by name.
+        batches: Held-out data.
+        device: Device of the network.
+
+    Returns:
+        Values of the measures, by name.
 
     Raises:
-        ValueError: a measure names a task that the model does not have, or a prediction that the batch has not.
+        ValueError: The model lacks the task of a measure, or a batch lacks its prediction.
     """
     require_tasks(measures, model)
     for measure in measures.values():
         measure.metric.to(device).reset()
     model.eval()
-    for batch in batches:
-        here = to_device(batch, device)
-        outputs = model(here)
+    for host_batch in batches:
+        batch = to_device(host_batch, device)
+        outputs = model(batch)
         for name, measure in measures.items():
-            if measure.prediction is not None and measure.prediction not in here:
+            if measure.prediction is not None and measure.prediction not in batch:
                 raise ValueError(f"measures.{name}.prediction must be a key of the batch, found {measure.prediction!r}")
-            target = model.tasks[measure.task].target(here)
+            target = model.tasks[measure.task].target(batch)
             if target is not None:
-                seen = outputs[measure.task] if measure.prediction is None else here[measure.prediction]
-                measure.metric.update(seen, target)
+                prediction = outputs[measure.task] if measure.prediction is None else batch[measure.prediction]
+                measure.metric.update(prediction, target)
     return {name: float(measure.metric.compute()) for name, measure in measures.items()}
 
 

@@ -1,4 +1,4 @@
-"""Images for the report: what goes in, what the network makes of it before and after training, what it should make."""
+"""Images for the report: input, output before and after training, target."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from mtl_accum.training.loop import to_device
 
 __all__ = ["ImageRows", "Images", "before_and_after", "image_rows", "require_images"]
 
-ImageRows = dict[str, str]  # by what they show: a row of images as PNG, in base64
+ImageRows = dict[str, str]  # rows of images as base64 PNG, by label
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images of the test data that a report shows, before and after training.
+    """Images of the first test batch that a report shows, before and after training.
 
     Args:
-        task: whose head makes images (N, C, H, W), with one channel or three.
-        input: a key of the batch: what the images were made from.
-        target: a key of the batch: what they should be.
-        low: the value that is black.
-        high: the value that is white.
-        count: how many of the first test batch.
+        task: Name of the task whose head outputs images (N, C, H, W), with one channel or three.
+        input: Key of the batch with the input images.
+        target: Key of the batch with the target images.
+        low: Value of black.
+        high: Value of white.
+        count: Number of images to show.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
 
     task: str
@@ -58,19 +58,22 @@ class Images:
 
 @torch.no_grad()
 def image_rows(
-    model: MultiTaskModel, images: Mapping[str, Images], data: Data, when: str, *, device: torch.device
+    model: MultiTaskModel, images: Mapping[str, Images], data: Data, label: str, *, device: torch.device
 ) -> dict[str, ImageRows]:
-    """The images as they are now: by name, input, output and target; random numbers stay where they are.
+    """Render the rows of input, output and target of a network; random numbers are left unchanged.
 
     Args:
-        model: on the device; is in evaluation mode afterwards.
-        images: which ones, by name.
-        data: whose first test batch counts.
-        when: what the output is called: "before training".
-        device: the model's.
+        model: Network, on the device; it is in evaluation mode afterwards.
+        images: Images to render, by name.
+        data: Data with the test batch.
+        label: Label of the output, e.g. "before training".
+        device: Device of the network.
+
+    Returns:
+        Rows by the images' names.
 
     Raises:
-        ValueError: the batch has no such key, or what should be images is none.
+        ValueError: The batch lacks a key, or a tensor does not have the shape of images.
     """
     if not images:
         return {}
@@ -78,40 +81,48 @@ def image_rows(
     with same_random_numbers():
         batch = to_device(next(iter(data.test())), device)
         outputs = model(batch)
-    found: dict[str, ImageRows] = {}
-    for name, wanted in images.items():
-        shown = {"input": batch.get(wanted.input), when: outputs[wanted.task], "target": batch.get(wanted.target)}
-        found[name] = {label: _strip(f"images.{name}: {label}", tensor, wanted) for label, tensor in shown.items()}
-    return found
+    rows: dict[str, ImageRows] = {}
+    for name, each in images.items():
+        tensors = {"input": batch.get(each.input), label: outputs[each.task], "target": batch.get(each.target)}
+        rows[name] = {part: _png_row(f"images.{name}: {part}", tensor, each) for part, tensor in tensors.items()}
+    return rows
 
 
 def before_and_after(
     before: Mapping[str, ImageRows], after: Mapping[str, ImageRows]
 ) -> dict[str, list[dict[str, str]]]:
-    """What `image_rows` made of the same images at two times, as a report holds it."""
-    found: dict[str, list[dict[str, str]]] = {}
-    for name, shown in after.items():
-        both = {**before[name], **shown}
-        both["target"] = both.pop("target")  # the last
-        found[name] = [{"name": label, "png": png} for label, png in both.items()]
-    return found
+    """Merge the rows of `image_rows` before and after training, for a report.
+
+    Args:
+        before: Rows by the images' names.
+        after: Rows of the same images later.
+
+    Returns:
+        By the images' names, a list of rows with "name" and "png".
+    """
+    merged: dict[str, list[dict[str, str]]] = {}
+    for name, rows in after.items():
+        both = {**before[name], **rows}
+        both["target"] = both.pop("target")  # moves to the end
+        merged[name] = [{"name": label, "png": png} for label, png in both.items()]
+    return merged
 
 
 def require_images(images: Mapping[str, Images], model: MultiTaskModel) -> None:
     """Raise ValueError if images name a task that the model does not have."""
-    for name, wanted in images.items():
-        if wanted.task not in model.tasks:
-            raise ValueError(f"images.{name}.task must be one of {', '.join(model.tasks)}; found {wanted.task!r}")
+    for name, each in images.items():
+        if each.task not in model.tasks:
+            raise ValueError(f"images.{name}.task must be one of {', '.join(model.tasks)}; found {each.task!r}")
 
 
-def _strip(label: str, tensor: Any, wanted: Images) -> str:
-    """Images side by side with a white line between them."""
+def _png_row(name: str, tensor: Any, images: Images) -> str:
+    """Return images side by side with a white line between them, as base64 PNG."""
     from PIL import Image
 
     if not isinstance(tensor, Tensor) or tensor.ndim != 4 or tensor.shape[1] not in (1, 3):
         shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise ValueError(f"{label}: expected a tensor (N, 1 or 3, H, W), found {shape}")
-    tiles = ((tensor[: wanted.count].float() - wanted.low) / (wanted.high - wanted.low)).nan_to_num().clamp(0, 1)
+        raise ValueError(f"{name}: expected a tensor (N, 1 or 3, H, W), found {shape}")
+    tiles = ((tensor[: images.count].float() - images.low) / (images.high - images.low)).nan_to_num().clamp(0, 1)
     row = torch.cat(list(functional.pad(tiles, (0, 1), value=1.0)), dim=-1)[..., :-1]
     pixels = (255 * row).round().to(torch.uint8).permute(1, 2, 0).squeeze(-1).cpu().numpy()
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""A measure over what a target really has."""
+"""Mean error over the valid entries of targets."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ __all__ = ["MaskedMean"]
 
 
 class MaskedMean(Metric):
-    """The mean of an error over the valid entries of all targets; see `MaskedLoss`.
+    """Mean of an error over the valid entries of all targets; see `MaskedLoss`.
 
     Args:
-        error: maps prediction and target to values.
-        valid: maps the target to a mask of their shape.
+        error: Function from prediction and target to values.
+        valid: Function from the target to a mask of the values' shape.
+
+    Raises:
+        ValueError: An argument is not callable.
     """
 
     total: Tensor
@@ -31,11 +34,11 @@ class MaskedMean(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """One batch."""
+        """Add a batch."""
         total, count = masked_sum(self._error, self._valid, prediction, target)
         self.total += total
         self.count += count
 
     def compute(self) -> Tensor:
-        """The mean; NaN where nothing was valid."""
+        """Return the mean; NaN if no entry was valid."""
         return self.total / self.count

@@ -1,4 +1,4 @@
-"""Batches of an epoch in windows, from its beginning or from the batch at which a run was interrupted."""
+"""Windows of batches: one epoch, from its beginning or from the batch at which a run was interrupted."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def windows(batches: Iterable[Any], position: Position, size: int) -> Iterator[l
     from the random numbers of that moment: a shuffling `DataLoader` repeats its order.
 
     Args:
-        batches: Iterable that gives one epoch of batches at every iteration.
+        batches: Iterable of one epoch's batches, iterated once an epoch.
         position: Epoch and batch to begin at; its `began` is set at the beginning of an epoch.
         size: Number of batches of a window.
     """
-    begin = getattr(batches, "at", None)
-    rest = begin(position.epoch, position.batch) if begin is not None else _again(batches, position)
+    start_at = getattr(batches, "at", None)
+    rest = start_at(position.epoch, position.batch) if start_at is not None else _skip_to(batches, position)
     while window := list(islice(rest, size)):
         yield window
 
 
-def _again(batches: Iterable[Any], position: Position) -> Iterator[Any]:
-    """Iterate an epoch from its beginning, and leave out the batches that are done."""
+def _skip_to(batches: Iterable[Any], position: Position) -> Iterator[Any]:
+    """Iterate an epoch from its beginning, and skip the batches that are done."""
     state = RngState.capture(batches)
     if not position.batch:
         position.began = state.state_dict()

@@ -1,4 +1,4 @@
-"""Which device to run on, and moving a batch there."""
+"""The device of a run: its name, its description, batches on it, and a lock for measurements."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
+from mtl_accum._torch_pytree import tree_map_only
 from mtl_accum.memory import driver_version
 
-__all__ = ["alone_on", "describe", "deterministic", "resolve", "to_device"]
+__all__ = ["describe_device", "lock_device", "resolve_device", "set_deterministic", "to_device"]
 
 _LOG = logging.getLogger(__name__)
-_SILENT_SECONDS = 1.0  # of a wait
+_SILENT_SECONDS = 1.0  # a wait this long is not logged
 
 
-def resolve(name: str) -> torch.device:
-    """The device of that name: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a name.
+
+    Args:
+        name: Name of the device: "cpu", "cuda", "cuda:N", or "auto" for CUDA if available and the CPU otherwise.
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: The name is not one of these, or the machine has no such device.
     """
     if not isinstance(name, str):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N, found {name!r}")
@@ -49,8 +52,8 @@ def resolve(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """What a report says about a device."""
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """Return a device's type, name and size, for a report."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return {
@@ -62,35 +65,48 @@ def describe(device: torch.device) -> dict[str, Any]:
     return {"type": "cpu", "name": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
 
 
-def deterministic(wanted: bool) -> None:
-    """Have operations that are not deterministic raise, for the whole process; or put that back."""
-    if wanted:
+def set_deterministic(enabled: bool) -> None:
+    """Make nondeterministic operations raise in the whole process, or allow them again.
+
+    Args:
+        enabled: Whether nondeterministic operations raise.
+    """
+    if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS starts
-    torch.use_deterministic_algorithms(wanted)
-    torch.backends.cudnn.benchmark = False if wanted else torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(enabled)
+    if enabled:
+        torch.backends.cudnn.benchmark = False
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch with every tensor on the device; copies from page-locked memory run beside what the device does."""
-    if type(batch) is dict:  # most are, and a container of any kind takes ten times as long
+    """Move every tensor of a batch to a device; copies from page-locked memory overlap with computation.
+
+    Args:
+        batch: Any nesting of tensors and other values.
+        device: Device to move the tensors to.
+    """
+    if type(batch) is dict:  # the usual case; tree_map takes ten times as long
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, Tensor):
-        return _moved(batch, device)
-    return tree_map_only(Tensor, lambda tensor: _moved(tensor, device), batch)
+        return _move(batch, device)
+    return tree_map_only(Tensor, lambda tensor: _move(tensor, device), batch)
 
 
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 @contextmanager
-def alone_on(device: torch.device) -> Iterator[None]:
-    """Wait until no other process of this user measures on the device: jobs of a sweep may run side by side.
+def lock_device(device: torch.device) -> Iterator[None]:
+    """Hold this user's lock on a device during the block: jobs of a sweep may run side by side, and measure in turn.
 
-    A wait of more than a second is a line in the log.
+    A wait of more than a second is logged.
+
+    Args:
+        device: Device to measure on.
     """
-    who = os.getuid() if hasattr(os, "getuid") else os.getlogin()
-    path = Path(tempfile.gettempdir()) / f"mtl_accum-{who}-{str(device).replace(':', '-')}.lock"
+    user = os.getuid() if hasattr(os, "getuid") else os.getlogin()
+    path = Path(tempfile.gettempdir()) / f"mtl_accum-{user}-{str(device).replace(':', '-')}.lock"
     lock = FileLock(path)
     try:
         lock.acquire(timeout=_SILENT_SECONDS)

@@ -1,4 +1,4 @@
-"""The losses of a training run, read from the device a few at a time: reading waits for it."""
+"""Losses of a training run, copied from the device several steps at a time: each copy waits for the device."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _READ_EVERY = 10  # steps
 
 
 class Losses:
-    """Every task's loss at every step.
+    """History of every task's loss, one value a step.
 
     Args:
-        tasks: their names.
-        allow_nan: a loss that is NaN or infinite is no error.
+        tasks: Names of the tasks.
+        allow_nan: Whether a loss may be NaN or infinite.
 
     Attributes:
-        history: by task, what has been read so far: a few steps behind.
+        history: Losses that have been read so far, by task; up to ten steps behind.
     """
 
     def __init__(self, tasks: Iterable[str], *, allow_nan: bool = False) -> None:
@@ -30,20 +30,23 @@ class Losses:
         self._unread: list[Tensor] = []
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Those of one more step.
+        """Add the losses of one step.
+
+        Args:
+            losses: 0-dim losses by task, on the device.
 
         Raises:
-            FloatingPointError: one that is read now is NaN or infinite; names the task and the step.
+            FloatingPointError: A loss of this or an earlier step is NaN or infinite; names the task and the step.
         """
         self._unread.append(torch.stack(list(losses.values())))
         if len(self._unread) == _READ_EVERY:
             self.read()
 
     def read(self) -> dict[str, list[float]]:
-        """Bring all over from the device.
+        """Copy the losses of all steps from the device, and return the history.
 
         Raises:
-            FloatingPointError: one is NaN or infinite; names the task and the step.
+            FloatingPointError: A loss is NaN or infinite; names the task and the step.
         """
         rows = torch.stack(self._unread).tolist() if self._unread else []
         self._unread.clear()
@@ -58,11 +61,11 @@ class Losses:
         return self.history
 
     def state(self) -> Tensor:
-        """All of them, (tasks, steps), float64."""
+        """Return all losses as a float64 tensor (tasks, steps)."""
         return torch.tensor(list(self.read().values()), dtype=torch.float64)
 
     def restore(self, state: Tensor) -> None:
-        """Put `state` back."""
+        """Restore the losses from what `state` returned."""
         rows: Sequence[list[float]] = state.tolist()
         for history, row in zip(self.history.values(), rows, strict=True):
             history[:] = row

@@ -1,4 +1,4 @@
-"""Arithmetic of training: fp32, tf32, or autocast to a 16-bit type, with loss scaling where that needs it."""
+"""Numeric precision of training: fp32, tf32, or autocast to a 16-bit type, with loss scaling for fp16."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum.editions import Tasks, Trunk, backward_scale
 from mtl_accum.editions._engine import facts
 from mtl_accum.models import MultiTaskModel
@@ -20,21 +20,21 @@ _DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.flo
 
 
 class Precision:
-    """One of "fp32", "tf32", "bf16" and "fp16".
+    """Precision of trunk, heads and losses in training.
 
-    The 16-bit ones run trunk and heads under autocast, weights and optimizer stay in fp32; "fp16" scales the losses
-    (Micikevicius et al., 2018, Mixed Precision Training). "tf32" and "fp32" say what matrix products and convolutions
-    of an NVIDIA GPU may round to, for the whole process.
+    "bf16" and "fp16" run trunk and heads under autocast; weights and optimizer state stay in fp32. "fp16" scales the
+    losses (Micikevicius et al., 2018, Mixed Precision Training). "fp32" and "tf32" set, for the whole process, how an
+    NVIDIA GPU rounds matrix products and convolutions.
 
     Args:
-        name: which.
-        device: where the network is.
+        name: Name of the precision: "fp32", "tf32", "bf16" or "fp16".
+        device: Device of the network.
 
     Attributes:
-        scaler: of "fp16"; None elsewhere.
+        scaler: Loss scaler of "fp16"; None for other precisions.
 
     Raises:
-        ValueError: there is no such precision.
+        ValueError: There is no such precision.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -43,28 +43,29 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None
 
     def set_up(self) -> None:
-        """Say how fp32 is computed; for the whole process."""
-        rounded = self.name == "tf32"
-        torch.set_float32_matmul_precision("high" if rounded else "highest")
+        """Set how fp32 matrix products and convolutions are computed, for the whole process."""
+        tf32 = self.name == "tf32"
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
         if self._device.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = rounded
+            torch.backends.cudnn.allow_tf32 = tf32
 
-    def of(self, model: MultiTaskModel) -> tuple[Trunk, Tasks]:
-        """Trunk and tasks as they are called in training."""
+    def apply(self, model: MultiTaskModel) -> tuple[Trunk, Tasks]:
+        """Return a model's trunk and tasks, under autocast where the precision has 16 bits."""
         if self._dtype is None:
             return model.trunk, model.tasks
-        where = self._device.type, self._dtype
-        return _Autocast(model.trunk, *where), {name: _Autocast(task, *where) for name, task in model.tasks.items()}
+        device = self._device.type
+        tasks = {name: _Autocast(task, device, self._dtype) for name, task in model.tasks.items()}
+        return _Autocast(model.trunk, device, self._dtype), tasks
 
-    def undo(self) -> None:
-        """Forget what the step that is undone has unscaled."""
+    def reset(self) -> None:
+        """Discard what the loss scaler recorded in a step that is rolled back; its scale stays."""
         if self.scaler is not None:
             state = self.scaler.state_dict()
             self.scaler = torch.amp.GradScaler(self._device.type)
             self.scaler.load_state_dict(state)
 
     def scaled(self) -> AbstractContextManager[None]:
-        """Backward passes inside the block are of scaled losses, where this precision needs it."""
+        """Scale the backward passes in the block by the loss scaler's factor, if there is a scaler."""
         if self.scaler is None:
             return nullcontext()
         scaled: Any = self.scaler.scale(torch.ones((), device=self._device))
@@ -72,7 +73,7 @@ class Precision:
 
 
 class _Autocast:
-    """A callable whose forward runs under autocast; its backward, as it should, does not."""
+    """A function whose forward runs under autocast; the backward runs outside, as PyTorch recommends."""
 
     def __init__(self, function: Callable[..., Any], device: str, dtype: torch.dtype | None) -> None:
         self._function, self._device, self._dtype = function, device, dtype
@@ -80,5 +81,5 @@ class _Autocast:
 
     def __call__(self, *arguments: Any) -> Tensor:
         with torch.autocast(self._device, self._dtype):
-            found: Tensor = self._function(*arguments)
-        return found
+            output: Tensor = self._function(*arguments)
+        return output

@@ -30,8 +30,8 @@ class StepRollback:
         """Save the start of a step.
 
         Args:
-            copy: Whether to copy parameters and optimizer state to the host; without copies, a step that has written
-                to them cannot be undone.
+            copy: Whether to copy parameters and optimizer state to the host. Without copies, a step that has written
+                to them cannot be rolled back.
         """
         self._random = RngState.capture()
         self._buffers.renew(self._modules)
@@ -42,7 +42,7 @@ class StepRollback:
             self._writes.mark()
 
     def restore(self) -> None:
-        """Go back to the start of the step.
+        """Restore the start of the step.
 
         Raises:
             RollbackError: Parameters or optimizer state were written to, and there is no copy of them.

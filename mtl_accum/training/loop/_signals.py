@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: it finishes its step first."""
+"""SIGTERM and Ctrl-C during training: the run finishes its step, and then stops."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StoppedError(Exception):
-    """The run has ended because a signal asked for it; the message says how to go on.
+    """Training was stopped by a signal; the message names the last step.
 
     Attributes:
-        exit_code: 128 plus the signal's number, as shells have it.
+        exit_code: 128 plus the signal's number, the exit code that shells report.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -26,17 +26,17 @@ class StoppedError(Exception):
 
 
 class StopRequest:
-    """Whether a signal has asked for the end.
+    """Signal handler that records the first signal.
 
     Attributes:
-        signal: its number; 0 where none has.
+        signal: Number of the signal; 0 before one arrives.
     """
 
     def __init__(self) -> None:
         self.signal = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The signal's handler; a second Ctrl-C does not wait any longer."""
+        """Record the signal; a second Ctrl-C raises KeyboardInterrupt at once."""
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
@@ -44,7 +44,10 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Collect SIGTERM (SLURM, pre-emption) and SIGINT (Ctrl-C) inside the block; in the main thread only."""
+    """Record SIGTERM (SLURM, pre-emption) and SIGINT (Ctrl-C) in the block, instead of ending the process.
+
+    Only the main thread can handle signals; in another thread the block records none.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

@@ -1,4 +1,4 @@
-"""What happens between the gradient and the next step: clipping, NaN, loss scaling, the optimizer."""
+"""Parameter updates: gradient clipping, skipping of NaN, loss scaling, and the optimizer's step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mtl_accum._knobs import check_knob
+from mtl_accum._knob_rules import check_knob
 from mtl_accum._state import BufferSnapshot
 from mtl_accum.training.loop._precision import Precision
 
@@ -18,24 +18,24 @@ _LOG = logging.getLogger(__name__)
 
 
 class Update:
-    """Turns `.grad` into a step of the optimizer.
+    """Update of the parameters from their gradients.
 
     Args:
-        model: whose gradients.
-        optimizer: of its parameters.
-        precision: whose scaler unscales them.
-        clip_norm: the largest norm of the whole gradient (Pascanu et al., 2013, On the difficulty of training recurrent
+        model: Network with the gradients.
+        optimizer: Optimizer of its parameters.
+        precision: Precision whose loss scaler unscales the gradients.
+        clip_norm: Largest norm of the whole gradient (Pascanu et al., 2013, On the difficulty of training recurrent
             neural networks); None does not clip.
-        on_nan: "raise", or "skip": a step with a NaN or infinite loss or gradient changes nothing and is counted.
-            To know that, every step waits for the device.
+        on_nan: "raise", or "skip": a step with a NaN or infinite loss or gradient changes nothing and is counted. The
+            test makes every step wait for the device.
 
     Attributes:
-        stepped: whether the last step changed anything.
-        skipped: how many did not.
-        norm: of the last gradient before clipping, where it was computed.
+        stepped: Whether the last step changed the parameters.
+        skipped: Number of steps that changed nothing.
+        norm: Norm of the last gradient before clipping; None where it was not computed.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
 
     def __init__(
@@ -55,23 +55,23 @@ class Update:
         self._buffer_owners = [module for module in model.modules() if module._buffers]
         self.stepped, self.skipped = True, 0
         self.norm: Tensor | None = None
-        self._scale: float | None = None  # of the loss after the last step; asking for it waits for the device
+        self._scale: float | None = None  # loss scale after the last step; reading it waits for the device
 
     def before(self) -> None:
-        """A step begins, perhaps again after one that was undone."""
+        """Save what a skipped step must restore; called at the start of a step, again if it was rolled back."""
         if self._skips:
             self._buffers.renew(self._buffer_owners)
 
     def __call__(self, losses: Mapping[str, Tensor], step: int) -> None:
-        """The gradient is there: step, unless it is to be skipped.
+        """Update the parameters, or skip the step.
 
         Args:
-            losses: of the tasks.
-            step: its number, for the log.
+            losses: Losses by task.
+            step: Number of the step, for the log.
         """
         scaler = self._precision.scaler
         if scaler is not None and all(parameter.grad is None for parameter in self._model.parameters()):
-            scaler = None  # no task is present: there is nothing to unscale
+            scaler = None  # no task is present: unscaling no gradient at all would raise
         if scaler is not None:
             scaler.unscale_(self._optimizer)
         if self._clip_norm is not None or self._skips:
@@ -85,7 +85,7 @@ class Update:
         if scaler is not None:
             before = self._scale if self._scale is not None else scaler.get_scale()
             if self.stepped:
-                scaler.step(self._optimizer)  # unless the gradient overflowed
+                scaler.step(self._optimizer)  # skips an overflowed gradient, and `update` then lowers the scale
             scaler.update()
             self._scale = scaler.get_scale()
             self.stepped = self.stepped and self._scale >= before
@@ -94,18 +94,20 @@ class Update:
         self.skipped += not self.stepped
 
     def _finite(self, losses: Mapping[str, Tensor], step: int) -> bool:
-        """Whether losses and gradient are; one transfer from the device."""
+        """Return whether losses and gradient are finite, and log it if not; costs one transfer from the device."""
         assert self.norm is not None
-        *fine, all_fine = torch.stack([value.float() for value in (*losses.values(), self.norm)]).isfinite().tolist()
-        if all(fine) and all_fine:
+        values = torch.stack([value.float() for value in (*losses.values(), self.norm)])
+        *finite_losses, finite_gradient = values.isfinite().tolist()
+        if all(finite_losses) and finite_gradient:
             return True
-        tasks = [name for name, finite in zip(losses, fine, strict=True) if not finite]
-        what = f"the loss of {', '.join(tasks)}" if tasks else f"the gradient of {self._first_parameter()}"
+        tasks = [name for name, finite in zip(losses, finite_losses, strict=True) if not finite]
+        cause = f"the loss of {', '.join(tasks)}" if tasks else f"the gradient of {self._first_nonfinite()}"
         _LOG.warning(
-            "step %d: %s is NaN or infinite; nothing changed (%d skipped so far)", step, what, self.skipped + 1
+            "step %d: %s is NaN or infinite; nothing changed (%d skipped so far)", step, cause, self.skipped + 1
         )
         return False
 
-    def _first_parameter(self) -> str:
+    def _first_nonfinite(self) -> str:
+        """Return the name of the first parameter whose gradient is not finite."""
         named = self._model.named_parameters()
         return next((name for name, p in named if p.grad is not None and not p.grad.isfinite().all()), "?")

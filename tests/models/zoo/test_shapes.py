@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils._pytree import tree_map_only
 
-from mtl_accum import Accumulated, Cached, Checkpointed, PerTask, Split, SummedLoss, Task, predict
+from mtl_accum import Accumulated, Cached, Checkpointed, Edition, PerTask, Split, SummedLoss, Task, predict
 from mtl_accum.models import LanguageTask, MaskedLoss, count_valid, dense3, is_present, lm_heads, squared_error
 from mtl_accum.testing import SHAPES, Workload, assert_same_gradient, run_edition
 from mtl_accum.verify._difference import gradient_difference
@@ -30,17 +32,17 @@ def workload(name: str, *overrides: str) -> Workload:
 
 @pytest.mark.parametrize("edition", [*WHOLE, *IN_PIECES], ids=repr)
 @pytest.mark.parametrize("name", SHAPES)
-def test_every_edition_is_exact(name, edition):
+def test_every_edition_is_exact(name: str, edition: Edition) -> None:
     assert_same_gradient(edition, lambda: workload(name), oracle=oracle(edition))
 
 
 @pytest.mark.parametrize("edition", WHOLE, ids=repr)
-def test_batch_norm_in_the_whole_batch(edition):
+def test_batch_norm_in_the_whole_batch(edition: Edition) -> None:
     assert_same_gradient(edition, lambda: workload("dense3", "model.norm=batch"), oracle=oracle(edition))
 
 
 @pytest.mark.parametrize("edition", IN_PIECES, ids=repr)
-def test_batch_norm_in_pieces_is_refused_and_frozen_is_not(edition):
+def test_batch_norm_in_pieces_is_refused_and_frozen_is_not(edition: Edition) -> None:
     load = workload("dense3", "model.norm=batch")
     with pytest.raises(ValueError, match="BatchNorm2d.* uses batch statistics"):
         edition.forward_backward(load.trunk, load.tasks, load.batch)
@@ -48,7 +50,7 @@ def test_batch_norm_in_pieces_is_refused_and_frozen_is_not(edition):
 
 
 @pytest.mark.parametrize("edition", [Split(), Cached(chunk_size=2), Accumulated(Split(), micro_batches=2)], ids=repr)
-def test_chunks_of_the_sequence(edition):
+def test_chunks_of_the_sequence(edition: Edition) -> None:
     """Chunks give the gradient of all logits at once, under every edition."""
     assert_same_gradient(edition, lambda: workload("lm_heads", "model.chunks=3"), oracle=oracle(edition))
     whole, cut = (run_edition(SummedLoss(), workload("lm_heads", f"model.chunks={chunks}")) for chunks in (1, 3))
@@ -56,7 +58,7 @@ def test_chunks_of_the_sequence(edition):
     assert gradient_difference(cut.losses, whole.losses) <= 1e-12
 
 
-def test_watchers_of_chunks_see_every_token_once():
+def test_watchers_of_chunks_see_every_token_once() -> None:
     load = workload("lm_heads", "model.chunks=3")
     seen = []
     load.tasks["ahead 2"].watchers.append(lambda output, target: seen.append((output.detach(), target)))
@@ -66,12 +68,12 @@ def test_watchers_of_chunks_see_every_token_once():
     assert [output.shape[:2] for output, _ in seen] == [target.shape for _, target in seen]
 
 
-def test_chunks_must_be_a_number():
+def test_chunks_must_be_a_number() -> None:
     with pytest.raises(ValueError, match="chunks must be a positive integer, found 0"):
         lm_heads(1 / 32, chunks=0)
 
 
-def test_counts_are_the_valid_entries():
+def test_counts_are_the_valid_entries() -> None:
     load = workload("dense3")
     counts = {name: int(task.count(load.batch)) for name, task in load.tasks.items()}
     assert counts["segmentation"] == (load.batch["segmentation"] >= 0).sum() < load.batch["segmentation"].numel()
@@ -89,7 +91,7 @@ def test_counts_are_the_valid_entries():
     assert torch.equal(load.tasks["ahead 3"].target(load.batch)[:, :-3], load.batch["tokens"][:, 3:])
 
 
-def test_a_missing_value_reaches_no_gradient():
+def test_a_missing_value_reaches_no_gradient() -> None:
     head = torch.nn.Linear(2, 1)
     task = Task(head, MaskedLoss(squared_error, is_present), "y", count=count_valid("y", is_present))
     batch = {"y": torch.tensor([[1.0], [float("nan")], [3.0]])}
@@ -109,7 +111,7 @@ def test_a_missing_value_reaches_no_gradient():
         ("lm_heads", 8, (410, 430), {f"ahead {k}": (2048, 32000) for k in range(1, 5)}),
     ],
 )
-def test_full_size_without_memory(name, samples, millions, shapes):
+def test_full_size_without_memory(name: str, samples: int, millions: tuple[int, int], shapes: dict[str, Any]) -> None:
     with torch.device("meta"):
         model, batch = SHAPES[name](1.0, 1)
     batch = {key: value.to("meta").repeat_interleave(samples, 0) for key, value in batch.items()}
@@ -126,7 +128,7 @@ def test_full_size_without_memory(name, samples, millions, shapes):
     assert peaks[1] < peaks[0]
 
 
-def test_the_trunk_of_dense3_is_a_resnet_50():
+def test_the_trunk_of_dense3_is_a_resnet_50() -> None:
     with torch.device("meta"):
         trunk = dense3().trunk
         parameters = sum(parameter.numel() for parameter in trunk.parameters())
@@ -134,7 +136,7 @@ def test_the_trunk_of_dense3_is_a_resnet_50():
     assert parameters == 23_508_032  # ResNet-50 without its classifier
 
 
-def test_the_loss_falls():
+def test_the_loss_falls() -> None:
     """Targets follow from the inputs."""
     torch.manual_seed(0)
     for name in SHAPES:
@@ -149,5 +151,5 @@ def test_the_loss_falls():
         assert losses[-1] < 0.9 * losses[0], (name, losses)
 
 
-def test_names_are_tasks_of_the_language_model():
+def test_names_are_tasks_of_the_language_model() -> None:
     assert all(isinstance(task, LanguageTask) for task in lm_heads(1 / 32, ahead=3).tasks.values())

@@ -5,16 +5,19 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import MeanSquaredError
 
-from mtl_accum import Accumulated, Cached, MultiTaskModel, PerTask, Split, SummedLoss, Task
+from mtl_accum import Accumulated, Cached, Edition, MultiTaskModel, PerTask, Split, SummedLoss, Task
 from mtl_accum.training.callbacks import (
-    Dispensable,
+    FaultTolerantLogger,
     MetricsCallback,
     MLflow,
     TensorBoard,
@@ -29,24 +32,24 @@ CPU = torch.device("cpu")
 
 
 class Told:
-    def __init__(self):
-        self.entries = {}
+    def __init__(self) -> None:
+        self.entries: dict[Any, Any] = {}
 
-    def log(self, step, values):
+    def log(self, step: int, values: dict[str, float]) -> None:
         self.entries.setdefault(step, {}).update(values)
 
-    def close(self):
+    def close(self) -> None:
         pass
 
 
-def network():
+def network() -> MultiTaskModel:
     torch.manual_seed(0)
     return MultiTaskModel(
         nn.Linear(3, 4), {name: Task(nn.Linear(4, 1), nn.MSELoss(), "y", weight=2.0) for name in "ab"}, "x"
     )
 
 
-def batches(count=6):
+def batches(count: int = 6) -> list[dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randn(8, 3, generator=generator) for _ in range(count)]
     return [{"x": x, "y": x.sum(1, keepdim=True)} for x in rows]
@@ -59,7 +62,13 @@ MEASURES = {
 EDITIONS = [SummedLoss(), PerTask(), Split(), Split(head_chunks=3), Cached(3), Accumulated(Split(), 3)]
 
 
-def train(edition, *, every=2, loop=None, callbacks=()):
+def train(
+    edition: Edition,
+    *,
+    every: int = 2,
+    loop: TrainConfig | None = None,
+    callbacks: list[ValidationCallback] | tuple[()] = (),
+) -> tuple[dict[int, Any], dict[str, Any], list[int]]:
     net, told = network(), Told()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     calls = []
@@ -77,7 +86,7 @@ def train(edition, *, every=2, loop=None, callbacks=()):
 
 
 @pytest.mark.parametrize("edition", EDITIONS, ids=repr)
-def test_every_figure(edition):
+def test_every_figure(edition: Edition) -> None:
     entries, losses, calls = train(edition)
     assert list(entries) == [2, 4, 6]
     for step, values in entries.items():
@@ -94,22 +103,22 @@ def test_every_figure(edition):
     assert len(calls) == 6 * pieces, "no forward of its own"
 
 
-def test_metrics_begin_again_with_every_epoch():
+def test_metrics_begin_again_with_every_epoch() -> None:
     entries, losses, _ = train(Split(), every=6, loop=TrainConfig(epochs=2))
     assert entries[12]["train/error"] == pytest.approx(sum(losses["a"][6:]) / 2 / 6, rel=1e-5)
 
 
-def test_validation_is_told_too():
+def test_validation_is_told_too() -> None:
     told = Told()
     record = MetricsCallback(told, 1, {})
-    validation = ValidationCallback(MEASURES, batches, record.validated)
+    validation = ValidationCallback(MEASURES, batches, record.log_validation)
     train(Split(), loop=TrainConfig(epochs=2), callbacks=[validation])
     assert list(told.entries) == [6, 12]
     assert told.entries[12]["validation/error"] < told.entries[6]["validation/error"]
     assert told.entries[12]["validation/of_input"] == 0
 
 
-def test_tensorboard(tmp_path):
+def test_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = TensorBoard(tmp_path, {})
@@ -124,18 +133,18 @@ def test_tensorboard(tmp_path):
 class Broken(Told):
     """Its disk is full from the second entry on."""
 
-    def log(self, step, values):
+    def log(self, step: int, values: dict[str, float]) -> None:
         super().log(step, values)
         if len(self.entries) > 1:
             raise OSError(28, "No space left on device")
 
-    def close(self):
+    def close(self) -> None:
         raise RuntimeError("cannot be flushed")
 
 
-def test_training_does_without_a_logger_that_fails(caplog):
+def test_training_does_without_a_logger_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     broken = Broken()
-    logger = Dispensable(broken)
+    logger = FaultTolerantLogger(broken)
     for step in range(5):
         logger.log(step, {"loss": 1.0})
     logger.close()
@@ -143,22 +152,24 @@ def test_training_does_without_a_logger_that_fails(caplog):
     lines = [record.message for record in caplog.records if record.name.startswith("mtl_accum")]
     assert lines == ["the logger failed (OSError: [Errno 28] No space left on device); training goes on without it"]
     with pytest.raises(KeyboardInterrupt):
-        Dispensable(Interrupted()).log(0, {})
+        FaultTolerantLogger(Interrupted()).log(0, {})
 
 
 class Interrupted(Told):
-    def log(self, step, values):
+    def log(self, step: int, values: dict[str, float]) -> None:
         raise KeyboardInterrupt
 
 
-def test_a_full_disk_under_tensorboard_is_one_line(tmp_path, monkeypatch, caplog, capfd):
+def test_a_full_disk_under_tensorboard_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Its thread would print a traceback, and training would end at some later entry."""
 
-    def full(*_):
+    def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     before = threading.excepthook
-    logger = Dispensable(TensorBoard(tmp_path, {}))
+    logger = FaultTolerantLogger(TensorBoard(tmp_path, {}))
     monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
     with pytest.raises(OSError, match="No space left"):  # from the start: a run ends before it has done anything
         TensorBoard(tmp_path, {})
@@ -176,22 +187,22 @@ def test_a_full_disk_under_tensorboard_is_one_line(tmp_path, monkeypatch, caplog
 class Fake(ModuleType):
     """Stands for a package that is not installed: notes what it is told."""
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.calls = []
+        self.calls: list[Any] = []
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
             raise AttributeError(name)
 
-        def call(*arguments, **options):
+        def call(*arguments: Any, **options: Any) -> Fake:
             self.calls.append((name, arguments, options))
             return self
 
         return call
 
 
-def test_mlflow(tmp_path, monkeypatch):
+def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake("mlflow")
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     logger = MLflow(tmp_path / "run", {"a": {"b": 1}, "c": "x" * 1000}, tracking_uri="file:elsewhere")
@@ -210,7 +221,7 @@ def test_mlflow(tmp_path, monkeypatch):
     assert fake.calls[4][1:] == (({"loss/a": 0.5},), {"step": 3})
 
 
-def test_weights_and_biases(tmp_path, monkeypatch):
+def test_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake("wandb")
     monkeypatch.setitem(sys.modules, "wandb", fake)
     logger = WeightsAndBiases(tmp_path, {"a": 1}, mode="offline")
@@ -223,12 +234,14 @@ def test_weights_and_biases(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "package"), [(MLflow, "mlflow"), (WeightsAndBiases, "wandb")])
-def test_a_package_that_is_not_there(tmp_path, monkeypatch, kind, package):
+def test_a_package_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Any], package: str
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModuleNotFoundError, match=rf'logger={package}: .* pip install "mtl-accum\[{package}\]"'):
         kind(tmp_path, {})
 
 
-def test_every_is_positive():
+def test_every_is_positive() -> None:
     with pytest.raises(ValueError, match="log_every must be a positive integer"):
         MetricsCallback(Told(), 0, {})

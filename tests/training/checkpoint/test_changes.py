@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mtl_accum.training.checkpoint._changes import changes
@@ -51,5 +53,5 @@ ADAMW = {"_target_": "torch.optim.AdamW", "lr": 0.1}
         ({"measures": {}}, {"measures": {"a": 1}, "logger": None, "checkpoint": {"keep": 9}}, []),
     ],
 )
-def test_changes(before, now, expected):
+def test_changes(before: Any, now: Any, expected: Any) -> None:
     assert changes(before, now) == expected

@@ -11,13 +11,14 @@ import signal
 import sys
 import time
 from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from mtl_accum.training.callbacks import CheckpointCallback, CheckpointConfig
-from mtl_accum.training.checkpoint import FOLDER
-from mtl_accum.training.checkpoint._retention import newest
+from mtl_accum.training.checkpoint import FOLDER, newest_checkpoint
 from tests.training.runs import assert_same, make, outcome
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, which is safe on Linux only; found another")
@@ -25,7 +26,7 @@ SLOW = {"epochs": 12, "accumulate": 2}
 LOOPS = [{"epochs": 8}, SLOW, {"epochs": 8, "clip_norm": 0.5}]
 
 
-def _life(folder, loop, done):
+def _life(folder: Path, loop: Any, done: Any) -> None:
     """One life of a run: goes on from the newest checkpoint, writes one after every step, says when it is over."""
     torch.set_num_threads(1)
     run = make(
@@ -36,14 +37,14 @@ def _life(folder, loop, done):
         ],
         **loop,
     )
-    found = newest(folder / FOLDER)
+    found = newest_checkpoint(folder / FOLDER)
     if found is not None:
         run.restore(found.tensors, found.values)
     run.run()
     torch.save(outcome(run), done)
 
 
-def _kill_until_done(folder, loop, generator, longest):
+def _kill_until_done(folder: Path, loop: dict[str, int], generator: Any, longest: float) -> tuple[int, int]:
     """Start and kill a run until it gets through; how often it was killed, and how often inside of a write."""
     done, kills, writing = folder / "done.pt", 0, 0
     context = get_context("fork")
@@ -61,7 +62,7 @@ def _kill_until_done(folder, loop, generator, longest):
     return kills, writing
 
 
-def _many(folder, wanted, longest):
+def _many(folder: Path, wanted: int, longest: float) -> list[int]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # forked processes have no pool of threads
     generator, counts = random.Random(0), [0, 0, 0]
@@ -81,14 +82,14 @@ def _many(folder, wanted, longest):
     return counts
 
 
-def test_killed_at_random_moments(tmp_path):
+def test_killed_at_random_moments(tmp_path: Path) -> None:
     kills, _, runs = _many(tmp_path, wanted=6, longest=0.3)
     assert kills >= 6
     assert runs >= 1
 
 
 @pytest.mark.faults
-def test_killed_two_hundred_times(tmp_path):
+def test_killed_two_hundred_times(tmp_path: Path) -> None:
     kills, writing, _ = _many(tmp_path, wanted=200, longest=0.3)
     assert kills >= 200
     assert writing >= 20

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,11 +22,11 @@ WHOLE = {
 }
 
 
-def _in_processes(world, folder, work):
+def _in_processes(world: int, folder: Path, work: Callable[..., Any]) -> None:
     """Run work(rank) in that many processes of a group."""
     context = get_context("fork")
 
-    def rank_of(rank):
+    def rank_of(rank: Any) -> None:
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=f"file://{folder}/store-{world}", rank=rank, world_size=world)
         work(rank)
@@ -38,7 +41,7 @@ def _in_processes(world, folder, work):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, which is safe on Linux only; found another")
-def test_three_processes_write_and_one_or_two_read(tmp_path):
+def test_three_processes_write_and_one_or_two_read(tmp_path: Path) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
@@ -46,7 +49,7 @@ def test_three_processes_write_and_one_or_two_read(tmp_path):
     folder.mkdir()
     table = table_of(WHOLE)
 
-    def write(_):
+    def write(_: Any) -> None:
         mesh = init_device_mesh("cpu", (3,))
         parts = {
             "rows": distribute_tensor(WHOLE["rows"], mesh, [Shard(0)]),
@@ -55,7 +58,7 @@ def test_three_processes_write_and_one_or_two_read(tmp_path):
         assert table_of({**WHOLE, **parts}) == table
         write_tensors(folder, {**WHOLE, **parts})
 
-    def read(_):
+    def read(_: int) -> None:
         tensors = read_tensors(folder, table)
         assert all(torch.equal(tensors[name], tensor) for name, tensor in WHOLE.items())
 
@@ -70,7 +73,7 @@ def test_three_processes_write_and_one_or_two_read(tmp_path):
         torch.set_num_threads(threads)
 
 
-def test_files_have_a_size(tmp_path, monkeypatch):
+def test_files_have_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mtl_accum.training.checkpoint._tensor_files._FILE_BYTES", 100)
     tensors = {
         name: torch.full((size,), size, dtype=torch.float32)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mtl_accum.training.checkpoint import CheckpointError, of_path
+from mtl_accum.training.checkpoint import CheckpointError, checkpoint_at
 from mtl_accum.training.checkpoint._digests import digest_of_file, digest_of_values
 
 WRITTEN = Path(__file__).parents[2] / "earlier_runs/f7790fd/stopped/checkpoints/step-0000000005"
@@ -41,7 +41,7 @@ def sign(folder: Path) -> None:
 
 
 def test_it_is_read(written: Path) -> None:
-    checkpoint = of_path(written)
+    checkpoint = checkpoint_at(written)
     assert checkpoint is not None
     assert checkpoint.tensors["model/trunk.module.stem.0.weight"].shape == (4, 1, 3, 3)
     assert checkpoint.values["state"]["position"]["step"] == 5
@@ -53,7 +53,7 @@ def test_a_crafted_pickle_runs_nothing(written: Path, tmp_path: Path, inside: bo
     (written / ".metadata").write_bytes(pickle.dumps([evil] if inside else evil))
     sign(written)
     with pytest.raises(CheckpointError, match="its metadata cannot be read"):
-        of_path(written)
+        checkpoint_at(written)
     assert not evil.path.exists()
     pickle.loads((written / ".metadata").read_bytes())
     assert evil.path.exists(), "the file would have done it"
@@ -65,7 +65,7 @@ def test_a_pickle_in_place_of_a_tensor_runs_nothing(written: Path, tmp_path: Pat
     file.write_bytes(content * (file.stat().st_size // len(content)))
     sign(written)
     with pytest.raises(CheckpointError, match="cannot be read"):
-        of_path(written)
+        checkpoint_at(written)
     assert not (tmp_path / "ran").exists()
 
 
@@ -75,4 +75,4 @@ def test_a_changed_file_is_refused(written: Path, name: str) -> None:
     content[len(content) // 2] ^= 1
     (written / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=f"{name} is cut off or was changed after it was written"):
-        of_path(written)
+        checkpoint_at(written)

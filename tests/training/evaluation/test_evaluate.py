@@ -13,7 +13,7 @@ from mtl_accum.training.evaluation import EvalMetric, evaluate
 CPU = torch.device("cpu")
 
 
-def test_head_against_doing_nothing():
+def test_head_against_doing_nothing() -> None:
     net = MultiTaskModel(nn.Identity(), {"half": Task(nn.Linear(1, 1), nn.MSELoss(), "y")}, "x")
     nn.init.constant_(net.tasks["half"].head.weight, 0.5)
     nn.init.zeros_(net.tasks["half"].head.bias)
@@ -25,7 +25,7 @@ def test_head_against_doing_nothing():
     assert evaluate(net, measures, batches, device=CPU) == {"mse": 0.0, "input": 2.5}
 
 
-def test_unknown_task():
+def test_unknown_task() -> None:
     net = MultiTaskModel(nn.Identity(), {"half": Task(nn.Linear(1, 1), nn.MSELoss(), "y")}, "x")
     with pytest.raises(ValueError, match="measures.m.task must be one of half; found 'whole'"):
         evaluate(net, {"m": EvalMetric("whole", MeanSquaredError())}, [], device=CPU)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch.optim.lr_scheduler import (
@@ -16,19 +19,19 @@ from mtl_accum.training.loop import scale_learning_rate
 from mtl_accum.training.loop._learning_rate import make_scheduler
 
 
-def optimizer(*rates):
+def optimizer(*rates: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD([{"params": [torch.ones(1, requires_grad=True)], "lr": rate} for rate in rates or (0.1,)])
 
 
 @pytest.mark.parametrize(("rule", "rates"), [("none", [0.1, 0.2]), ("linear", [0.4, 0.8]), ("sqrt", [0.2, 0.4])])
-def test_rules(rule, rates):
+def test_rules(rule: str, rates: list[float]) -> None:
     stepper = optimizer(0.1, 0.2)
     said = scale_learning_rate(stepper, rule, batch_size=64, accumulate=4, base_batch_size=64)
     assert [group["lr"] for group in stepper.param_groups] == pytest.approx(rates)
     assert "256 samples (4 batches of 64)" in said
 
 
-def test_sentences():
+def test_sentences() -> None:
     assert scale_learning_rate(optimizer(), "none", batch_size=8, accumulate=1, base_batch_size=None) == (
         "A step is 8 samples at a learning rate of 0.1."
     )
@@ -50,13 +53,13 @@ def test_sentences():
         ({"base_batch_size": 0}, "base_batch_size must be a positive integer"),
     ],
 )
-def test_what_is_missing(changes, message):
+def test_what_is_missing(changes: dict[str, Any], message: str) -> None:
     settings = {"rule": "linear", "batch_size": 8, "accumulate": 1, "base_batch_size": 8, **changes}
     with pytest.raises(ValueError, match=message):
         scale_learning_rate(optimizer(), settings.pop("rule"), **settings)
 
 
-def rates(make, warmup, steps=8):
+def rates(make: Callable[..., Any] | None, warmup: int, steps: int = 8) -> list[float]:
     stepper = optimizer()
     scheduler, _ = make_scheduler(stepper, make, warmup_steps=warmup)
     found = []
@@ -68,7 +71,7 @@ def rates(make, warmup, steps=8):
     return found
 
 
-def test_warm_up_rises_to_the_rate_and_stays():
+def test_warm_up_rises_to_the_rate_and_stays() -> None:
     assert rates(None, 4) == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1, 0.1, 0.1])
     assert rates(None, 0) == rates(None, 1) == [0.1] * 8
 
@@ -82,13 +85,13 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
-def test_warm_up_multiplies_any_schedule(make):
+def test_warm_up_multiplies_any_schedule(make: Callable[..., Any]) -> None:
     plain, both = rates(make, 0), rates(make, 4)
     factors = [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]
     assert both == pytest.approx([factor * rate for factor, rate in zip(factors, plain, strict=True)])
 
 
-def test_a_plateau_is_asked_after_epochs():
+def test_a_plateau_is_asked_after_epochs() -> None:
     scheduler, plateau = make_scheduler(optimizer(), ReduceLROnPlateau, warmup_steps=0)
     assert scheduler is None
     assert isinstance(plateau, ReduceLROnPlateau)

@@ -12,7 +12,7 @@ from mtl_accum._state import RollbackError
 from mtl_accum.training.loop._rollback import StepRollback
 
 
-def test_a_network_without_buffers():
+def test_a_network_without_buffers() -> None:
     model = nn.Linear(2, 2)
     undo = StepRollback(model, torch.optim.SGD(model.parameters()))
     undo.mark(copy=False)
@@ -22,7 +22,7 @@ def test_a_network_without_buffers():
 
 
 @pytest.mark.parametrize("copy", [True, False])
-def test_a_forward_and_a_backward_are_undone(copy):
+def test_a_forward_and_a_backward_are_undone(copy: bool) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     rollback = StepRollback(model, optimizer)
@@ -40,7 +40,7 @@ def test_a_forward_and_a_backward_are_undone(copy):
             rollback.restore()
 
 
-def test_marking_a_step_takes_less_than_a_millisecond_for_300_parameters():
+def test_marking_a_step_takes_less_than_a_millisecond_for_300_parameters() -> None:
     model = nn.Sequential(*(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False)) for _ in range(150)))
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.randn(4, 2)).sum().backward()

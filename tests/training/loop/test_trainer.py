@@ -3,43 +3,50 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mtl_accum import MultiTaskModel, PerTask, Split, SummedLoss, Task, count_labels
+from mtl_accum import Edition, MultiTaskModel, PerTask, Split, SummedLoss, Task, count_labels
 from mtl_accum.training.loop import Callback, TrainConfig, Training
 
 CPU = torch.device("cpu")
 
 
-def model(target="y") -> MultiTaskModel:
+def model(target: str = "y") -> MultiTaskModel:
     torch.manual_seed(0)
     tasks = {"a": Task(nn.Linear(4, 1), nn.MSELoss(), "y"), "b": Task(nn.Linear(4, 1), nn.MSELoss(), target)}
     return MultiTaskModel(nn.Linear(3, 4), tasks, "x")
 
 
-def batches(count=13):
+def batches(count: int = 13) -> list[dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     return [{"x": (x := torch.randn(8, 3, generator=generator)), "y": x.sum(1, keepdim=True)} for _ in range(count)]
 
 
-def train(net, data, edition=None, callbacks=(), **changes):
+def train(
+    net: MultiTaskModel,
+    data: Any,
+    edition: Edition | None = None,
+    callbacks: list[Told] | tuple[()] = (),
+    **changes: Any,
+) -> dict[str, Any] | None:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     loop = TrainConfig(**{"epochs": 2, **changes})
     return Training(net, data, [edition or Split()], optimizer, loop, device=CPU, callbacks=callbacks).run()
 
 
 class Told(Callback):
-    def __init__(self):
-        self.steps = []
+    def __init__(self) -> None:
+        self.steps: list[Any] = []
 
-    def on_step(self, run):
+    def on_step(self, run: Training) -> None:
         self.steps.append((run.position.step, len(run.losses.history["a"])))
 
 
-def test_learns_and_tells_every_loss():
+def test_learns_and_tells_every_loss() -> None:
     told = Told()
     losses = train(model(), batches(), callbacks=[told])
     assert {name: len(history) for name, history in losses.items()} == {"a": 26, "b": 26}
@@ -49,19 +56,19 @@ def test_learns_and_tells_every_loss():
 
 
 @pytest.mark.parametrize("edition", [PerTask(), Split()], ids=repr)
-def test_every_edition_trains_the_same(edition):
+def test_every_edition_trains_the_same(edition: Edition) -> None:
     reference = train(model(), batches(), SummedLoss())
     assert train(model(), batches(), edition) == {n: pytest.approx(v, rel=1e-4) for n, v in reference.items()}
 
 
-def test_nan_names_the_task_and_the_step():
+def test_nan_names_the_task_and_the_step() -> None:
     data = batches()
     data[4]["y"] = data[4]["y"] * math.nan
     with pytest.raises(FloatingPointError, match="task 'a': loss is nan at step 5; a lower learning rate"):
         train(model(), data)
 
 
-def test_a_target_that_is_nowhere_is_found_before_the_first_step():
+def test_a_target_that_is_nowhere_is_found_before_the_first_step() -> None:
     net = model(target="typo")
     before = net.trunk.module.weight.clone()
     with pytest.raises(ValueError, match="task 'b': expected its target in the data, found batches of x, y; set model"):
@@ -69,7 +76,7 @@ def test_a_target_that_is_nowhere_is_found_before_the_first_step():
     assert torch.equal(net.trunk.module.weight, before)
 
 
-def test_a_target_that_is_in_some_batches_is_enough():
+def test_a_target_that_is_in_some_batches_is_enough() -> None:
     data = batches(3)
     data[2]["rare"] = data[2]["y"]
     losses = train(model(target="rare"), data, epochs=1)
@@ -77,12 +84,12 @@ def test_a_target_that_is_in_some_batches_is_enough():
     assert losses["b"][2] > 0
 
 
-def test_an_iterator_has_one_epoch_only():
-    with pytest.raises(ValueError, match="data: expected batches anew at every iteration, found an iterator"):
+def test_an_iterator_has_one_epoch_only() -> None:
+    with pytest.raises(ValueError, match="data: expected batches that can be iterated every epoch, found an iterator"):
         train(model(), iter(batches()))
 
 
-def test_a_task_without_labels_in_the_first_batch():
+def test_a_task_without_labels_in_the_first_batch() -> None:
     labels = Task(nn.Linear(4, 3), nn.CrossEntropyLoss(ignore_index=-100), "tag", count=count_labels("tag"))
     net = MultiTaskModel(nn.Linear(3, 4), {"a": Task(nn.Linear(4, 1), nn.MSELoss(), "y"), "b": labels}, "x")
     data = [{**batch, "tag": torch.full((8,), -100 if n < 2 else 1)} for n, batch in enumerate(batches(4))]
@@ -96,5 +103,5 @@ def test_a_task_without_labels_in_the_first_batch():
     assert train(net, everywhere, epochs=1, precision="fp16")["b"] == [0.0] * 4
 
 
-def test_no_epochs():
+def test_no_epochs() -> None:
     assert train(model(), batches(), epochs=0) == {"a": [], "b": []}

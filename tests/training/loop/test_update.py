@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mtl_accum import Accumulated, Cached, MultiTaskModel, PerTask, Split, SummedLoss, Task
+from mtl_accum import Accumulated, Cached, Edition, MultiTaskModel, PerTask, Split, SummedLoss, Task
 from mtl_accum.training.loop import TrainConfig, Training
 from mtl_accum.training.loop._precision import Precision
 from tests.training.runs import CPU, assert_same, make, outcome
 
 
-def batches(count=6, samples=8):
+def batches(count: int = 6, samples: int = 8) -> list[dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randn(samples, 3, generator=generator) for _ in range(count)]
     return [{"x": x, "y": x.sum(1, keepdim=True)} for x in rows]
 
 
 @pytest.mark.parametrize("edition", [SummedLoss(), PerTask(), Split()], ids=repr)
-def test_clipping_is_of_the_whole_gradient(edition):
+def test_clipping_is_of_the_whole_gradient(edition: Edition) -> None:
     """As torch's own function clips it, after all gradients have added up."""
     expected = make().model
     torch.manual_seed(1)
@@ -40,7 +42,7 @@ def test_clipping_is_of_the_whole_gradient(edition):
         torch.testing.assert_close(net.state_dict()[name], value, rtol=1e-4, atol=1e-6)
 
 
-def broken(place, key, value=math.nan):
+def broken(place: int, key: str, value: float = math.nan) -> list[dict[str, Tensor]]:
     found = batches()
     found[place][key] = found[place][key].clone()
     found[place][key][2] = value
@@ -48,7 +50,7 @@ def broken(place, key, value=math.nan):
 
 
 @pytest.mark.parametrize(("key", "value"), [("x", math.nan), ("y", math.nan), ("y", math.inf)])
-def test_a_nan_is_skipped_and_leaves_no_trace(key, value, caplog):
+def test_a_nan_is_skipped_and_leaves_no_trace(key: str, value: float, caplog: pytest.LogCaptureFixture) -> None:
     """Statistics of batch normalisation too; the other steps are those of a run that never saw that batch."""
     with caplog.at_level(logging.WARNING, logger="mtl_accum"):
         run = make(broken(3, key, value), on_nan="skip", epochs=1, warmup_steps=0, schedules=[Split()])
@@ -70,15 +72,15 @@ class Steep(torch.autograd.Function):
     """Its value is fine, its derivative is not."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.clone()
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient * math.nan
 
 
-def test_a_gradient_that_is_nan_names_its_parameter(caplog):
+def test_a_gradient_that_is_nan_names_its_parameter(caplog: pytest.LogCaptureFixture) -> None:
     net = make().model
     net.tasks["b"].head = nn.Sequential(nn.Linear(6, 1), _Module(Steep.apply))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -91,15 +93,15 @@ def test_a_gradient_that_is_nan_names_its_parameter(caplog):
 
 
 class _Module(nn.Module):
-    def __init__(self, function):
+    def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.function(x)
 
 
-def test_raising_names_task_and_step():
+def test_raising_names_task_and_step() -> None:
     with pytest.raises(
         FloatingPointError, match=r"task 'a': loss is nan at step 4; .*on_nan=skip leaves such steps out"
     ):
@@ -117,7 +119,7 @@ def test_raising_names_task_and_step():
         ({"monitor_mode": "best"}, "monitor_mode must be min or max; found 'best'"),
     ],
 )
-def test_settings_out_of_range(settings, message):
+def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(batches(), **settings)
 
@@ -127,8 +129,8 @@ EDITIONS = [PerTask(), Split(), Split(order="reverse"), Cached(chunk_size=3), Ac
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 @pytest.mark.parametrize("edition", EDITIONS, ids=repr)
-def test_every_edition_in_every_precision(edition, precision):
-    def train(edition):
+def test_every_edition_in_every_precision(edition: Edition, precision: str) -> None:
+    def train(edition: Edition) -> dict[str, list[float]]:
         torch.manual_seed(0)
         trunk = nn.Sequential(nn.Linear(3, 16), nn.GroupNorm(2, 16), nn.ReLU())
         net = MultiTaskModel(trunk, {name: Task(nn.Linear(16, 1), nn.MSELoss(), "y") for name in "ab"}, "x")
@@ -143,7 +145,7 @@ def test_every_edition_in_every_precision(edition, precision):
         assert history[-1] < 0.5 * history[0]
 
 
-def test_autocast_is_where_trunk_and_heads_run():
+def test_autocast_is_where_trunk_and_heads_run() -> None:
     net = make().model
     seen = []
     for module in (net.trunk.module[0], net.tasks["a"].head):
@@ -156,7 +158,7 @@ def test_autocast_is_where_trunk_and_heads_run():
     assert {parameter.grad.dtype for parameter in net.parameters()} == {torch.float32}
 
 
-def test_fp16_scales_and_unscales():
+def test_fp16_scales_and_unscales() -> None:
     """An overflow leaves the step out and lowers the scale; the gradient that the optimizer sees is unscaled."""
     precision = Precision("fp16", CPU)
     assert precision.scaler is not None

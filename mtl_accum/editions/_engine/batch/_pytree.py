@@ -11,8 +11,8 @@ from numbers import Number
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from mtl_accum import _torch_pytree as pytree
 from mtl_accum.editions._engine.batch._refusals import unknown_container
 
 __all__ = ["Batched", "PerSample", "TreeSpec", "children", "flatten", "flatten_any", "leaves", "paths", "unflatten"]

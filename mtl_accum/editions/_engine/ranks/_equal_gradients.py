@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_accum.editions._engine.ranks._ranks import checksum, count_ranks, gather_row
+from mtl_accum.editions._engine.ranks._agreement import checksum, count_ranks, gather_row
 
 __all__ = ["require_equal_gradients"]
 

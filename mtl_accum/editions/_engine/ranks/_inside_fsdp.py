@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mtl_accum.editions._engine.ranks._ranks import is_distributed
+from mtl_accum.editions._engine.ranks._agreement import is_distributed
 
 __all__ = ["inside_forward"]
 

@@ -19,7 +19,7 @@ __all__ = ["is_sharded", "run_with_others", "touch"]
 Task = Callable[[Any, Any], Tensor]
 
 
-def touch(task: Task, representation: Any, batch: Any = None) -> Tensor:
+def touch(task: Task, representation: Any, _batch: Any = None) -> Tensor:
     """Take part in a task that is absent on this rank and present on another, without running it.
 
     DDP waits for a gradient of every parameter, and all ranks call the modules of FSDP2 together, which gather
@@ -29,7 +29,7 @@ def touch(task: Task, representation: Any, batch: Any = None) -> Tensor:
     Args:
         task: Function of the representation and the batch.
         representation: Any container of tensors.
-        batch: Not used, so this can take a task's place.
+        _batch: Not used, so this can take a task's place.
 
     Returns:
         A 0-dim zero. Its backward gives zeros to the representation and to every parameter of the task that requires

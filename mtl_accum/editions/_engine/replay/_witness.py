@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from mtl_accum.editions._engine.graph._versions import version_of
-from mtl_accum.editions._engine.ranks._ranks import is_distributed
+from mtl_accum.editions._engine.ranks._agreement import is_distributed
 from mtl_accum.editions._engine.replay._second_pass import ReplayError
 
 __all__ = ["Witness"]

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mtl_accum import Accumulated, Cached, Checkpointed, MultiTaskModel, Offloaded, OverBatches, PerTask, Split, Task
+from mtl_accum import (
+    Accumulated,
+    Cached,
+    Checkpointed,
+    Edition,
+    MultiTaskModel,
+    Offloaded,
+    OverBatches,
+    PerTask,
+    Split,
+    Task,
+)
 from mtl_accum.editions._engine import _parts
 
 EDITIONS = [PerTask(), Split(), Cached(2), Accumulated(Split(), 2), Checkpointed(Split()), Offloaded(Split())]
@@ -15,18 +30,18 @@ every_edition = pytest.mark.parametrize("edition", EDITIONS, ids=repr)
 
 
 @pytest.fixture
-def one_process(tmp_path):
+def one_process(tmp_path: Path) -> Iterator[None]:
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
 
 
 class Weighted(nn.Module):
-    def __init__(self, task):
+    def __init__(self, task: Any) -> None:
         super().__init__()
         self.task = task
 
-    def forward(self, z, batch):
+    def forward(self, z: Any, batch: Any) -> Any:
         return 0.5 * self.task(z, batch)
 
 
@@ -34,11 +49,11 @@ def wrapped(module: nn.Module) -> nn.Module:
     return DistributedDataParallel(module)
 
 
-def task(head=None) -> Task:
+def task(head: Any = None) -> Task:
     return Task(head or nn.Linear(4, 2), nn.CrossEntropyLoss(), "y")
 
 
-def parts(trunk=None, one=None):
+def parts(trunk: Any = None, one: Any = None) -> tuple[Any, dict[str, Any]]:
     model = MultiTaskModel(trunk or nn.Linear(3, 4), {"a": task()}, inputs="x")
     return model.trunk, {**model.tasks, "b": one or task()}
 
@@ -56,7 +71,7 @@ PARTS = {
 
 @every_edition
 @pytest.mark.parametrize("name", PARTS)
-def test_wrapped_parts_are_refused(one_process, edition, name):
+def test_wrapped_parts_are_refused(one_process: None, edition: Edition, name: str) -> None:
     make, part = PARTS[name]
     message = (
         f"{part} must be a plain module, found one wrapped in DistributedDataParallel, which hides count.*pass the "
@@ -68,11 +83,11 @@ def test_wrapped_parts_are_refused(one_process, edition, name):
 
 
 @every_edition
-def test_plain_parts_run_in_one_process_without_a_word(one_process, edition):
+def test_plain_parts_run_in_one_process_without_a_word(one_process: None, edition: Edition) -> None:
     edition.forward_backward(*parts(), BATCH)
 
 
-def test_several_processes_are_warned_once(one_process, monkeypatch):
+def test_several_processes_are_warned_once(one_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(_parts, "_warned", set())
     trunk, tasks = parts()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mtl_accum._settings import Check, CheckpointConfig, TrainConfig, checks_of, defaults_of
+from mtl_accum._train_settings import Check, CheckpointConfig, TrainConfig, checks_of, defaults_of
 from mtl_accum._validate import Rule, boolean, device, natural, one_of, positive_int, size, text
 
 __all__ = ["DEFAULTS", "KNOBS", "check_all", "check_knob", "flatten"]

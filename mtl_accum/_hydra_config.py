@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtl_accum._knobs import check_all, flatten
+from mtl_accum._knob_rules import check_all, flatten
 
 __all__ = ["check_choices", "checked", "knobs_of"]
 

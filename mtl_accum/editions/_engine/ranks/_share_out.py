@@ -15,7 +15,7 @@ from mtl_accum.editions._engine.batch._counts import read_counts
 from mtl_accum.editions._engine.batch._inner_task import couples_samples, have_counts
 from mtl_accum.editions._engine.batch._pieces import Piece, Range, inner_pieces, samples_of
 from mtl_accum.editions._engine.batch._weighted_task import WeightedTask, counts_within, reduction_of, whole_task
-from mtl_accum.editions._engine.ranks._ranks import Ranks
+from mtl_accum.editions._engine.ranks._agreement import Ranks
 from mtl_accum.editions._engine.ranks._touch import is_sharded, run_with_others, touch
 from mtl_accum.editions._engine.ranks._under_ddp import require_unused_allowed
 

@@ -10,7 +10,6 @@ import torch
 
 from mtl_accum.editions import Edition, Split, SummedLoss
 from mtl_accum.memory import Build, Parts, PeakMemory, TrainingStep
-from mtl_accum.planning._candidates import HEAD_CHUNKS, candidates, left_out
 from mtl_accum.planning._device_run import DeviceRun
 from mtl_accum.planning._direct_prediction import DirectPredictions, by_formula, peak_of
 from mtl_accum.planning._exactness import ExactnessChecks, basic_kinds
@@ -21,6 +20,7 @@ from mtl_accum.planning._notation import format_edition
 from mtl_accum.planning._progress import Progress
 from mtl_accum.planning._ranking import Candidate, pareto_front, rank, shortlist
 from mtl_accum.planning._result import Schedule, Trial
+from mtl_accum.planning._schedule_space import HEAD_CHUNKS, candidates, left_out
 from mtl_accum.planning._simplicity import in_small, kind
 from mtl_accum.planning._timings import sizes_to_time, time_graph, time_parts
 from mtl_accum.planning._trials import run_trials

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from mtl_accum import Accumulated, Cached, Checkpointed, Offloaded, PerTask, Split, SummedLoss
-from mtl_accum.planning._candidates import HEAD_CHUNKS, TRUNK_CHUNKS, candidates, left_out
+from mtl_accum.planning._schedule_space import HEAD_CHUNKS, TRUNK_CHUNKS, candidates, left_out
 from mtl_accum.testing import SITUATIONS, assert_same_gradient
 
 
-def reasons(name: str, **changes):
+def reasons(name: str, **changes: Any) -> tuple[Any, Any]:
     load = SITUATIONS[name].make(torch.float64)
     return load, left_out(load.trunk, load.tasks, load.batch, **{"on_gpu": True, **changes})
 
@@ -28,7 +30,7 @@ STATISTICS = r"\(BatchNorm1d\) uses batch statistics"
         ("BatchNorm in a head", {HEAD_CHUNKS: STATISTICS, "Accumulated": STATISTICS}),
     ],
 )
-def test_what_is_left_out(name, expected):
+def test_what_is_left_out(name: Any, expected: Any) -> None:
     _, found = reasons(name)
     assert set(found) == set(expected)
     for what, why in expected.items():
@@ -36,7 +38,7 @@ def test_what_is_left_out(name, expected):
             raise ValueError(found[what])
 
 
-def test_a_task_that_couples_samples():
+def test_a_task_that_couples_samples() -> None:
     load, _ = reasons(NOTHING)
     first, *_ = load.tasks
     load.tasks[first].couples_samples = True
@@ -45,14 +47,14 @@ def test_a_task_that_couples_samples():
     assert f"task '{first}' declares couples_samples=True" in found["Accumulated"]
 
 
-def test_what_cannot_be_cut():
+def test_what_cannot_be_cut() -> None:
     load, _ = reasons(NOTHING)
     found = left_out(load.trunk, load.tasks, {**load.batch, "scale": torch.ones(())}, on_gpu=True)
     assert set(found) == {"Cached", "Accumulated", HEAD_CHUNKS}
     assert "batch['scale']: to be cut, expected" in found["Accumulated"]
 
 
-def test_a_cpu_and_many_tasks():
+def test_a_cpu_and_many_tasks() -> None:
     load, found = reasons(NOTHING, on_gpu=False)
     assert found == {"Offloaded": "Offloaded: the trunk's saved tensors are in host memory already"}
     tasks = {str(n): nn.Linear(1, 1) for n in range(9)}
@@ -61,18 +63,18 @@ def test_a_cpu_and_many_tasks():
     }
 
 
-def test_compiled_functions():
+def test_compiled_functions() -> None:
     load, _ = reasons(NOTHING)
 
-    def hidden(batch):
+    def hidden(batch: Any) -> Any:
         return batch
 
-    hidden._torchdynamo_orig_callable = None
+    hidden._torchdynamo_orig_callable = None  # type: ignore[attr-defined]
     found = left_out(hidden, load.tasks, load.batch, on_gpu=True)
     assert set(found) == {"PerTask", "Cached", "Accumulated", "Checkpointed"}
 
 
-def test_which_they_are():
+def test_which_they_are() -> None:
     assert candidates(3, 2, {"Offloaded", "Checkpointed"}) == [
         SummedLoss(),
         Split(),
@@ -94,7 +96,7 @@ def test_which_they_are():
 
 
 @pytest.mark.parametrize("name", [NOTHING, "BatchNorm in the trunk", "BatchNorm in a head"])
-def test_every_one_of_them_is_exact(name):
+def test_every_one_of_them_is_exact(name: Any) -> None:
     load, found = reasons(name)
     for edition in candidates(len(load.tasks), 7, found):
         assert_same_gradient(edition, lambda: load)
