@@ -34,7 +34,7 @@ class Origin:
         """Return the origin of a module's copies; `earlier` is the module's own origin if it is a copy itself."""
         named = (*module.named_buffers(), *module.named_parameters(), *module.named_modules())
         held = {id(part): (weakref.ref(part), name or "itself") for name, part in named}
-        outside = {who: unregistered(module, [function]) for who, function in functions.items()}
+        outside = {name: unregistered(module, [function]) for name, function in functions.items()}
         return cls(held, outside) if earlier is None else cls({**earlier._held, **held}, earlier._outside)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Origin:
@@ -43,11 +43,11 @@ class Origin:
     def __reduce__(self) -> tuple[type[Origin], tuple[Held, Mapping[str, list[str]]]]:
         return Origin, ({}, self._outside)
 
-    def left_behind(self, who: str, function: Callable[..., Any], copied: nn.Module) -> list[str]:
+    def shared_parts(self, name: str, function: Callable[..., Any], copied: nn.Module) -> list[str]:
         """Return the names of parts that a copy's function uses and only the original holds."""
         own = {id(part) for part in (*copied.modules(), *copied.parameters(), *copied.buffers())}
         parts = [part for part in (*modules_of(function), *tensors_of(function)) if id(part) not in own]
         of_original = [(part, *self._held[id(part)]) for part in parts if id(part) in self._held]
-        names = [name for part, reference, name in of_original if reference() is part]
-        more = Counter(unregistered(copied, [function])) - Counter(self._outside.get(who, ()))
-        return names or list(more)
+        shared = [path for part, reference, path in of_original if reference() is part]
+        newly_unregistered = Counter(unregistered(copied, [function])) - Counter(self._outside.get(name, ()))
+        return shared or list(newly_unregistered)

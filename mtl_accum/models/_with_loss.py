@@ -150,11 +150,11 @@ class WithLoss(Shadow):
     @eager
     def _require_own_parts(self, trunk: Trunk, tasks: Tasks) -> None:
         """Check a copy once. This happens in its first step: a copy that contains itself is incomplete before."""
-        for who, function in _by_name(trunk, tasks).items():
-            shared = self._origin.left_behind(who, function, self)
+        for name, function in _by_name(trunk, tasks).items():
+            shared = self._origin.shared_parts(name, function, self)
             if shared:
                 raise RuntimeError(
-                    f"WithLoss: this is a copy, whose {who} still uses parts of the original ({_first(shared)}): "
+                    f"WithLoss: this is a copy, whose {name} still uses parts of the original ({_first(shared)}): "
                     "what a function refers to is not copied with it; give what can be copied: a method of the model "
                     "(trunk=model.encode), functools.partial(function, model), modules such as Task; or copy the state "
                     "alone, by load_state_dict"
