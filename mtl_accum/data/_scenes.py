@@ -14,9 +14,8 @@ from mtl_accum._validate import pair, positive_int, small_int
 __all__ = ["Scenes"]
 
 _NEAREST, _FARTHEST = 0.7, 10.0  # metres, the range of the camera behind NYUv2
-_LIGHTS = np.array(
-    [[0.8, 0.0, 0.6], [-0.4, 0.7, 0.6], [-0.4, -0.7, 0.6]]
-)  # one per colour channel, so shading shows the normal
+# Direction of the light, one per colour channel, so shading shows the normal.
+_LIGHTS = np.array([[0.8, 0.0, 0.6], [-0.4, 0.7, 0.6], [-0.4, -0.7, 0.6]])
 _FOG = 10.0  # metres after which two thirds of the light are lost, so brightness shows the depth
 _SHADING = 0.2  # share of the light that depends on the normal
 _NOISE = 0.02  # standard deviation of the pixel noise

@@ -12,13 +12,8 @@ from mtl_accum._scaled import scaled
 
 __all__ = ["Sentences", "Texts"]
 
-_PADDING, _FIRST, _BETWEEN, _MASK, _SPECIAL = (
-    0,
-    1,
-    2,
-    3,
-    4,
-)  # [PAD], [CLS], [SEP] and [MASK] of BERT; words start at _SPECIAL
+_PADDING, _FIRST, _BETWEEN, _MASK = range(4)  # [PAD], [CLS], [SEP] and [MASK] of BERT
+_SPECIAL = 4  # number of special tokens; words are numbered from here on
 _NONE = -100  # label of tokens without a label
 _FOLLOWS = 0.5  # probability that a word determines the next one
 _HIDDEN = 0.15  # share of masked words

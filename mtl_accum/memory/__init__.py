@@ -1,4 +1,4 @@
-"""Memory: how it is measured, one meter a file, and how it is predicted."""
+"""Memory meters for one training step, and models of the allocators behind them."""
 
 from mtl_accum._renamed import renamed
 from mtl_accum.memory._caching_allocator import BLOCK, CachingAllocator

@@ -11,11 +11,11 @@ __all__ = ["wall_clock"]
 
 
 def wall_clock(device: torch.device) -> Callable[[], float]:
-    """Seconds, read when the device has done all that it was asked for."""
+    """Return a function that waits for the device to finish its work and returns the time in seconds."""
 
-    def now() -> float:
+    def seconds() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    return now
+    return seconds

@@ -1,4 +1,4 @@
-"""The CUDA meter: the caching allocator's peaks, phase by phase, and NVML beside them."""
+"""CUDA meter: peaks of the caching allocator for every phase, and the memory that NVML reports."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _CONF = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 class CudaMeter:
-    """Peaks of torch's allocator on one device inside its block, and what NVML says meanwhile.
+    """Meter of the peaks of torch's allocator on one device inside its block, with NVML's readings.
 
-    The allocator counts on the host, so phases are exact without waiting for the device. NVML's figures hold
-    whatever the process did before: measure in a fresh one.
+    The allocator counts on the host, so phases are exact without waiting for the device. NVML's figures include all
+    earlier work of the process, so measure in a fresh process.
 
     Args:
-        device: a CUDA device.
-        before: the device's used bytes before this process began to use it, by NVML: the process's figure is
-            their difference to now where NVML does not tell it.
+        device: CUDA device.
+        before: Used bytes of the device, by NVML, before this process began to use it. If NVML does not report the
+            memory of the process, the increase since then is used instead.
     """
 
     source = "cuda"
@@ -41,11 +41,15 @@ class CudaMeter:
         self._open = ExitStack()
 
     def unavailable(self) -> str | None:
-        """Why this meter cannot run here; None if it can."""
-        return None if torch.cuda.is_available() else "there is no CUDA device (torch's counters would say 0)"
+        """Return why this meter cannot run here; None if it can."""
+        return None if torch.cuda.is_available() else "there is no CUDA device (torch's counters would be 0)"
 
     def __enter__(self) -> Self:
-        """Empty the cache and reset the peaks."""
+        """Empty the cache and reset the peaks.
+
+        Raises:
+            RuntimeError: There is no CUDA device.
+        """
         reason = self.unavailable()
         if reason:
             raise RuntimeError(f"CudaMeter: {reason}")
@@ -54,8 +58,8 @@ class CudaMeter:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self._device)
         stats = torch.cuda.memory_stats(self._device)
-        self._base, self._troubles = stats["allocated_bytes.all.current"], _troubles(stats)
-        self._timeline.see(self._base, highest=True)
+        self._base, self._failures = stats["allocated_bytes.all.current"], _failures(stats)
+        self._timeline.record(self._base, highest=True)
         self._nvml = NvmlSampler(str(torch.cuda.get_device_properties(self._device).uuid))
         self._open.enter_context(self._nvml)
         self._open.enter_context(listen(self))
@@ -69,15 +73,15 @@ class CudaMeter:
         self._stats = torch.cuda.memory_stats(self._device)
 
     def begin(self, name: str, kind: Kind) -> None:
-        """A phase begins."""
+        """Record the start of a phase."""
         self._timeline.begin(name, kind, self._read())
 
     def end(self) -> None:
-        """It is over."""
+        """Record the end of the phase."""
         self._timeline.end(self._read())
 
     def result(self) -> PeakMemory:
-        """The peaks inside the block."""
+        """Return the peaks inside the block."""
         nvml = self._nvml.result()
         process, caveats = self._process_bytes(nvml)
         return PeakMemory(
@@ -94,35 +98,36 @@ class CudaMeter:
             process_bytes=process,
             device_bytes=nvml.device_bytes,
             context_bytes=self._context(process),
-            caveats=(*caveats, *self._trouble_caveats(), *_settings()),
+            caveats=(*caveats, *self._failure_caveats(), *_settings()),
         )
 
     def _read(self) -> int:
-        """Take the peaks since the last reading, and begin new ones; the bytes that are allocated now."""
+        """Read and reset the allocator's peaks, and return the bytes that are allocated."""
         stats = torch.cuda.memory_stats(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
         highest = stats["allocated_bytes.all.peak"] > self._peaks["allocated"]
-        self._timeline.see(stats["allocated_bytes.all.peak"], highest=highest)
+        self._timeline.record(stats["allocated_bytes.all.peak"], highest=highest)
         for name in _PEAKS:
             self._peaks[name] = max(self._peaks[name], stats.get(f"{name}_bytes.all.peak", 0))
         return int(stats["allocated_bytes.all.current"])
 
     def _context(self, process: int | None) -> int | None:
-        """What the process holds outside the pool, which was at its largest when the process was."""
+        """Return the bytes of the process outside the pool; both peaks are taken to coincide."""
         outside = None if process is None else process - self._peaks["reserved"]
         return outside if outside is None or outside >= 0 else None
 
     def _process_bytes(self, nvml: NvmlReading) -> tuple[int | None, tuple[str, ...]]:
         if nvml.process_bytes is not None or nvml.device_bytes is None or self._before is None:
             return nvml.process_bytes, nvml.caveats
-        instead = (
+        caveat = (
             "the process's memory is the difference of the device's used memory before the process and at its peak: "
-            "what other processes took or freed meanwhile is in it"
+            "it includes memory that other processes allocated or freed in between"
         )
-        return nvml.device_bytes - self._before, (*nvml.caveats, instead)
+        return nvml.device_bytes - self._before, (*nvml.caveats, caveat)
 
-    def _trouble_caveats(self) -> list[str]:
-        retries, failures = (now - then for now, then in zip(_troubles(self._stats), self._troubles, strict=True))
+    def _failure_caveats(self) -> list[str]:
+        after = _failures(self._stats)
+        retries, failures = (end - start for end, start in zip(after, self._failures, strict=True))
         caveats = []
         if retries:
             caveats.append(
@@ -135,16 +140,17 @@ class CudaMeter:
 
 
 def device_in_use(device: torch.device) -> int | None:
-    """Used bytes of a CUDA device, all processes, by NVML; None where it does not say, or on other devices."""
+    """Return the used bytes of a CUDA device by NVML, for all processes; None on other devices or without a reading."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return None
     return read_nvml(str(torch.cuda.get_device_properties(device).uuid)).device_bytes
 
 
-def _troubles(stats: dict[str, int]) -> tuple[int, int]:
+def _failures(stats: dict[str, int]) -> tuple[int, int]:
+    """Return how often the allocator flushed its cache, and how often it ran out of memory."""
     return stats.get("num_alloc_retries", 0), stats.get("num_ooms", 0)
 
 
 def _settings() -> list[str]:
-    """What changes the allocator's habits."""
+    """Return caveats for environment variables that change the allocator."""
     return [f"allocator settings: {name}={os.environ[name]}" for name in _CONF if os.environ.get(name)]

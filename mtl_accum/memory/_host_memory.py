@@ -1,4 +1,4 @@
-"""Free and total memory of the host: of the machine, of the control group, or what a limit of the process leaves."""
+"""Free and total memory of the host, limited by the control group and resource limits of the process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["host_memory"]
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
-_LIMITED = {"RLIMIT_DATA": "VmData", "RLIMIT_AS": "VmSize"}  # by the limit, the line of the status file that it limits
+_LIMITED = {"RLIMIT_DATA": "VmData", "RLIMIT_AS": "VmSize"}  # resource limit: line of the status file that it limits
 
 
 def host_memory() -> tuple[int, int]:
-    """Read how much memory this process may still take, and how much there is for it in all.
+    """Read how much memory this process may still allocate, and its total limit.
 
     Returns:
-        Free and total bytes; the tightest of machine, control group and resource limits (`ulimit -d`, `ulimit -v`).
+        Free and total bytes, by the tightest of machine, control group and resource limits (`ulimit -d`, `ulimit -v`).
     """
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     available = _kilobytes(_MEMINFO, "MemAvailable")

@@ -1,4 +1,4 @@
-"""NVML: what the driver says is used, by this process and on the whole device. The one file that knows pynvml."""
+"""NVML readings: memory of this process and of the whole device by the driver. Only this file imports pynvml."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _INTERVAL = 0.01  # seconds; a reading takes the driver a few microseconds to a 
 
 @dataclass(frozen=True)
 class NvmlReading:
-    """What NVML says of a device; bytes, None where it does not say.
+    """NVML's reading of a device, in bytes; None for a figure that NVML does not report.
 
     Attributes:
-        process_bytes: memory of this process: context, libraries and the allocator's whole pool.
-        device_bytes: used memory of the device, all processes.
-        caveats: why a figure is missing, and who else is on the device.
+        process_bytes: Memory of this process: context, libraries and the allocator's whole pool.
+        device_bytes: Used memory of the device, all processes.
+        caveats: Reasons for missing figures, and other processes on the device.
     """
 
     process_bytes: int | None
@@ -30,11 +30,11 @@ class NvmlReading:
 
 
 def read_nvml(uuid: str) -> NvmlReading:
-    """Ask NVML about one device, once.
+    """Read the memory of one device once.
 
     Args:
-        uuid: the device's, with or without "GPU-" or "MIG-" before it. Its index would not do: NVML counts in
-            PCI order, torch in the order of CUDA_VISIBLE_DEVICES.
+        uuid: UUID of the device, with or without the prefix "GPU-" or "MIG-". An index is ambiguous: NVML counts in PCI
+            order, torch in the order of CUDA_VISIBLE_DEVICES.
     """
     with NvmlSampler(uuid, interval=None) as sampler:
         pass
@@ -42,7 +42,7 @@ def read_nvml(uuid: str) -> NvmlReading:
 
 
 def driver_version() -> str | None:
-    """The version of NVIDIA's driver; None where NVML cannot be used."""
+    """Return the version of NVIDIA's driver, or None if NVML cannot be used."""
     library = _library({})
     if library is None:
         return None
@@ -55,14 +55,14 @@ def driver_version() -> str | None:
 
 
 class NvmlSampler:
-    """The largest readings of one device inside a block, from a thread that looks every few milliseconds.
+    """Sampler of the largest readings of one device inside its block, by a thread that reads every few milliseconds.
 
-    torch's pool never shrinks inside a step, so one look at the end is its peak; what comes and goes outside it
-    (NCCL, other libraries, other processes) takes more looks.
+    torch's pool never shrinks inside a step, so a reading at the end gives its peak. Memory outside the pool (NCCL,
+    other libraries, other processes) may come and go, which takes several readings.
 
     Args:
-        uuid: see `read_nvml`.
-        interval: seconds between two looks; None looks at the end only.
+        uuid: UUID of the device; see `read_nvml`.
+        interval: Seconds between two readings; None reads at the end only.
     """
 
     def __init__(self, uuid: str, *, interval: float | None = _INTERVAL) -> None:
@@ -75,65 +75,66 @@ class NvmlSampler:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        """Begin to look again and again."""
+        """Start reading at intervals."""
         self._library = _library(self._reasons)
         self._handle = None
         if self._library is not None:
-            with self._in_words(f"NVML does not know the device {self._uuid}"):
+            with self._as_caveat(f"NVML has no device {self._uuid}"):
                 self._handle = _handle(self._library, self._uuid)
         if self._handle is not None and self._interval is not None:
-            self._look()
+            self._read()
             self._thread = threading.Thread(target=self._run, name="mtl_accum NVML", daemon=True)
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Look a last time."""
+        """Take the last reading."""
         if self._thread is not None:
             self._stop.set()
             self._thread.join()
-        self._look()
+        self._read()
         if self._library is not None:
             with suppress(self._library.NVMLError):
                 self._library.nvmlShutdown()
 
     def result(self) -> NvmlReading:
-        """The largest figures that were seen."""
+        """Return the largest figures."""
         others = f"other processes on the device: {sorted(self._others)}; they are in its used memory"
         if self._process is None:
-            others += " (one of them may be this one, in a container with process numbers of its own)"
+            others += " (one of them may be this process, in a container with its own process numbers)"
         return NvmlReading(self._process, self._device, (*([others] if self._others else []), *self._reasons))
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
-            self._look()
+            self._read()
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         if self._handle is None:
             return
-        with self._in_words("NVML does not tell the device's memory"):
+        with self._as_caveat("NVML does not report the device's memory"):
             self._device = max(self._device or 0, _device_bytes(self._library, self._handle))
-        with self._in_words("NVML gives no list of processes"):
+        with self._as_caveat("NVML gives no list of processes"):
             running = self._library.nvmlDeviceGetComputeRunningProcesses(self._handle)
             self._others |= {process.pid for process in running if process.pid != os.getpid()}
             mine = [process.usedGpuMemory for process in running if process.pid == os.getpid()]
             if not mine:
-                self._reasons["NVML does not list this process (a container with process numbers of its own?)"] = None
-            elif mine[0] is None:  # where the driver says NVML_VALUE_NOT_AVAILABLE
-                self._reasons["NVML does not tell a process's memory here (Windows display driver, WSL or MIG)"] = None
+                self._reasons["NVML does not list this process (a container with its own process numbers?)"] = None
+            elif mine[0] is None:  # the driver returned NVML_VALUE_NOT_AVAILABLE
+                self._reasons["NVML does not report process memory here (Windows display driver, WSL or MIG)"] = None
             else:
                 self._process = max(self._process or 0, int(mine[0]))
 
     @contextmanager
-    def _in_words(self, what: str) -> Iterator[None]:
+    def _as_caveat(self, failure: str) -> Iterator[None]:
+        """Record an error of NVML inside the block as a caveat."""
         try:
             yield
         except self._library.NVMLError as error:
-            self._reasons[f"{what}: {error}"] = None
+            self._reasons[f"{failure}: {error}"] = None
 
 
 def _library(reasons: dict[str, None]) -> Any:
-    """pynvml, ready for use, or None and the reason."""
+    """Return pynvml, initialised; if it cannot be used, add the reason to `reasons` and return None."""
     try:
         import pynvml
     except ImportError:
@@ -148,7 +149,7 @@ def _library(reasons: dict[str, None]) -> Any:
 
 
 def _handle(pynvml: Any, uuid: str) -> Any:
-    """By the UUID as torch tells it, which is without the prefix, and the same for a GPU and a slice of one."""
+    """Return the handle of a device. torch's UUID has no prefix, whether the device is a GPU or a MIG slice."""
     if uuid.startswith(("GPU-", "MIG-")):
         return pynvml.nvmlDeviceGetHandleByUUID(uuid)
     try:

@@ -1,4 +1,4 @@
-"""Telling that memory ran out from all other errors."""
+"""Recognition of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from mtl_accum.memory._host_memory import host_memory
 
 __all__ = ["is_out_of_memory"]
 
-# The CPU's allocator, and libraries that ask the driver themselves, raise a plain RuntimeError.
-_WORDS = (
+# Messages of plain RuntimeErrors from the CPU's allocator, and from libraries that allocate through the driver.
+_MESSAGES = (
     "can't allocate memory",
     "not enough memory",
     "out of memory",
@@ -17,14 +17,14 @@ _WORDS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-# What libraries say where they got no memory for a workspace, and where they have no kernel for a shape.
-_OF_THE_HOST = (  # oneDNN
+# Ambiguous messages of libraries: no memory for a workspace, or no kernel for a shape.
+_AMBIGUOUS_ON_HOST = (  # oneDNN
     "could not create a primitive",
     "could not create a memory",
     "could not execute a primitive",
     "can't start new thread",  # a thread's stack is memory too
 )
-_OF_THE_DEVICE = (
+_AMBIGUOUS_ON_DEVICE = (
     "nable to find an engine",  # "Unable to ..." or "FIND was unable to ..."
     "CUDNN_STATUS_NOT_SUPPORTED",
     "CUDNN_STATUS_INTERNAL_ERROR",
@@ -32,33 +32,34 @@ _OF_THE_DEVICE = (
     "CUBLAS_STATUS_NOT_INITIALIZED",
     "CUBLAS_STATUS_INTERNAL_ERROR",
 )
-_SHARE, _LITTLE = 0.1, 256 << 20  # of the whole, and bytes: a workspace may be larger than what is left then
+# Memory counts as exhausted below this share of the total, or below this many bytes: a workspace may need more.
+_EXHAUSTED_SHARE, _EXHAUSTED_BYTES = 0.1, 256 << 20
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that a device, or the host, has no memory left.
+    """Return whether an error means that a device or the host has no memory left.
 
-    Call it where the error is caught: its traceback still holds what filled the memory.
+    Call it inside the `except` block: the error's traceback still holds the tensors that filled the memory.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     if not isinstance(error, RuntimeError):
         return False
     text = str(error)
-    if any(words in text for words in _WORDS):
+    if any(message in text for message in _MESSAGES):
         return True
-    if any(words in text for words in _OF_THE_HOST):
-        return _is_little(*host_memory())
-    if any(words in text for words in _OF_THE_DEVICE) and torch.cuda.is_available():
-        return _is_little(*_device_memory())
+    if any(message in text for message in _AMBIGUOUS_ON_HOST):
+        return _is_exhausted(*host_memory())
+    if any(message in text for message in _AMBIGUOUS_ON_DEVICE) and torch.cuda.is_available():
+        return _is_exhausted(*_device_memory())
     return False
 
 
 def _device_memory() -> tuple[int, int]:
-    """Free bytes of the present CUDA device, those that the allocator keeps for itself too, and all of them."""
+    """Return free bytes of the current CUDA device, including those cached by the allocator, and its total bytes."""
     free, total = torch.cuda.mem_get_info()
     return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), total
 
 
-def _is_little(free: int, total: int) -> bool:
-    return free < max(_SHARE * total, _LITTLE)
+def _is_exhausted(free: int, total: int) -> bool:
+    return free < max(_EXHAUSTED_SHARE * total, _EXHAUSTED_BYTES)

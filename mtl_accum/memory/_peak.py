@@ -13,12 +13,12 @@ __all__ = ["Peak"]
 class Peak:
     """Highest point so far: its bytes, their categories, and the operator that reached it.
 
-    The categories always sum to the bytes. Whoever changes the category of a storage calls `move`, so the categories of
-    the peak are those that its storages turn out to have.
+    The categories always sum to the bytes. `move` must be called when the category of a storage changes,
+    so the categories of the peak are the final categories of its storages.
 
     Attributes:
         size: Bytes at the peak.
-        operator: Operator that reached the peak; None if that was the start.
+        operator: Operator that reached the peak; None if the peak is at the start.
     """
 
     def __init__(self) -> None:

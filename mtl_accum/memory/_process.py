@@ -1,4 +1,4 @@
-"""The process meter: peak resident memory on Linux."""
+"""Process meter: peak resident memory on Linux."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class ProcessMeter:
-    """Peak resident memory of this process inside its block, all libraries included.
+    """Meter of the peak resident memory of this process inside its block, all libraries included.
 
-    Call `tune` first thing in a fresh process: the C allocator as it comes keeps freed blocks and hands them
-    out again, which hid up to 78 % of a step's peak, and blocks from before the tuning stay that way.
+    Call `tune` at the start of a fresh process. By default the C allocator keeps freed blocks and reuses them, which
+    hid up to 78 % of a step's peak. Blocks from before the tuning are not affected.
     """
 
     source = "process"
@@ -28,11 +28,15 @@ class ProcessMeter:
 
     @classmethod
     def tune(cls) -> None:
-        """Make the C allocator give memory back, for the rest of this process's life; never time it then."""
+        """Make the C allocator return freed memory for the rest of the process; do not measure time afterwards."""
         cls._tuned = give_back_freed_memory()
 
     def __enter__(self) -> Self:
-        """Give back what is free, and set the peak to the present size."""
+        """Return free memory to the system, and reset the peak to the current size.
+
+        Raises:
+            RuntimeError: The meter cannot run here.
+        """
         reason = self.unavailable()
         if reason:
             raise RuntimeError(f"ProcessMeter: {reason}")
@@ -49,7 +53,7 @@ class ProcessMeter:
 
     @staticmethod
     def unavailable() -> str | None:
-        """Why this meter cannot run here; None if it can."""
+        """Return why this meter cannot run here; None if it can."""
         if sys.platform != "linux":
             return f"needs Linux's /proc, found {sys.platform}"
         try:
@@ -59,7 +63,7 @@ class ProcessMeter:
         return None
 
     def result(self) -> PeakMemory:
-        """The peak inside the block."""
+        """Return the peak inside the block."""
         untuned = "the C allocator was not tuned: memory that it reuses hides part of the peak"
         return PeakMemory(
             self.source,
@@ -73,11 +77,12 @@ class ProcessMeter:
 
 
 def process_peak() -> int | None:
-    """The most resident bytes that this process has had; None where there is no Linux's /proc to ask."""
+    """Return the peak resident bytes of this process, or None without Linux's /proc."""
     return _status("VmHWM") if _STATUS.exists() else None
 
 
 def _status(key: str) -> int:
+    """Read a line of the status file, in bytes."""
     for line in _STATUS.read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""What a meter or a prediction found out about one step."""
+"""Results of memory meters and predictions for one step."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ __all__ = ["Breakdown", "Meter", "PeakMemory", "PhaseMemory"]
 
 @dataclass(frozen=True)
 class Breakdown:
-    """What the bytes at the peak are.
+    """Bytes at the peak by category.
 
     Attributes:
-        parameters: of the network.
-        buffers: of its modules.
-        gradients: of the parameters, from the moment that the kernel which computes them has made them.
-        optimizer_state: momentum, second moments, step counters.
-        inputs: the batch.
-        activations: made by a forward and still there when the next backward ran: what autograd had saved, the
-            representation, what a checkpointed layer computes again.
-        temporaries: all else: made and freed within one forward, and whatever a backward (dL/dz too, and the heads'
-            gradients while they wait for the backward of a loss) or the optimizer makes for itself.
-        workspaces: what a library keeps in the allocator between its calls; known where it is predicted.
-        rounding: what an allocator hands out beyond what was asked for; known where it is predicted.
+        parameters: Bytes of the network's parameters.
+        buffers: Bytes of the modules' buffers.
+        gradients: Bytes of the parameters' gradients, counted from the kernel that computes them.
+        optimizer_state: Bytes of momentum, second moments and step counters.
+        inputs: Bytes of the batch.
+        activations: Bytes that a forward allocated and that were live when the next backward ran: tensors saved by
+            autograd, the representation, and recomputed activations of checkpointed layers.
+        temporaries: All other bytes: allocated and freed within one forward, or allocated by the optimizer or a
+            backward, including dL/dz and gradients of heads until the backward of a loss.
+        workspaces: Bytes that a library keeps in the allocator between its calls; predictions only.
+        rounding: Bytes that an allocator adds to the requested sizes; predictions only.
     """
 
     parameters: int = 0
@@ -38,23 +38,23 @@ class Breakdown:
 
     @property
     def total(self) -> int:
-        """The sum: the peak."""
+        """Sum of all categories, which is the peak."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True)
 class PhaseMemory:
-    """One phase of a step, in bytes.
+    """Memory of one phase of a step, in bytes.
 
     Attributes:
-        name: what ran: "trunk", "head digit", "optimizer".
-        kind: "forward", "backward", "optimizer" or "zero_grad".
-        peak_bytes: the most that was live since the phase before it ended.
-        end_bytes: what was live when it ended.
-        start_bytes: what was live when it began.
-        rise_bytes: how far it went above that.
-        start_operator: how many operators had run when it began; where a meter counts them.
-        end_operator: how many when it ended.
+        name: Part of the network that ran, such as "trunk" or "head digit", or "optimizer".
+        kind: Kind of the phase: "forward", "backward", "optimizer" or "zero_grad".
+        peak_bytes: Peak of the live bytes since the end of the previous phase.
+        end_bytes: Live bytes at the end of the phase.
+        start_bytes: Live bytes at its start.
+        rise_bytes: Peak within the phase, above `start_bytes`.
+        start_operator: Number of operators that had run at its start, if the meter counts them.
+        end_operator: Number of operators that had run at its end.
     """
 
     name: str
@@ -63,34 +63,35 @@ class PhaseMemory:
     end_bytes: int
     start_bytes: int = 0
     rise_bytes: int = 0
-    start_operator: int = field(default=0, compare=False)  # the same step has others without data
+    start_operator: int = field(default=0, compare=False)  # differs for the same step without data
     end_operator: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """The highest point of one step. All sizes in bytes; what could not be had is None, with a caveat.
+    """Peak memory of one step. All sizes are in bytes; a missing figure is None, with a caveat.
 
     Attributes:
-        source: "tensors" (live tensor storages), "process" (resident memory), "cuda" (caching allocator) or
-            "predicted" (live tensor storages of a run on tensors without data).
-        device: the device as torch names it; of a prediction, the device that it is for.
-        peak_bytes: the highest point of the step, everything live counted.
-        base_bytes: what was live when the step began.
-        end_bytes: what was live when it ended.
-        edition: what computed the gradient.
-        categories: what the bytes at the peak are; they sum to peak_bytes.
-        peak_phase: the phase of the peak.
-        peak_operator: the operator that reached it.
-        timeline: the phases in the order in which they ran; of a prediction for "cuda" without the rounding.
-        curve: how many operators had run, and what was live then; the lowest and highest points of many stretches.
-        requested_bytes: what was asked of the allocator at the most, before it rounds up.
-        active_bytes: its blocks in use or not yet free for reuse, at the most.
-        reserved_bytes: its pool at its largest.
-        process_bytes: the memory of this process: resident on the CPU, as the driver sees it on a GPU.
-        device_bytes: used memory of the whole device, as the driver sees it.
-        context_bytes: what the process holds on the device outside the pool: CUDA context, loaded kernels.
-        caveats: what a reader must know to trust the figures.
+        source: Source of the figures: "tensors" (live tensor storages), "process" (resident memory), "cuda" (caching
+            allocator) or "predicted" (live tensor storages of a run on tensors without data).
+        device: Name of the device in torch; for a prediction, the device that it is for.
+        peak_bytes: Peak of the live bytes.
+        base_bytes: Live bytes at the start of the step.
+        end_bytes: Live bytes at its end.
+        edition: Edition that computed the gradient.
+        categories: Bytes at the peak by category; they sum to peak_bytes.
+        peak_phase: Phase of the peak.
+        peak_operator: Operator that reached the peak.
+        timeline: Phases in the order in which they ran; without rounding for a prediction for "cuda".
+        curve: Pairs of the number of operators so far and the live bytes: the lowest and highest points of many
+            stretches of the step.
+        requested_bytes: Peak of the bytes requested from the allocator, before it rounds up.
+        active_bytes: Peak of the allocator's blocks that are in use or not yet free for reuse.
+        reserved_bytes: Peak of the allocator's pool.
+        process_bytes: Peak memory of this process: resident on the CPU, by the driver on a GPU.
+        device_bytes: Peak of the used memory of the whole device, by the driver.
+        context_bytes: Bytes of the process on the device outside the pool: CUDA context, loaded kernels.
+        caveats: Limitations that a reader must know to trust the figures.
     """
 
     source: str
@@ -114,12 +115,12 @@ class PeakMemory:
 
 
 class Meter(Protocol):
-    """Measures what runs inside its block."""
+    """Meter of the memory of code that runs inside its block."""
 
     source: str
 
     def unavailable(self) -> str | None:
-        """Why this meter cannot run here; None if it can."""
+        """Return why this meter cannot run here; None if it can."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -127,5 +128,5 @@ class Meter(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
     def result(self) -> PeakMemory:
-        """The peak inside the block."""
+        """Return the peak inside the block."""
         ...

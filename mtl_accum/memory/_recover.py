@@ -1,4 +1,4 @@
-"""What has to be freed after a step that ran out of memory, besides the step's own tensors."""
+"""Recovery from out-of-memory: freeing memory that remains in use after the step's own tensors are gone."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["recover"]
 
 _ONEDNN = ("could not create a primitive", "could not execute a primitive")
 
-with torch.enable_grad():  # older than any step's graph
+with torch.enable_grad():  # created before the graph of any step
     _LEAF = torch.zeros((), requires_grad=True, device="cpu")
     _OLDEST = _LEAF * 1
 
 
 def recover(device: torch.device, reason: str) -> None:
-    """Free what a failed step leaves behind, once its exception is gone.
+    """Free memory that a failed step still occupies; call it after the `except` block.
 
     Args:
-        device: Where the step ran.
+        device: Device of the step.
         reason: Message of the exception.
     """
     _drop_failed_backward()
@@ -27,15 +27,15 @@ def recover(device: torch.device, reason: str) -> None:
         torch.cuda.empty_cache()
         return
     release_freed_memory()
-    if any(words in reason for words in _ONEDNN):
-        # Its code generator keeps the error of a failed allocation: all later kernels fail too, or the process dies.
+    if any(message in reason for message in _ONEDNN):
+        # oneDNN's code generator keeps the error of a failed allocation: later kernels fail too, or the process dies.
         torch.backends.mkldnn.set_flags(False)
 
 
 def _drop_failed_backward() -> None:
-    """Empty the CPU's queue of backward nodes, which holds on to the failed graph until they are taken from it.
+    """Empty autograd's CPU queue, whose nodes keep the failed graph alive.
 
-    The engine takes the youngest node first, and stops when the root that was asked for is done: an older one than
-    all of the failed graph's.
+    The engine runs the youngest node first and stops when the requested root is done. The root here is older than all
+    nodes of the failed graph, so these are removed first.
     """
     torch.autograd.grad(_OLDEST, _LEAF, retain_graph=True)

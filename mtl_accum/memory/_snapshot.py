@@ -1,4 +1,4 @@
-"""Files for PyTorch's memory viewer (https://pytorch.org/memory_viz), from what a meter has seen."""
+"""Snapshot files for PyTorch's memory viewer (https://pytorch.org/memory_viz) from a meter's events."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from mtl_accum.memory._storages import Event
 
 __all__ = ["write_snapshot"]
 
-_START = 1 << 20  # the first address; the viewer takes 0 for nothing
+_START = 1 << 20  # first address; the viewer treats 0 as missing
 
 
 def write_snapshot(events: Iterable[Event], path: Path) -> None:
     """Write the events of one step as a snapshot like those of `torch.cuda.memory._dump_snapshot`.
 
-    Every storage has an address of its own, so that none hides another; its "stack" is the operator that made it
-    and the phase in which it did.
+    Every storage has its own address, so none hides another. Its "stack" is the operator that created it and the phase
+    of that operator.
 
     Args:
-        events: of a `TensorMeter` with `trace=True`.
-        path: of the file, a pickle of plain lists and dictionaries.
+        events: Events of a `TensorMeter` with `trace=True`.
+        path: Path of the file, a pickle of plain lists and dictionaries.
     """
     trace: list[dict[str, Any]] = []
     live: dict[int, dict[str, Any]] = {}
@@ -31,20 +31,21 @@ def write_snapshot(events: Iterable[Event], path: Path) -> None:
     for event in events:
         if event.size > 0:
             frames = [{"name": event.operator, "filename": event.phase or "before the step", "line": 0}]
-            born = {"action": "alloc", "addr": top, "size": event.size, "stream": 0, "frames": frames}
+            allocation = {"action": "alloc", "addr": top, "size": event.size, "stream": 0, "frames": frames}
             top += -(-event.size // BLOCK) * BLOCK
-            live[event.storage] = born
-            trace.append(born)
+            live[event.storage] = allocation
+            trace.append(allocation)
         elif event.size < 0:
-            born = live.pop(event.storage)
-            trace += [{**born, "action": action} for action in ("free_requested", "free_completed")]
+            allocation = live.pop(event.storage)
+            trace += [{**allocation, "action": action} for action in ("free_requested", "free_completed")]
+    live_bytes = sum(allocation["size"] for allocation in live.values())
     segment = {
         "device": 0,
         "address": _START,
         "total_size": top - _START,
-        "allocated_size": sum(born["size"] for born in live.values()),
-        "active_size": sum(born["size"] for born in live.values()),
-        "requested_size": sum(born["size"] for born in live.values()),
+        "allocated_size": live_bytes,
+        "active_size": live_bytes,
+        "requested_size": live_bytes,
         "stream": 0,
         "segment_type": "large",
         "blocks": _blocks(live.values(), top),
@@ -54,18 +55,17 @@ def write_snapshot(events: Iterable[Event], path: Path) -> None:
 
 
 def _blocks(live: Iterable[dict[str, Any]], top: int) -> list[dict[str, Any]]:
-    """All of the segment: what is live at the end, and the room between."""
+    """Return the blocks of the segment: storages that are live at the end, and the gaps between them."""
     blocks: list[dict[str, Any]] = []
-    at = _START
-    for born in live:  # in the order of their addresses
-        if born["addr"] > at:
-            blocks.append(_block(at, born["addr"] - at, "inactive", []))
-        size = -(-born["size"] // BLOCK) * BLOCK
-        blocks.append(
-            {**_block(born["addr"], size, "active_allocated", born["frames"]), "requested_size": born["size"]}
-        )
-        at = born["addr"] + size
-    return [*blocks, _block(at, top - at, "inactive", [])] if top > at else blocks
+    address = _START
+    for allocation in live:  # in the order of their addresses
+        start, requested = allocation["addr"], allocation["size"]
+        if start > address:
+            blocks.append(_block(address, start - address, "inactive", []))
+        size = -(-requested // BLOCK) * BLOCK
+        blocks.append({**_block(start, size, "active_allocated", allocation["frames"]), "requested_size": requested})
+        address = start + size
+    return [*blocks, _block(address, top - address, "inactive", [])] if top > address else blocks
 
 
 def _block(address: int, size: int, state: str, frames: list[Any]) -> dict[str, Any]:

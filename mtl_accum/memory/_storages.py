@@ -1,4 +1,4 @@
-"""Storages: which ones stand behind a tensor, what is known of a live one, and who makes them."""
+"""Tensor storages: the storages of a tensor, records of live storages, and events of their creation and death."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 __all__ = ["Event", "Storage", "called_by_autograd", "storages"]
 
 _ENGINE = torch.autograd.graph._engine_run_backward.__code__
-_WRAPPERS = ("torch._dynamo", "torch._compile")  # around every dispatch mode
+_WRAPPERS = ("torch._dynamo", "torch._compile")  # wrappers around every dispatch mode
 
 
 class Event(NamedTuple):
-    """A storage came to life, or died.
+    """Creation or death of a storage.
 
     Attributes:
-        storage: its number.
-        size: its bytes; negative where it died.
-        operator: what made it.
-        phase: when it was made.
+        storage: Number of the storage.
+        size: Bytes of the storage; negative for its death.
+        operator: Operator that created it.
+        phase: Phase in which it was created.
     """
 
     storage: int
@@ -34,7 +34,15 @@ class Event(NamedTuple):
 
 
 class Storage:
-    """What is known of a live storage."""
+    """Record of a live storage.
+
+    Args:
+        size: Bytes.
+        category: Category of the bytes, a field of `Breakdown`.
+        birth: Number of the storage, in the order of creation.
+        generation: Number of backwards that had begun at its creation.
+        event: Event of its creation, with `trace`.
+    """
 
     __slots__ = ("birth", "category", "event", "generation", "reference", "size")
 
@@ -44,7 +52,7 @@ class Storage:
 
 
 def storages(tensor: Tensor) -> Iterable[UntypedStorage]:
-    """The storages behind a tensor; several for sparse tensors and wrapper subclasses."""
+    """Return the storages of a tensor; several for sparse tensors and wrapper subclasses."""
     if is_traceable_wrapper_subclass(tensor):  # type: ignore[unreachable]  # mypy: the classes are disjoint
         names, _ = tensor.__tensor_flatten__()  # type: ignore[unreachable]
         return [storage for name in names for storage in storages(getattr(tensor, name))]
@@ -56,7 +64,7 @@ def storages(tensor: Tensor) -> Iterable[UntypedStorage]:
 
 
 def called_by_autograd() -> bool:
-    """Whether autograd itself runs this operator, and not Python code in a backward."""
+    """Return whether autograd itself called the current operator, not Python code in a backward."""
     frame = sys._getframe(1).f_back
     while frame is not None and frame.f_globals.get("__name__", "").startswith(_WRAPPERS):
         frame = frame.f_back

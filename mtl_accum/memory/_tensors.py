@@ -76,8 +76,8 @@ class TensorMeter(TorchDispatchMode):
         self._add_resident(parameters, buffers, inputs)
         self._base = self._live.size
         self._peak.set(self._base, self._live.categories, self._live.created)
-        self._timeline.see(self._base, highest=True)
-        self._curve.see(0, self._base)
+        self._timeline.record(self._base, highest=True)
+        self._curve.record(0, self._base)
 
     @property
     def events(self) -> list[Event]:
@@ -133,11 +133,11 @@ class TensorMeter(TorchDispatchMode):
         self._in_backward = backward
         category = "temporaries" if backward else "activations"
         if isinstance(out, Tensor):
-            self._live.add(out, category, func, self._timeline.now)
+            self._live.add(out, category, func, self._timeline.current)
         else:
             for leaf in tree_leaves(out):
                 if isinstance(leaf, Tensor):
-                    self._live.add(leaf, category, func, self._timeline.now)
+                    self._live.add(leaf, category, func, self._timeline.current)
         if backward and func is _ADD and called_by_autograd():
             self._live.begin_sum()
             self._reading_postponed = True
@@ -180,8 +180,8 @@ class TensorMeter(TorchDispatchMode):
         highest = self._live.size > self._peak.size
         if highest:
             self._peak.set(self._live.size, self._live.categories, self._live.created, operator)
-        self._timeline.see(self._live.size, highest=highest)
-        self._curve.see(self.operators, self._live.size)
+        self._timeline.record(self._live.size, highest=highest)
+        self._curve.record(self.operators, self._live.size)
 
     def _take_postponed_reading(self) -> None:
         """Take the reading that was postponed after autograd added gradients.
@@ -219,5 +219,5 @@ class TensorMeter(TorchDispatchMode):
                     self._add_recognised(value, "optimizer_state")
 
     def _add_recognised(self, tensor: Tensor, category: str) -> None:
-        self._live.add(tensor, category, phase=self._timeline.now)
+        self._live.add(tensor, category, phase=self._timeline.current)
         self._live.recognise(tensor, category)

@@ -1,4 +1,4 @@
-"""The step that is measured and predicted: an edition, the optimizer, zero_grad."""
+"""Training step for measurement and prediction: an edition, the optimizer and zero_grad."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Build = Callable[[], Parts]
 
 
 class TrainingStep:
-    """One optimizer step of one edition on one network and one batch, to be called again and again.
+    """Repeatable training step of one edition on one network and one batch.
 
     Args:
-        trunk: maps the batch to the representation.
-        tasks: by name, maps the representation and the batch to a 0-dim loss.
-        batch: on the device of the trunk.
-        optimizer: one or a list of several, whose steps are part of this one; None leaves them out.
-        edition: computes the gradient.
+        trunk: Function from the batch to the representation.
+        tasks: Functions by name, from the representation and the batch to a 0-dim loss.
+        batch: Batch on the device of the trunk.
+        optimizer: Optimizer, or list of several, whose steps are part of the training step; None leaves them out.
+        edition: Edition that computes the gradient.
 
     Attributes:
-        modules: all that trunk and tasks can reach.
-        parameters: theirs, then those that only the optimizer knows.
-        device: of the parameters.
+        modules: Modules of trunk and tasks.
+        parameters: Parameters of the modules, followed by other parameters of the optimizer.
+        device: Device of the parameters.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class TrainingStep:
         self.optimizer, self.edition = joined(optimizer), edition
         self.modules = modules_of(trunk, *tasks.values())
         owned = [parameter for module in self.modules for parameter in module.parameters(recurse=False)]
-        known = {id(parameter): parameter for parameter in (*owned, *_of_optimizer(self.optimizer))}
-        self.parameters: list[Tensor] = list(known.values())
+        unique = {id(parameter): parameter for parameter in (*owned, *_of_optimizer(self.optimizer))}
+        self.parameters: list[Tensor] = list(unique.values())
         tensors = [*self.parameters, *(t for t in tree_leaves(batch) if isinstance(t, Tensor))]
         self.device = tensors[0].device if tensors else torch.device("cpu")
 
     @property
     def buffers(self) -> list[Tensor]:
-        """Those that the modules have now: holding them would keep one alive that its module replaces."""
+        """Current buffers of the modules. They are not stored: that would keep replaced buffers alive."""
         return [buffer for module in self.modules for buffer in module.buffers(recurse=False)]
 
     @property
@@ -64,7 +64,7 @@ class TrainingStep:
         return self.trunk, self.tasks, self.batch, self.optimizer
 
     def __call__(self) -> None:
-        """Run it; no gradients are left."""
+        """Run the step; gradients are freed at its end."""
         self.edition.forward_backward(self.trunk, self.tasks, self.batch)
         if self.optimizer is not None:
             with phase("optimizer", "optimizer"):
@@ -73,7 +73,7 @@ class TrainingStep:
             self.zero_grad()
 
     def compiled(self) -> bool:
-        """Whether `torch.compile` made some of the network."""
+        """Return whether parts of the network were compiled by `torch.compile`."""
         functions: tuple[Callable[..., Any], ...] = (self.trunk, *self.tasks.values())
         return any(hasattr(module, "_orig_mod") for module in self.modules) or any(map(is_compiled, functions))
 
@@ -83,7 +83,12 @@ class TrainingStep:
             parameter.grad = None
 
     def tensor_meter(self, *, round_to: int = 1, trace: bool = False) -> TensorMeter:
-        """A meter that knows what is alive before the step."""
+        """Return a meter with the tensors that are live before the step.
+
+        Args:
+            round_to: Bytes that every storage is rounded up to a multiple of.
+            trace: Whether to keep every event.
+        """
         return TensorMeter(
             self.device,
             parameters=self.parameters,

@@ -1,4 +1,4 @@
-"""Ready-made counts: how many terms the mean of a loss has."""
+"""Ready-made functions for `Task(count=...)`: the number of terms in the mean of a loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_accum.models._denominators import count_terms
+from mtl_accum.models._loss_reduction import count_terms
 from mtl_accum.models._multi_task import Selector, select
 
 __all__ = ["count_labels", "count_mask", "count_present"]
@@ -18,38 +18,44 @@ __all__ = ["count_labels", "count_mask", "count_present"]
 def count_labels(
     target: Selector, *, ignore_index: int = -100, weight: Tensor | None = None
 ) -> Callable[[Any], Tensor]:
-    """Count of a cross-entropy: the labels that are not ignored, or the sum of their classes' weights.
+    """Make the count of a cross-entropy: the labels that are not ignored, or the sum of their class weights.
 
     Args:
-        target: key of the batch, or callable of it, that gives int64 class labels of any shape.
-        ignore_index: label that the loss leaves out.
-        weight: the weights of the classes that the loss was given, shape (classes,).
+        target: Key of the batch, or callable of it, for int64 class labels of any shape.
+        ignore_index: Label that the loss leaves out.
+        weight: Class weights of the loss, shape (classes,).
 
     Returns:
-        A function of the batch for `Task(count=...)`, which returns a 0-dim tensor.
+        Function of the batch that returns a 0-dim tensor, for `Task(count=...)`.
     """
     return partial(_labels, target, ignore_index, weight)
 
 
 def count_mask(mask: Selector) -> Callable[[Any], Tensor]:
-    """Count of a masked mean: the entries of a mask that are true, or the sum of its weights.
+    """Make the count of a masked mean: the true entries of a mask, or the sum of its weights.
 
     Args:
-        mask: key of the batch, or callable of it, that gives a tensor of bool, int or float, of any shape.
+        mask: Key of the batch, or callable of it, for a tensor of bool, int or float, of any shape.
+
+    Returns:
+        Function of the batch that returns a 0-dim tensor, for `Task(count=...)`.
     """
     return partial(_mask, mask)
 
 
 def count_present(target: Selector) -> Callable[[Any], Tensor]:
-    """Count of a regression with missing labels: the entries that are not NaN.
+    """Make the count of a regression with missing labels: the entries that are not NaN.
 
     Args:
-        target: key of the batch, or callable of it, that gives a floating-point tensor of any shape.
+        target: Key of the batch, or callable of it, for a floating-point tensor of any shape.
+
+    Returns:
+        Function of the batch that returns a 0-dim tensor, for `Task(count=...)`.
     """
     return partial(_present, target)
 
 
-# Functions at the top of a file, for fresh processes: closures do not pickle.
+# Top-level functions, since closures cannot be pickled for fresh processes.
 
 
 def _labels(target: Selector, ignore_index: int, weight: Tensor | None, batch: Any) -> Tensor:
@@ -57,10 +63,10 @@ def _labels(target: Selector, ignore_index: int, weight: Tensor | None, batch: A
 
 
 def _mask(mask: Selector, batch: Any) -> Tensor:
-    found: Tensor = select(mask, batch)
-    return found.sum()
+    values: Tensor = select(mask, batch)
+    return values.sum()
 
 
 def _present(target: Selector, batch: Any) -> Tensor:
-    found: Tensor = select(target, batch)
-    return (~found.isnan()).sum()
+    values: Tensor = select(target, batch)
+    return (~values.isnan()).sum()

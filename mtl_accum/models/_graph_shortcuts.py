@@ -1,4 +1,4 @@
-"""Two places of a graph where autograd makes tensors that need not be: a large weight's gradient, and softmax's."""
+"""Memory-saving replacements of two backward computations: the gradient of a large weight, and of a cross-entropy."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mtl_accum.editions._engine import Graph, start_gradient
 
 __all__ = ["Product", "products_in", "start_of_backward"]
 
-# By the name of a matrix product's node: which of its inputs is the weight, and the name of the saved features.
+# By the name of a matrix product's node: the index of the weight among its inputs, and the attribute of the features.
 _PRODUCTS = {"AddmmBackward0": (2, "_saved_mat1"), "MmBackward0": (1, "_saved_self")}
 _LIKELIHOODS = {"NllLossBackward0", "NllLoss2DBackward0"}
 _SUM = 2  # torch's number for reduction="sum"
 
 
 class Product(NamedTuple):
-    """A linear layer's weight, whose gradient is dL/d(output), transposed, times the features.
+    """Linear layer whose weight has the gradient dL/d(output), transposed, times the features.
 
     Attributes:
-        weight: (out, in), a leaf.
-        features: (rows, in).
-        output: Where dL/d(output), (rows, out), arrives.
+        weight: Weight (out, in), a leaf.
+        features: Input of the layer (rows, in).
+        output: Edge of the graph for dL/d(output), (rows, out).
     """
 
     weight: Tensor
@@ -35,15 +35,15 @@ class Product(NamedTuple):
 
 
 def products_in(graph: Graph) -> list[Product]:
-    """Return the linear layers whose weights have more entries than dL/d(output) and features together."""
+    """Return the linear layers whose weight has more entries than dL/d(output) and the features together."""
     uses = Counter(below for node in graph.nodes for below, _ in node.next_functions)
     products = (_product(node, uses) for node in graph.nodes if node.name() in _PRODUCTS)
     return [product for product in products if product is not None]
 
 
 def _product(node: Any, uses: Counter[Any]) -> Product | None:
-    place, saved = _PRODUCTS[node.name()]
-    transposed = node.next_functions[place][0]
+    index, saved = _PRODUCTS[node.name()]
+    transposed = node.next_functions[index][0]
     if transposed is None or transposed.name() != "TBackward0" or getattr(node, "_saved_alpha", 1) != 1:
         return None
     end = transposed.next_functions[0][0]
@@ -58,10 +58,11 @@ def _product(node: Any, uses: Counter[Any]) -> Product | None:
 
 
 def start_of_backward(loss: Tensor, scale: float | Tensor | None) -> tuple[Tensor | GradientEdge, Tensor]:
-    """Return where the backward of a loss begins, and the gradient to begin with.
+    """Return the root of the backward of a loss, and the gradient at the root.
 
-    That is the loss and its scale. For `F.cross_entropy(logits, labels, reduction="sum")` it is the logits and their
-    gradient, softmax minus one-hot: one tensor of their size beside the saved one, where autograd's nodes make two.
+    The root is the loss, with its scale as the gradient. For `F.cross_entropy(logits, labels, reduction="sum")` it is
+    the logits, with softmax minus one-hot as the gradient. That allocates one tensor of the size of the logits beside
+    the saved one; autograd's nodes allocate two.
     """
     start = torch.ones_like(loss) if scale is None else start_gradient(loss, scale)
     return _softmax_minus_one_hot(loss.grad_fn, start) or (loss, start)
@@ -78,6 +79,6 @@ def _softmax_minus_one_hot(top: Any, scale: Tensor) -> tuple[GradientEdge, Tenso
     labels: Tensor = top._saved_target
     valid = labels != top._saved_ignore_index
     factor = (valid * scale).unsqueeze(1).to(log_probabilities.dtype)
-    gradient = torch.softmax(log_probabilities, 1).mul_(factor)  # softmax is an exp here, and faster than that
+    gradient = torch.softmax(log_probabilities, 1).mul_(factor)  # equals exp here, and is faster
     gradient.scatter_add_(1, (labels * valid).unsqueeze(1), -factor)
     return GradientEdge(*below.next_functions[0]), gradient

@@ -1,4 +1,4 @@
-"""BatchNorm out, GroupNorm in: what lets a network run in pieces."""
+"""Conversion of BatchNorm to GroupNorm, so a network can run in pieces of the batch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ __all__ = ["to_group_norm"]
 
 
 def to_group_norm(module: nn.Module, groups: int = 32) -> nn.Module:
-    """Replace every BatchNorm by a GroupNorm of the same affine parameters (Wu and He, 2018, Group Normalization).
+    """Replace every BatchNorm by a GroupNorm with the same affine parameters (Wu and He, 2018, Group Normalization).
 
-    The network is another one afterwards and wants training or fine-tuning; running statistics are gone.
+    The result computes a different function and needs training or fine-tuning. Running statistics are dropped.
 
     Args:
-        module: changed in place, unless it is a BatchNorm itself.
-        groups: of each GroupNorm, or the greatest common divisor of that and its channels.
+        module: Module, changed in place unless it is a BatchNorm itself.
+        groups: Number of groups of each GroupNorm; if it does not divide the channels, the greatest common divisor of
+            both is used.
 
     Returns:
-        The module, or the GroupNorm that takes its place.
+        The module, or the GroupNorm that replaces it.
 
     Raises:
         ValueError: groups is less than 1.
@@ -37,7 +38,7 @@ def to_group_norm(module: nn.Module, groups: int = 32) -> nn.Module:
 
 def _group_norm(norm: nn.modules.batchnorm._BatchNorm, groups: int) -> nn.GroupNorm:
     like = next(iter((*norm.parameters(), *norm.buffers())), torch.empty(0))
-    made = nn.GroupNorm(
+    group_norm = nn.GroupNorm(
         math.gcd(groups, norm.num_features),
         norm.num_features,
         eps=norm.eps,
@@ -46,5 +47,5 @@ def _group_norm(norm: nn.modules.batchnorm._BatchNorm, groups: int) -> nn.GroupN
         dtype=like.dtype if like.is_floating_point() else None,
     )
     if norm.affine:
-        made.weight, made.bias = norm.weight, norm.bias
-    return made.train(norm.training)
+        group_norm.weight, group_norm.bias = norm.weight, norm.bias
+    return group_norm.train(norm.training)

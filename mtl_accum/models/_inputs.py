@@ -1,4 +1,4 @@
-"""The part of a batch that a module reads: keys and callables, alone, as keywords or as positions."""
+"""Selection of the part of a batch that a module reads, by keys and callables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Inputs = Selector | Mapping[str, Any] | Sequence[Any]  # of selectors, or of suc
 
 
 class _OnInputs(nn.Module):
-    """A module on the part of the batch that it reads."""
+    """Module called on a selected part of the batch."""
 
     def __init__(self, module: nn.Module, inputs: Inputs) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class _OnInputs(nn.Module):
 
 
 def _plain(inputs: Any) -> Any:
-    """Return a dict for a mapping and a tuple for a sequence, as deep as they go: those of a YAML file are Hydra's."""
+    """Convert nested mappings to dicts and sequences to tuples: a YAML file gives Hydra's own types."""
     if callable(inputs) or isinstance(inputs, str | bytes):
         return inputs
     if isinstance(inputs, Mapping):
@@ -37,7 +37,7 @@ def _plain(inputs: Any) -> Any:
 
 
 def _read(inputs: Any, batch: Any) -> Any:
-    """Return the parts of a batch that keys and callables name, in their dict or tuple."""
+    """Return the selected parts of a batch, nested like the selectors."""
     if isinstance(inputs, dict):
         return {name: _read(value, batch) for name, value in inputs.items()}
     if isinstance(inputs, tuple):
@@ -49,5 +49,5 @@ def _read(inputs: Any, batch: Any) -> Any:
 
 
 def select(selector: Selector, batch: Any) -> Any:
-    """The part of a batch that a key or a callable names."""
+    """Return the part of a batch that a key or a callable selects."""
     return selector(batch) if callable(selector) else batch[selector]

@@ -1,4 +1,4 @@
-"""Means over what a target really has: holes of a depth map, unlabelled tokens and missing scores left out."""
+"""Masked losses: means over the valid entries of a target, such as measured depths or labelled tokens."""
 
 from __future__ import annotations
 
@@ -32,16 +32,19 @@ __all__ = [
     "squared_error",
 ]
 
-Valid = Callable[[Tensor], Tensor]  # target -> which of its entries count, a bool tensor
-Error = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> values, in the shape of that mask
+Valid = Callable[[Tensor], Tensor]  # target -> bool mask of its valid entries
+Error = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> values of the shape of the mask
 
 
 class MaskedLoss(nn.Module):
-    """The mean of an error over the valid entries of the target; pass `count_valid` to the task.
+    """Mean of an error over the valid entries of the target; use it with `Task(count=count_valid(...))`.
 
     Args:
-        error: maps output and target to values.
-        valid: maps the target to a mask of the values' shape. Invalid entries of the target reach the error as 0.
+        error: Function from output and target to values. Invalid entries of the target are 0 there.
+        valid: Function from the target to a mask of the shape of the values.
+
+    Raises:
+        TypeError: error or valid cannot be called.
     """
 
     def __init__(self, error: Error, valid: Valid) -> None:
@@ -50,7 +53,7 @@ class MaskedLoss(nn.Module):
         self._error, self._valid = error, valid
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """A 0-dim loss; NaN where nothing is valid."""
+        """Return a 0-dim loss, NaN if no entry is valid."""
         total, count = masked_sum(self._error, self._valid, output, target)
         return total / count
 
@@ -59,69 +62,72 @@ class TokenCrossEntropy(nn.Module):
     """Mean cross-entropy of tokens: logits (N, L, classes), labels (N, L) with -100 where there is none."""
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """A 0-dim loss; NaN where no token has a label."""
+        """Return a 0-dim loss, NaN if no token has a label."""
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
 def masked_sum(error: Error, valid: Valid, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of an error over the valid entries, and their number."""
+    """Return the sum of an error over the valid entries, and their number."""
     mask = valid(target)
-    known = torch.where(mask, target, torch.zeros_like(target))  # a NaN would reach the gradient through the mask
-    return (error(output, known) * mask).sum(), mask.sum()
+    filled = torch.where(mask, target, torch.zeros_like(target))  # a NaN would reach the gradient through the mask
+    return (error(output, filled) * mask).sum(), mask.sum()
 
 
 def count_valid(target: Selector, valid: Valid) -> Callable[[Any], Tensor]:
-    """Count of a `MaskedLoss`: the valid entries.
+    """Make the count of a `MaskedLoss`: the number of valid entries.
 
     Args:
-        target: key of the batch, or callable of it.
-        valid: as the loss has it.
+        target: Key of the batch, or callable of it, for the target.
+        valid: Function from the target to a mask, the same as of the loss.
+
+    Returns:
+        Function of the batch that returns a 0-dim tensor, for `Task(count=...)`.
     """
     return partial(_count, target, valid)
 
 
 def absolute_error(output: Tensor, target: Tensor) -> Tensor:
-    """|output - target|, entry by entry."""
+    """Compute |output - target| for every entry."""
     return (output - target).abs()
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """(output - target) ** 2, entry by entry."""
+    """Compute (output - target) ** 2 for every entry."""
     return (output - target).square()
 
 
 def cosine_distance(output: Tensor, target: Tensor) -> Tensor:
-    """1 - cosine of the angle between vectors in dimension 1: (N, C, ...) -> (N, 1, ...), from 0 to 2."""
+    """Compute 1 - cosine of the angle between vectors in dimension 1: (N, C, ...) -> (N, 1, ...), from 0 to 2."""
     return 1 - F.cosine_similarity(output, target, dim=1).unsqueeze(1)
 
 
 def angle(output: Tensor, target: Tensor) -> Tensor:
-    """The angle between vectors in dimension 1, in degrees: (N, C, ...) -> (N, 1, ...); a measure, not a loss."""
+    """Compute the angle between vectors in dimension 1, in degrees: (N, C, ...) -> (N, 1, ...); for metrics."""
     return torch.acos((1 - cosine_distance(output, target)).clamp(-1, 1)) * (180 / math.pi)
 
 
 def hit(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 where the class with the largest logit is the label, else 0: (..., classes), (...) -> (...); a measure."""
+    """Return 1 where the largest logit is at the label, else 0: (..., classes), (...) -> (...); for metrics."""
     return (logits.argmax(-1) == labels).float()
 
 
 def is_positive(target: Tensor) -> Tensor:
-    """Entries above 0, as measured depths are; sensors write 0 where they saw nothing."""
+    """Mark entries above 0, such as measured depths; sensors write 0 for missing values."""
     return target > 0
 
 
 def has_direction(target: Tensor) -> Tensor:
-    """Vectors in dimension 1 that are not 0: (N, C, ...) -> (N, 1, ...)."""
+    """Mark vectors in dimension 1 that are not 0: (N, C, ...) -> (N, 1, ...)."""
     return (target != 0).any(1, keepdim=True)
 
 
 def is_labelled(target: Tensor) -> Tensor:
-    """Labels that are not -100."""
+    """Mark labels that are not -100."""
     return target != -100
 
 
 def is_present(target: Tensor) -> Tensor:
-    """Entries that are not NaN."""
+    """Mark entries that are not NaN."""
     return ~target.isnan()
 
 

@@ -1,4 +1,4 @@
-"""A shared trunk and its tasks as modules, for those who start fresh."""
+"""Multi-task model: a shared trunk and its tasks as modules."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from torch import Tensor, nn
 from mtl_accum._validate import selector, selectors
 from mtl_accum.editions import note_call
 from mtl_accum.models._default_count import default_count
-from mtl_accum.models._denominators import denominator
 from mtl_accum.models._inputs import Inputs, Selector, _OnInputs, select
+from mtl_accum.models._loss_reduction import reduction_of
 from mtl_accum.models._weight import Weight, obstacle_in_pieces, require_weight, weighted
 
 __all__ = ["MultiTaskModel", "Selector", "Task", "module_key", "run_head", "select"]
 
 
 class Task(nn.Module):
-    """One task: `weight * loss(head(representation), target)`, or `weight(loss(head(representation), target))`.
+    """Task: `weight * loss(head(representation), target)`, or `weight(loss(head(representation), target))`.
 
     Args:
-        head: maps the representation to the task's output.
-        loss: maps (output, target) to a 0-dim loss: a mean over `count` terms.
-        target: a key of the batch, or a callable of it. A batch without the key (or a callable that returns
-            None or raises KeyError) has nothing for this task: it is absent.
-        weight: factor of the loss: a number, or an `nn.Parameter` of shape (1,) (or (), which FSDP2 cannot shard); or
-            a module `weight(loss) -> loss`, such as `UncertaintyWeight`. It is part of the loss that an edition returns
-            and is trained with the task. In pieces of a batch a module must be affine, `a * loss + b`, and b be 0 where
-            the loss is a sum; `log(loss)` is refused there, and so is what draws random numbers or changes its
-            buffers. Weights that all tasks share (a softmax over them) are no task's own: weigh the losses instead.
-        count: callable of the batch, the denominator of the mean: a number or a 0-dim tensor; 0 makes the task
-            absent. See `count_labels`, `count_mask` and `count_present`. By default it is read only where the batch
-            is cut or accumulated: for torch's cross-entropies the labels that are not ignored, with their classes'
-            weights; else the number of samples (see `default_count`).
-        couples_samples: the loss of a sample depends on other samples (a contrastive loss), so that it cannot
-            be computed in pieces.
-        reduction: "sum" for a loss that is a sum over the samples: every piece of the batch then weighs 1. By
-            default what the loss states itself (`nn.MSELoss(reduction="sum")`), else "mean".
+        head: Function from the representation to the task's output.
+        loss: Function from (output, target) to a 0-dim loss: a mean over `count` terms.
+        target: Key of the batch, or callable of it. The task is absent from a batch without the key, or if the callable
+            returns None or raises KeyError.
+        weight: Factor of the loss: a number, an `nn.Parameter` of shape (1,) (or (), which FSDP2 cannot shard), or a
+            module `weight(loss) -> loss` such as `UncertaintyWeight`. It is part of the loss that an edition returns
+            and is trained with the task. In pieces of a batch a module must be affine, `a * loss + b`, with b = 0 if
+            the loss is a sum. Other modules are refused there, such as `log(loss)` and modules that draw random numbers
+            or change their buffers. For weights shared by all tasks, such as a softmax, weight the losses instead.
+        count: Callable of the batch that returns the denominator of the mean, a number or a 0-dim tensor; 0 makes the
+            task absent. See `count_labels`, `count_mask` and `count_present`. By default the count is needed only if
+            the batch is cut or accumulated. It is then the labels that are not ignored, with their class weights, for
+            torch's cross-entropies, and the number of samples otherwise (see `default_count`).
+        couples_samples: Whether the loss of a sample depends on other samples, as in a contrastive loss. Such a loss
+            cannot be computed in pieces.
+        reduction: "sum" for a loss that is a sum over the samples: every piece of the batch then has weight 1. By
+            default the reduction that the loss declares (`nn.MSELoss(reduction="sum")`), or else "mean".
 
     Attributes:
-        watchers: called with every output and its target, in the head's own phase: metrics without a second forward.
+        watchers: Functions called with every output and its target during the head's forward, e.g. for metrics.
 
     Raises:
-        TypeError: head or loss cannot be called, or weight is none of what it may be.
+        TypeError: head or loss cannot be called, or weight is not a number, parameter or module.
         ValueError: target can be neither a key nor called, weight is a parameter with several elements, reduction
-            contradicts the loss's own, or a sum is given a count.
+            contradicts the reduction of the loss, or a sum is given a count.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Task(nn.Module):
         self.watchers: list[Callable[[Any, Any], None]] = []
 
     def forward(self, representation: Any, batch: Any) -> Tensor:
-        """The weighted loss, a 0-dim tensor."""
+        """Return the weighted loss, a 0-dim tensor."""
         if not torch.compiler.is_compiling():
             note_call(self)
         output, target = self.head(representation), self.target(batch)
@@ -84,19 +84,19 @@ class Task(nn.Module):
         return self.weighted(self.loss(output, target))
 
     def weighted(self, loss: Tensor) -> Tensor:
-        """Weigh the loss; for subclasses with a `forward` of their own.
+        """Apply the weight to a loss; for subclasses with their own `forward`.
 
         Raises:
-            TypeError, ValueError: weight is a module that returned something else than a 0-dim tensor.
+            TypeError, ValueError: weight is a module that did not return a 0-dim tensor.
         """
         return weighted(self.weight, loss)
 
     def obstacle_in_pieces(self) -> str:
-        """Say why the weight cannot be exact in pieces of a batch; "" where it can."""
+        """Return why the weight is not exact in pieces of a batch; "" if it is."""
         return obstacle_in_pieces(self.weight, self.reduction)
 
     def target(self, batch: Any) -> Any:
-        """What the head's output is compared with; None where the batch has nothing for this task."""
+        """Return the target of the task, or None if the task is absent from the batch."""
         if not callable(self._target) and isinstance(batch, Mapping) and self._target not in batch:
             return None
         try:
@@ -106,57 +106,62 @@ class Task(nn.Module):
 
     @property
     def reduction(self) -> str:
-        """Whether pieces of a batch weigh their share of the terms ("mean"), or 1 ("sum")."""
-        return "sum" if "sum" in (self._reduction, denominator(self.loss).reduction) else "mean"
+        """Return "mean" if a piece of the batch is weighted by its share of the terms, "sum" if its weight is 1."""
+        return "sum" if "sum" in (self._reduction, reduction_of(self.loss).reduction) else "mean"
 
     def presence(self, batch: Any) -> bool | None:
-        """Return whether the batch has something for this task, without a count; None where the count decides."""
-        return False if self.target(batch) is None else None if self._counted() else True
+        """Return whether the task is present in a batch, or None if its count has to be evaluated for that."""
+        if self.target(batch) is None:
+            return False
+        return None if self._has_own_count() else True
 
     def absence(self, batch: Any) -> str:
-        """Return in words which target a batch is without; "" where it is there."""
+        """Describe the target that is missing from a batch; "" if it is not missing."""
         if self.target(batch) is not None:
             return ""
-        return "no target: its function found none" if callable(self._target) else f"no {self._target!r}"
+        if callable(self._target):
+            return "no target: its function returned None or raised KeyError"
+        return f"no {self._target!r}"
 
     def count(self, batch: Any) -> float | Tensor:
-        """Return the denominator of the loss's mean; 0 if the batch has nothing for this task.
+        """Return the denominator of the loss's mean; 0 if the task is absent from the batch.
 
         Raises:
-            ValueError: No count was given, and the denominator cannot be told from the loss or the target.
+            ValueError: No count was given, and neither the loss nor the target determines the denominator.
         """
         target = self.target(batch)
         if target is None:
             return 0
         if self._count is not None:
             return self._count(batch)
-        known = denominator(self.loss)
+        mean = reduction_of(self.loss)
         if self.reduction == "sum":
             return 1
-        if known.obstacle and not self.couples_samples:
-            raise ValueError(known.obstacle)
-        if known.of_labels and isinstance(target, Tensor):
-            return known.terms(self.loss, target)
+        if mean.obstacle and not self.couples_samples:
+            raise ValueError(mean.obstacle)
+        if mean.depends_on_labels and isinstance(target, Tensor):
+            return mean.terms(self.loss, target)
         return default_count(target, batch)
 
     def terms(self, batch: Any) -> float | Tensor | None:
-        """Return the number of terms that loss and target themselves tell of, to hold `count` against; None for none.
+        """Return the number of terms by loss and target alone, for checking `count`; None if there is nothing to check.
 
-        Counts of pieces must be in the ratio of these: a masked count on a loss that is a mean over everything, or the
-        number of samples where a cross-entropy inside of the loss leaves labels out, would weigh the pieces wrongly.
+        The counts of pieces must be proportional to these numbers. Two mistakes would weight the pieces wrongly: a
+        masked count for a loss that is a mean over all entries, and the number of samples for a loss with a
+        cross-entropy inside that ignores labels.
         """
-        known, counted = denominator(self.loss), self._counted()
-        if known.of_torch != counted or self.reduction == "sum":
-            return None  # the count are those terms, or it is all that is known
+        mean, own_count = reduction_of(self.loss), self._has_own_count()
+        if mean.is_torch != own_count or self.reduction == "sum":
+            return None  # the count consists of these terms, or nothing else is known
         target = self.target(batch)
-        return known.terms(self.loss, target) if isinstance(target, Tensor) and target.dim() else None
+        return mean.terms(self.loss, target) if isinstance(target, Tensor) and target.dim() else None
 
-    def _counted(self) -> bool:
-        """Return whether the count is the user's: given, or a subclass's own."""
+    def _has_own_count(self) -> bool:
+        """Return whether the count is the user's, as an argument or as a method of a subclass."""
         return self._count is not None or getattr(self.count, "__func__", None) is not Task.count
 
     def _check_reduction(self) -> None:
-        own = denominator(self.loss).reduction
+        own = reduction_of(self.loss).reduction
         if self._reduction not in (None, "mean", "sum"):
             raise ValueError(f"reduction must be 'mean' or 'sum', found {self._reduction!r}")
         if own in ("mean", "sum", "batchmean") and self._reduction not in (None, own.removeprefix("batch")):
@@ -168,19 +173,20 @@ class Task(nn.Module):
 
 
 class MultiTaskModel(nn.Module):
-    """A trunk shared by tasks; `.trunk` and `.tasks` go straight into an edition's `forward_backward`.
+    """Trunk shared by tasks; `.trunk` and `.tasks` are arguments of an edition's `forward_backward`.
 
     Args:
-        trunk: maps what `inputs` selects to the representation.
-        tasks: the tasks by name; any string is a name.
-        inputs: a key of the batch, or a callable of it. A mapping of them is handed to the trunk as keywords, a tuple
-            or list as positions: `{"input_ids": "tokens", "attention_mask": "mask"}`, or `("image", measure_sizes)`;
-            an entry may be a mapping or tuple itself, and arrives as one. A key that is a tuple needs a callable.
+        trunk: Module from the selected inputs to the representation.
+        tasks: Tasks by name; any string is a name.
+        inputs: Key of the batch, or callable of it. A mapping of keys and callables is passed to the trunk as keyword
+            arguments, a tuple or list as positional arguments: `{"input_ids": "tokens", "attention_mask": "mask"}`, or
+            `("image", measure_sizes)`. An entry may itself be a mapping or tuple. A key that is a tuple needs a
+            callable.
 
     Raises:
-        TypeError: trunk or tasks are no such thing, or a task is not a `Task`-like module.
-        ValueError: there is no task, or inputs can be neither a key nor called, nor holds only such; or, when called,
-            a key is not in the batch.
+        TypeError: trunk cannot be called, tasks is not a mapping, or a task is not a module.
+        ValueError: There is no task, inputs is neither a key, a callable nor a nesting of these, or, when called, a key
+            is not in the batch.
     """
 
     def __init__(self, trunk: nn.Module, tasks: Mapping[str, nn.Module], inputs: Inputs) -> None:
@@ -194,15 +200,15 @@ class MultiTaskModel(nn.Module):
         self.tasks = _Tasks(tasks)
 
     def forward(self, batch: Any) -> dict[str, Any]:
-        """Every head's output, by the task's name."""
+        """Return the output of every head by the name of its task."""
         representation = self.trunk(batch)
         return {name: run_head(task, representation) for name, task in self.tasks.items()}
 
 
 class _Tasks(nn.Module, Mapping[str, Any]):
-    """A mapping of modules with any strings as names (`nn.ModuleDict` refuses dots, "keys", "type", ...)."""
+    """Mapping of modules whose names are any strings (`nn.ModuleDict` refuses dots, "keys", "type", ...)."""
 
-    __eq__ = object.__eq__  # Mapping compares items and so takes the hash away, which modules need
+    __eq__ = object.__eq__  # Mapping compares items and removes the hash, which modules need
     __hash__ = nn.Module.__hash__
 
     def __init__(self, tasks: Mapping[str, nn.Module]) -> None:
@@ -228,10 +234,10 @@ class _Tasks(nn.Module, Mapping[str, Any]):
 def run_head(task: Any, representation: Any) -> Any:
     """Return a task's output without its loss.
 
-    FSDP2 gathers a task's parameters around its `forward`, which does not run here. With gradients this does not do so
-    in its place: the backward would find the parameters gone.
+    FSDP2 gathers the parameters of a task around its `forward`, which is not called here. Without gradients this
+    function gathers them instead. With gradients it does not: the backward would need parameters that are freed again.
     """
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # slow to import, and there if anything is sharded
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # slow to import, and already imported if anything is sharded
     if fsdp is None or torch.is_grad_enabled() or not isinstance(task, fsdp.FSDPModule):
         return task.head(representation)
     task.unshard()
@@ -242,5 +248,5 @@ def run_head(task: Any, representation: Any) -> Any:
 
 
 def module_key(name: str) -> str:
-    """Return the name of a submodule for any string, without the dots that torch reads as a path."""
+    """Return a valid name of a submodule for any string; dots are escaped, since torch reads them as paths."""
     return quote(name, safe=" ").replace(".", "%2E") or "%"

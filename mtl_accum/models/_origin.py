@@ -1,4 +1,4 @@
-"""What a copied module leaves behind: functions are not copied, and neither is what they refer to."""
+"""Parts of a module that its copies still share with it: functions are not copied, nor are the modules they use."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mtl_accum.models._shadow import unregistered
 
 __all__ = ["Origin"]
 
-Held = Mapping[int, tuple[weakref.ref[Any], str]]  # modules, parameters and buffers with their names
+Held = Mapping[int, tuple[weakref.ref[Any], str]]  # modules, parameters and buffers with their names, by id
 
 
 class Origin:
-    """What a module that is copied holds, and what its functions use besides, for its copies; nothing is kept alive.
+    """Parts of a module and parameters that its functions use, for comparison with its copies; keeps nothing alive.
 
     Args:
-        held: What it holds, and what those held that it is a copy of; nothing after pickling.
-        outside: The names of the trained parameters that each function uses and the module does not hold.
+        held: Parts of the module, and of the modules of which it is a copy; empty after pickling.
+        outside: Names of trained parameters that each function uses and the module does not hold.
     """
 
     def __init__(self, held: Held, outside: Mapping[str, list[str]]) -> None:
@@ -31,10 +31,10 @@ class Origin:
 
     @classmethod
     def of(cls, module: nn.Module, functions: Mapping[str, Callable[..., Any]], earlier: Origin | None) -> Origin:
-        """Return the origin of a module's copies, which is `earlier` too where the module is such a copy itself."""
+        """Return the origin of a module's copies; `earlier` is the module's own origin if it is a copy itself."""
         named = (*module.named_buffers(), *module.named_parameters(), *module.named_modules())
         held = {id(part): (weakref.ref(part), name or "itself") for name, part in named}
-        outside = {who: unregistered(module, [function]) for who, function in functions.items()}
+        outside = {name: unregistered(module, [function]) for name, function in functions.items()}
         return cls(held, outside) if earlier is None else cls({**earlier._held, **held}, earlier._outside)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Origin:
@@ -43,11 +43,11 @@ class Origin:
     def __reduce__(self) -> tuple[type[Origin], tuple[Held, Mapping[str, list[str]]]]:
         return Origin, ({}, self._outside)
 
-    def left_behind(self, who: str, function: Callable[..., Any], copied: nn.Module) -> list[str]:
-        """Return the names of what a copy's function uses and the copy does not hold, but the original did."""
+    def shared_parts(self, name: str, function: Callable[..., Any], copied: nn.Module) -> list[str]:
+        """Return the names of parts that a copy's function uses and only the original holds."""
         own = {id(part) for part in (*copied.modules(), *copied.parameters(), *copied.buffers())}
         parts = [part for part in (*modules_of(function), *tensors_of(function)) if id(part) not in own]
-        known = [(part, *self._held[id(part)]) for part in parts if id(part) in self._held]
-        names = [name for part, reference, name in known if reference() is part]
-        more = Counter(unregistered(copied, [function])) - Counter(self._outside.get(who, ()))
-        return names or list(more)
+        of_original = [(part, *self._held[id(part)]) for part in parts if id(part) in self._held]
+        shared = [path for part, reference, path in of_original if reference() is part]
+        newly_unregistered = Counter(unregistered(copied, [function])) - Counter(self._outside.get(name, ()))
+        return shared or list(newly_unregistered)

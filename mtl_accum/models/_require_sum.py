@@ -1,4 +1,4 @@
-"""Check that a function of chunks is a sum over the rows: the mean of every chunk would add up to too large a loss."""
+"""Check that a function of chunks is a sum over the rows: means of chunks would add up to too large a loss."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from mtl_accum.editions._engine import is_distributed, named_modules_of, uses_ba
 __all__ = ["require_sum"]
 
 _ROWS, _PIECES = 64, 8
-_ROUNDING = 0.05  # relative: more than 16 bit rounds, and less than a mean is off
+_ROUNDING = 0.05  # relative: above the rounding of 16 bit, and below the error of a mean
 
 # By the code of a function, which a lambda in a loop keeps: the ids of the values in its closure when it was checked.
 _SEEN: WeakKeyDictionary[Any, tuple[int, ...]] = WeakKeyDictionary()
 
 
 def require_sum(who: str, function: Callable[..., Tensor], inputs: Sequence[Tensor], dim: int, *, most: int) -> None:
-    """Raise ValueError for a function that is no sum over the rows; each function is checked once.
+    """Check that a function is a sum over the rows; each function is checked once.
 
-    It runs on some rows at once and on pieces of these, without gradients. Buffers and random numbers are restored.
+    The function runs on some rows at once and on pieces of these, without gradients. Buffers and random numbers are
+    restored.
 
     Args:
         who: Name of the caller for messages.
@@ -37,9 +38,12 @@ def require_sum(who: str, function: Callable[..., Tensor], inputs: Sequence[Tens
         inputs: Whole tensors.
         dim: Dimension along which they are cut.
         most: Number of rows that may be in memory at once.
+
+    Raises:
+        ValueError: The function is not a sum over the rows, or a module in it uses batch statistics.
     """
     code, closure = getattr(function, "__code__", function), _closure(function)
-    with suppress(TypeError):  # it has no hash
+    with suppress(TypeError):  # the code is not hashable
         if _SEEN.get(code) == closure:
             return
     if any(x.is_meta or isinstance(x, FakeTensor) for x in inputs):
@@ -50,11 +54,11 @@ def require_sum(who: str, function: Callable[..., Tensor], inputs: Sequence[Tens
     if not _adds_up(whole, parts, random=whole != again):
         raise ValueError(
             f"{who}: expected a sum over the rows of dimension {dim}, found {whole:.4g} for some rows and "
-            f"{' + '.join(f'{part:.4g}' for part in parts)} for pieces of them; use reduction='sum' and divide what "
-            "chunked returns by the count. A loss that couples rows, or adds a constant, cannot be chunked"
+            f"{' + '.join(f'{part:.4g}' for part in parts)} for pieces of them; use reduction='sum' and divide the "
+            "result of chunked by the count. A loss that couples rows, or adds a constant, cannot be chunked"
         )
-    decided = whole != 0 and math.isfinite(whole)
-    if decided or is_distributed():  # several ranks must call a sharded head equally often
+    conclusive = whole != 0 and math.isfinite(whole)
+    if conclusive or is_distributed():  # several ranks must call a sharded head equally often
         with suppress(TypeError):
             _SEEN[code] = closure
 
@@ -66,7 +70,7 @@ def _adds_up(whole: float, parts: Sequence[float], *, random: bool) -> bool:
     """
     total, size = sum(parts), sum(map(abs, parts))
     if not math.isfinite(whole) or not whole:
-        return True  # another fault, or no row has a term
+        return True  # a different problem, or no row has a term
     if not random or not math.isfinite(total):  # a mean over nothing is NaN
         return abs(whole - total) <= _ROUNDING * size
     return abs(total) < size / 2 or abs(whole) > abs(total) / math.sqrt(len(parts))
@@ -82,7 +86,7 @@ def _values(function: Callable[..., Tensor], calls: Sequence[Sequence[Tensor]]) 
 
 
 def _some_rows(inputs: Sequence[Tensor], dim: int, number: int) -> list[Tensor]:
-    """Return rows from all over the inputs: labels may be missing at an end."""
+    """Return rows spread over the inputs: labels may be missing at either end."""
     length = inputs[0].shape[dim]
     index = torch.arange(min(number, length), device=inputs[0].device) * length // min(number, length)
     return [x.detach().index_select(dim, index) for x in inputs]

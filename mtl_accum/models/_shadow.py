@@ -1,4 +1,4 @@
-"""Modules that stand in for another one: with its parameters and buffers under its own names."""
+"""Modules that share the parameters and buffers of another module, under the same names."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_ho
 
 
 class Shadow(nn.Module):
-    """A module with the parameters, buffers and mode of another one, which it does not register.
+    """Module with the parameters, buffers and mode of an original that is not registered as a submodule.
 
-    Both hold the same dictionaries, so that whatever replaces a parameter (`to`, a sharding, a loaded state) replaces
-    it in both, and state dicts have the other module's names.
+    Both hold the same dictionaries. A parameter that is replaced (by `to`, sharding, a loaded state) is therefore
+    replaced in both, and state dicts have the names of the original.
 
     Args:
-        original: The other module.
-        modules: The submodules; by default the original's, in the same dictionary.
+        original: Original module.
+        modules: Submodules; by default those of the original, in the same dictionary.
     """
 
     _original: nn.Module
 
     def __init__(self, original: nn.Module, modules: dict[str, nn.Module | None] | None = None) -> None:
         mode = original.training
-        vars(self)["_original"] = original  # no submodule: it would be a prefix of every name
-        super().__init__()  # which sets the mode
+        vars(self)["_original"] = original  # not a submodule: its name would prefix all others
+        super().__init__()  # sets the mode
         original.training = mode
         vars(self)["_modules"] = original._modules if modules is None else modules
         for shared in ("_parameters", "_buffers", "_non_persistent_buffers_set", *_HOOKS):
@@ -39,7 +39,7 @@ class Shadow(nn.Module):
 
     @property
     def training(self) -> bool:
-        """Whether the original is in training mode: trainers set this attribute, not only `train()`."""
+        """Whether the original is in training mode. A property, since trainers set this attribute without `train()`."""
         return bool(self._original.training)
 
     @training.setter
@@ -47,16 +47,16 @@ class Shadow(nn.Module):
         self._original.training = mode
 
     def _save_to_state_dict(self, *arguments: Any) -> None:
-        self._original._save_to_state_dict(*arguments)  # with its extra state
+        self._original._save_to_state_dict(*arguments)  # includes its extra state
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         self._original._load_from_state_dict(*arguments)
 
 
 def beside(model: nn.Module, trunk: Any, tasks: Mapping[str, Any]) -> nn.Module | None:
-    """Return a module with all that a trunk and tasks hold and a model does not; None where that is nothing.
+    """Return a module of all parts that a trunk and tasks hold and a model does not; None if there are none.
 
-    Its children are `trunk` and `tasks`, and below `tasks` the tasks by name. Each module is there once.
+    Its children are `trunk` and `tasks`, and below `tasks` the tasks by name. Each module occurs once.
     """
     known = {id(module) for module in model.modules()}
     parts = {"trunk": _beside(trunk, known)}
@@ -66,7 +66,7 @@ def beside(model: nn.Module, trunk: Any, tasks: Mapping[str, Any]) -> nn.Module 
 
 
 def unregistered(model: nn.Module, functions: Iterable[Callable[..., Any]]) -> list[str]:
-    """Return parameters that functions would train and a model does not have, by the names of their modules."""
+    """Return the names of trained parameters that functions use and a model does not hold, with the module types."""
     known = {id(parameter) for parameter in model.parameters()}
     return [
         f"{type(module).__name__}.{name}"
@@ -77,7 +77,7 @@ def unregistered(model: nn.Module, functions: Iterable[Callable[..., Any]]) -> l
 
 
 def _beside(part: Any, known: set[int]) -> nn.Module | None:
-    """Return a module without the submodules that are known; itself where none of them is. Then all are known."""
+    """Return a module without its known submodules, or itself if none is known; its parts become known."""
     if not isinstance(part, nn.Module) or id(part) in known:
         return None
     if known.isdisjoint(map(id, part.modules())):

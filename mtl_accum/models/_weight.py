@@ -50,11 +50,11 @@ class UncertaintyWeight(nn.Module):
 
 
 def require_weight(weight: object) -> None:
-    """Raise unless a value can be the weight of a task.
+    """Check that a value can be the weight of a task.
 
     Raises:
-        TypeError: It is neither a finite number nor a floating-point parameter nor a module.
-        ValueError: It is a parameter of another shape than () or (1,).
+        TypeError: The value is neither a finite number nor a parameter nor a module.
+        ValueError: The value is a parameter that is not floating-point, or not of shape () or (1,).
     """
     if isinstance(weight, nn.Parameter):
         if weight.shape not in ((), (1,)) or not weight.is_floating_point():
@@ -74,7 +74,7 @@ def weighted(weight: Any, loss: Tensor) -> Tensor:
     """Return a weighted loss, 0-dim where the loss is.
 
     Raises:
-        TypeError, ValueError: A module returned something else than a 0-dim tensor.
+        TypeError, ValueError: A module did not return a 0-dim tensor.
     """
     if not isinstance(weight, nn.Module):
         factor = weight.squeeze() if isinstance(weight, Tensor) else weight
@@ -92,29 +92,29 @@ def weighted(weight: Any, loss: Tensor) -> Tensor:
 
 
 def obstacle_in_pieces(weight: Any, reduction: str) -> str:
-    """Return why a weighted loss over pieces of a batch is another loss, or "" if it is the same.
+    """Return why a weighted loss differs between pieces of a batch and the whole batch; "" if it is the same.
 
-    The shares of a mean add up to 1, so `a * loss + b` is exact in pieces; a sum would add b once a piece. A module
-    that draws random numbers, or changes its buffers, is another function in every piece.
+    The shares of a mean add up to 1, so `a * loss + b` is exact in pieces. For a sum, b would be added once per piece.
+    A module that draws random numbers or changes its buffers is a different function in every piece.
     """
     if not isinstance(weight, nn.Module):
         return ""
     state = _plain_state(weight)
-    known = _KINDS.get(weight)
-    if known is None or known[0] != state:
-        known = _KINDS[weight] = state, _kind(weight)
-    kind = known[1]
+    cached = _KINDS.get(weight)
+    if cached is None or cached[0] != state:
+        cached = _KINDS[weight] = state, _kind(weight)
+    kind = cached[1]
     if kind == "linear" or (kind == "affine" and reduction != "sum"):
         return ""
-    why = "adds a term, which would come once a piece, to a sum (reduction='sum')" if kind == "affine" else kind
+    why = "adds a term, which would come once per piece, to a sum (reduction='sum')" if kind == "affine" else kind
     return f"its weight ({type(weight).__name__}) {why}"
 
 
 _OTHER = "is not affine in the loss: not a * loss + b"
-_RANDOM = "draws random numbers, which are others in every piece"
-_KINDS: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()  # evaluated once, not once a step
-# Powers of two, which every floating-point format holds as they are. Small and large ones: a weight may clamp. The
-# first once more: a weight that changes with every call shows.
+_RANDOM = "draws random numbers, which differ in every piece"
+_KINDS: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()  # evaluated once, not once per step
+# Powers of two, which are exact in every floating-point format. Small and large ones: a weight may clamp. The first
+# value is repeated to detect a weight that changes with every call.
 _LOSSES = (0.0, 1.0, 0.25, 4.0, 64.0, 2.0**10, 2.0**20, 2.0**-10, -1.0, -(2.0**10), 0.0)
 _SHIFT = 0.25  # of the parameters: s of `exp(-s) * loss + s` begins at 0, the exponent of a power at 1
 _ROUNDING = 1e-6  # relative; a module may compute in float32
@@ -132,7 +132,7 @@ def _kind(weight: nn.Module) -> str:
     try:
         with _disable_current_modes(), torch.no_grad():
             kinds = [_kind_of(_on_cpu(weight, shift)) for shift in (0.0, _SHIFT)]
-    except Exception as error:  # whatever the user's module and its copying raise
+    except Exception as error:  # any exception of the user's module or its copying
         return f"cannot be evaluated on a copy ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
     other = (kind for kind in kinds if kind not in ("affine", "linear"))
     return next(other, "affine" if "affine" in kinds else "linear")
@@ -148,29 +148,29 @@ def _kind_of(function: nn.Module) -> str:
             return _RANDOM
     for name, buffer in function.named_buffers():
         if name not in buffers or not torch.equal(buffer, buffers[name]):
-            return f"changes its buffer '{name}' with every call, so it is another one in every piece"
+            return f"changes its buffer '{name}' with every call, so it differs in every piece"
     return _kind_of_values(values)
 
 
 def _kind_of_values(values: list[float]) -> str:
     """Classify a function by its values at `_LOSSES`."""
     offset, slope = values[0], values[1] - values[0]
-    rounding = _ROUNDING * (abs(values[0]) + abs(values[1]))  # of the slope, and so once for each unit of the loss
+    rounding = _ROUNDING * (abs(values[0]) + abs(values[1]))  # of the slope, hence once per unit of the loss
     for loss, value in zip(_LOSSES, values, strict=True):
         slack = _ROUNDING * abs(value) + rounding * (1 + abs(loss))
-        if not slack < math.inf or not abs(slope * loss + offset - value) <= slack:  # NaN is no less
+        if not slack < math.inf or not abs(slope * loss + offset - value) <= slack:  # NaN fails both comparisons
             return _OTHER
     return "affine" if offset else "linear"
 
 
 def _on_cpu(weight: nn.Module, shift: float) -> nn.Module:
-    """Copy a module to the CPU, in float64 and with other parameters."""
+    """Copy a module to the CPU in float64, with shifted parameters."""
     tensors = [(p, shift) for p in weight.parameters()] + [(b, 0.0) for b in weight.buffers()]
     return copy.deepcopy(weight, {id(tensor): _plain(tensor, by) for tensor, by in tensors})
 
 
 def _plain(tensor: Tensor, shift: float) -> Tensor:
-    """Return a tensor on the CPU with the same values; 0.5 where it has none that could be read: sharded, or fake."""
+    """Return a tensor on the CPU with the same values, or with 0.5 if they cannot be read (sharded or fake)."""
     readable = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta
     values = tensor.detach().cpu() if readable else torch.full(tensor.shape, 0.5, device="cpu")
     if not tensor.is_floating_point():

@@ -1,62 +1,63 @@
-"""A model and an edition as one module that returns a loss, as trainers call it."""
+"""Wrapper for trainers: a model and an edition as one module that returns the loss."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mtl_accum.editions import Edition, Schedule, SummedLoss, Tasks, Trunk, require_edition
-from mtl_accum.editions._engine import Piece, Scale, eager, read_counts
-from mtl_accum.editions._engine import leaves as tree_leaves
-from mtl_accum.models._multi_task import run_head
+from mtl_accum.editions import Edition, Schedule, Tasks, Trunk, require_edition
+from mtl_accum.editions._engine import Scale, eager
+from mtl_accum.models._evaluation import evaluate, head_outputs
 from mtl_accum.models._origin import Origin
 from mtl_accum.models._shadow import Shadow, beside, unregistered
 
 __all__ = ["WithLoss"]
 
-_BESIDE = "with_loss"  # the child with what only the given trunk and tasks hold
+_BESIDE = "with_loss"  # submodule with the parts that only the given trunk and tasks hold
 
 
 class WithLoss(Shadow):
-    """A multi-task model whose `forward` returns its loss: for trainers, which call `.backward()` themselves.
+    """Multi-task model whose `forward` returns its loss, for trainers that call `.backward()` themselves.
 
-    Equals, where gradients are on::
+    Equals, with gradients enabled::
 
         total, losses = edition.loss(model.trunk, model.tasks, batch)
         return {"loss": total, "losses": losses}
 
-    Gradients decide (`torch.is_grad_enabled()`), and not the mode: a network whose BatchNorm is frozen in eval mode
-    trains. Where they are off, the tasks run one after the other as they are, on one pass of the trunk, and the
-    result has `"outputs"` too, of every task that has a `head`, also of those without a target in the batch::
+    The result depends on `torch.is_grad_enabled()`, not on the mode: a network with BatchNorm frozen in eval mode can
+    be trained. With gradients disabled, the trunk runs once and the tasks run one after the other on its output. The
+    result then also has `"outputs"`, for every task with a `head`, with or without a target in the batch::
 
         trainer = transformers.Trainer(WithLoss(model, Split()), arguments, ...)   # remove_unused_columns=False
         def training_step(self, batch): return self.model(batch)["loss"]           # Lightning
         accelerator.backward(model(batch)["loss"])                                 # Accelerate
-        model = DistributedDataParallel(WithLoss(model, Split()))                  # not the model: around all
+        model = DistributedDataParallel(WithLoss(model, Split()))                  # around WithLoss, not the model
         fully_shard(model := WithLoss(model, Split()))
 
-    Names are the model's: parameters, optimizer groups by name, and state dicts, which load into the model as it is and
-    back. The model's own `forward`, and hooks on it, do not run. The Trainer of transformers has `eval_loss` and
-    predictions `(losses, outputs)`; `predict(data, ignore_keys=["loss", "losses"])` gives the outputs alone.
+    Parameters, optimizer groups by name and state dicts have the names of the model, so state dicts of the model and of
+    WithLoss can be exchanged. The model's own `forward`, and hooks on it, do not run. The Trainer of transformers
+    reports `eval_loss` and predictions `(losses, outputs)`; `predict(data, ignore_keys=["loss", "losses"])` returns the
+    outputs alone.
 
     Args:
-        model: Holds the parameters; a `MultiTaskModel`, or any module with `.trunk` and `.tasks`.
-        edition: How the loss is computed; it must have `loss`, as `Split()` has, and `PerTask()` has not.
-        trunk: Maps a batch to the representation, in place of `model.trunk`; for a model that keeps its class. It may
-            use the model's parts; so that copies (an average of weights) use their own, give a method of the model.
-        tasks: Tasks or functions by name, in place of `model.tasks`. What they hold and the model does not (a learned
-            weight) is registered below `with_loss`; load a state dict of the model alone with `strict=False` then.
-        scale: The loss scale of an fp16 trainer: a number, a 0-dim tensor or a callable such as `scaler.get_scale`.
-        group: The ranks that share a step, by default all; see `edition.loss`.
+        model: Module that holds the parameters: a `MultiTaskModel`, or any module with `.trunk` and `.tasks`.
+        edition: Edition that computes the loss. It must have `loss`: `Split()` does, `PerTask()` does not.
+        trunk: Function from a batch to the representation, in place of `model.trunk`, for a model that keeps its class.
+            It may use parts of the model. Pass a method of the model if copies (such as an average of weights) must use
+            their own parts.
+        tasks: Tasks or functions by name, in place of `model.tasks`. Parts that they hold and the model does not, such
+            as a learned weight, are registered below `with_loss`; a state dict of the model alone then loads with
+            `strict=False`.
+        scale: Loss scale of an fp16 trainer: a number, a 0-dim tensor or a callable such as `scaler.get_scale`.
+        group: Ranks that share a step, by default all; see `edition.loss`.
 
     Raises:
-        TypeError: The edition is none or has no `loss`; model, trunk or tasks are no such thing; model is wrapped (by
-            DDP, FSDP2, `torch.compile`), which belongs around WithLoss; or a function trains what is not registered.
+        TypeError: edition is not an edition or has no `loss`; model is not a module; trunk cannot be called; tasks is
+            not a mapping; model is already wrapped by DDP, FSDP2 or `torch.compile`, which belong around WithLoss; or a
+            function trains parameters that are not registered.
         ValueError: There is no task.
     """
 
@@ -64,9 +65,9 @@ class WithLoss(Shadow):
     _trunk: Trunk | None
     _tasks: Tasks | None
     _options: _Options
-    _origin: Origin  # a copy's, until its first step
+    _origin: Origin  # of a copy, until its first step
 
-    accepts_loss_kwargs = False  # else the Trainer of transformers leaves the division by the accumulated steps to us
+    accepts_loss_kwargs = False  # if true, transformers' Trainer would not divide by the number of accumulated steps
 
     def __init__(
         self,
@@ -81,15 +82,15 @@ class WithLoss(Shadow):
         _require_loss(edition)
         _require_bare(model)
         own_trunk, own_tasks = _parts(model, trunk, tasks)
-        more = beside(model, own_trunk, own_tasks)
-        super().__init__(model, None if more is None else {**model._modules, _BESIDE: more})
+        extra = beside(model, own_trunk, own_tasks)
+        super().__init__(model, None if extra is None else {**model._modules, _BESIDE: extra})
         # Not attributes: modules among them would be registered under their names.
         vars(self).update(_edition=edition, _trunk=trunk, _tasks=tasks, _options=_Options(scale=scale, group=group))
         missing = unregistered(self, [own_trunk, *own_tasks.values()])
         if missing:
             raise TypeError(
                 "trunk and tasks must hold their parameters as modules, found a function that uses others: "
-                f"{_first(missing)}; make it a Task or another nn.Module, so that they are trained and saved, or "
+                f"{_first(missing)}; make it a Task or another nn.Module, so they are trained and saved, or "
                 "freeze them with requires_grad_(False)"
             )
 
@@ -97,19 +98,19 @@ class WithLoss(Shadow):
         """Return the loss of a batch.
 
         Args:
-            batch: What trunk and tasks read.
-            return_loss: Whether to return losses; without them only outputs.
-            **fields: The batch in keywords, for trainers that call `model(**batch)`; trunk and tasks see a dict.
+            batch: Batch that trunk and tasks read.
+            return_loss: Whether to return losses; if False, only outputs are returned.
+            **fields: Batch as keyword arguments, for trainers that call `model(**batch)`; trunk and tasks get a dict.
 
         Returns:
-            "loss", 0-dim, which `.backward()` is called on; "losses", those of the tasks by name, detached, 0 for a
-            task that is absent. Where gradients are off, "outputs" too, by name, and the loss is NaN if all tasks are
-            absent.
+            Dict with "loss", a 0-dim tensor for `.backward()`, and "losses", the detached losses of the tasks by name,
+            0 for absent tasks. With gradients disabled it also has "outputs" by name, and the loss is NaN if all tasks
+            are absent.
 
         Raises:
             TypeError: Both batch and fields are given, or neither.
-            RuntimeError: A submodule of the model was replaced, and the tasks that were given still use the old one; or
-                this is a copy, and trunk or tasks still use parts of the original.
+            RuntimeError: A submodule of the model was replaced, and the given tasks may still use the old one; or this
+                is a copy whose trunk or tasks still use parts of the original.
         """
         batch = _batch(batch, fields)
         self._require_same_parts()
@@ -117,30 +118,30 @@ class WithLoss(Shadow):
         if "_origin" in vars(self):
             self._require_own_parts(trunk, tasks)
         if not return_loss:
-            return {"outputs": _outputs(tasks, trunk(batch), {})}
+            return {"outputs": head_outputs(tasks, trunk(batch))}
         if not torch.is_grad_enabled():
-            return _evaluate(trunk, tasks, batch)
+            return evaluate(trunk, tasks, batch)
         total, losses = self._edition.loss(trunk, tasks, batch, **self._options)
         return {"loss": total, "losses": losses}
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode as the model itself does, which may keep some parts in another one."""
+        """Set the mode with the model's own `train`, which may keep some parts in a different mode."""
         if _BESIDE in self._modules:
             self.get_submodule(_BESIDE).train(mode)
         self._original.train(mode)
         return self
 
     def extra_repr(self) -> str:
-        """Return what stands before the submodules."""
+        """Return the description shown before the submodules."""
         return f"{type(self._original).__name__}, {self._edition}"
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         unexpected = arguments[5]
         before = len(unexpected)
         super()._load_from_state_dict(*arguments)
-        if _BESIDE in self._modules:  # which the model has not
-            mine = f"{arguments[1]}{_BESIDE}."
-            unexpected[before:] = [key for key in unexpected[before:] if not key.startswith(mine)]
+        if _BESIDE in self._modules:  # a submodule that the model does not have
+            prefix = f"{arguments[1]}{_BESIDE}."
+            unexpected[before:] = [key for key in unexpected[before:] if not key.startswith(prefix)]
 
     def __getstate__(self) -> dict[str, Any]:
         functions = _by_name(*_parts(self._original, self._trunk, self._tasks))
@@ -148,12 +149,12 @@ class WithLoss(Shadow):
 
     @eager
     def _require_own_parts(self, trunk: Trunk, tasks: Tasks) -> None:
-        """Look once at a copy; in its first step, for a copy that holds itself is not whole before."""
-        for who, function in _by_name(trunk, tasks).items():
-            left = self._origin.left_behind(who, function, self)
-            if left:
+        """Check a copy once. This happens in its first step: a copy that contains itself is incomplete before."""
+        for name, function in _by_name(trunk, tasks).items():
+            shared = self._origin.shared_parts(name, function, self)
+            if shared:
                 raise RuntimeError(
-                    f"WithLoss: this is a copy, whose {who} still uses parts of the original ({_first(left)}), for "
+                    f"WithLoss: this is a copy, whose {name} still uses parts of the original ({_first(shared)}): "
                     "what a function refers to is not copied with it; give what can be copied: a method of the model "
                     "(trunk=model.encode), functools.partial(function, model), modules such as Task; or copy the state "
                     "alone, by load_state_dict"
@@ -162,7 +163,7 @@ class WithLoss(Shadow):
 
     def _replicate_for_data_parallel(self) -> NoReturn:
         raise RuntimeError(
-            "WithLoss does not run under nn.DataParallel, whose copies hold no parameters that could be trained; start "
+            "WithLoss does not run under nn.DataParallel, whose copies hold no trainable parameters; start "
             "one process for each GPU (torchrun, accelerate launch) or show one GPU (CUDA_VISIBLE_DEVICES=0)"
         )
 
@@ -171,12 +172,12 @@ class WithLoss(Shadow):
         if parts is not self._modules and any(self._modules.get(name) is not part for name, part in parts.items()):
             raise RuntimeError(
                 "WithLoss: a submodule of the model was replaced after the tasks were given, which may still use the "
-                "old one; make WithLoss and its tasks again"
+                "old one; create WithLoss and its tasks again"
             )
 
 
 class _Options(dict[str, Any]):
-    """Keywords of `edition.loss`, shared by copies: the scaler is the trainer's, and a group of ranks has no copy."""
+    """Keyword arguments of `edition.loss`, shared by copies: a scaler is the trainer's; a group cannot be copied."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Options:
         return self
@@ -199,7 +200,7 @@ def _batch(batch: Any, fields: dict[str, Any]) -> Any:
 def _require_loss(edition: object) -> None:
     inner: Edition | None = require_edition(edition)
     if not isinstance(edition, Edition) and callable(getattr(edition, "loss", None)):
-        return  # a user's class
+        return  # an edition of the user's own class
     while inner is not None:
         no_loss = inner.no_loss if isinstance(inner, Schedule) else None
         if no_loss is not None or not isinstance(inner, Schedule):
@@ -225,7 +226,7 @@ def _require_bare(model: object) -> None:
 
 
 def _parts(model: Any, trunk: Trunk | None, tasks: Tasks | None) -> tuple[Trunk, Tasks]:
-    """Return the trunk and the tasks: those that were given, else the model's."""
+    """Return the given trunk and tasks, or those of the model."""
     trunk = getattr(model, "trunk", None) if trunk is None else trunk
     tasks = getattr(model, "tasks", None) if tasks is None else tasks
     if not callable(trunk) or isinstance(trunk, type):
@@ -246,51 +247,3 @@ _GIVE = "a model without .trunk and .tasks needs WithLoss(model, edition, trunk=
 
 def _kind(value: object) -> str:
     return "none" if value is None else f"{f'{value!r}':.200}"
-
-
-def _evaluate(trunk: Trunk, tasks: Tasks, batch: Any) -> dict[str, Any]:
-    """Return the plain losses and outputs; the trunk and every head run once."""
-    z = trunk(batch)
-    counts = read_counts(tasks, [Piece(None, batch)])
-    present = {name: task for name, task in tasks.items() if counts[name][None]}
-    losses: dict[str, Tensor] = {}
-    total = _like(z, batch, math.nan)  # not 0, which would look like success
-    with ExitStack() as watchers:
-        seen = {name: watchers.enter_context(_watching(task)) for name, task in present.items()}
-        if present:
-            total, losses = SummedLoss().loss(lambda _: z, present, batch)
-    absent = torch.zeros_like(total)
-    return {
-        "loss": total,
-        "losses": {name: losses.get(name, absent) for name in tasks},
-        "outputs": _outputs(tasks, z, {name: values[0] for name, values in seen.items() if len(values) == 1}),
-    }
-
-
-def _outputs(tasks: Tasks, z: Any, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the output of every task with a head: as it is known, else from its head."""
-    heads = {name: task for name, task in tasks.items() if callable(getattr(task, "head", None))}
-    return {name: known[name] if name in known else run_head(task, z) for name, task in heads.items()}
-
-
-@contextmanager
-def _watching(task: Any) -> Iterator[list[Any]]:
-    """Collect a task's outputs, as far as it has watchers; a task in chunks has several."""
-    outputs: list[Any] = []
-
-    def watch(output: Any, _: Any) -> None:
-        outputs.append(output)
-
-    watchers = getattr(task, "watchers", None)
-    watchers = watchers if isinstance(watchers, list) else []
-    watchers.append(watch)
-    try:
-        yield outputs
-    finally:
-        watchers.remove(watch)
-
-
-def _like(z: Any, batch: Any, value: float) -> Tensor:
-    """Return a 0-dim tensor where the representation is."""
-    tensors = (leaf for tree in (z, batch) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
-    return torch.full((), value, device=next((tensor.device for tensor in tensors), None))

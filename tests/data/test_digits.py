@@ -1,4 +1,4 @@
-"""The digits: real scans, a fixed split, seeded noise."""
+"""Digits: real scans, a fixed split, seeded noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawn data: real shapes and types, the same samples for the same seed."""
+"""Generated data: realistic shapes and types, the same samples for the same seed."""
 
 from __future__ import annotations
 

@@ -42,9 +42,9 @@ def epochs(loader: Loader, count: int = 2, skip: int = 0) -> list[dict[str, Tens
     return [batch for epoch in range(count) for batch in loader.at(epoch, skip)]
 
 
-def assert_same(found: list[dict[str, Tensor]], expected: list[dict[str, Tensor]]) -> None:
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
+def assert_same(actual: list[dict[str, Tensor]], expected: list[dict[str, Tensor]]) -> None:
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
         assert torch.equal(one["index"], other["index"])
         assert torch.equal(one["x"], other["x"])
 
@@ -67,7 +67,7 @@ def test_workers_change_nothing(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_begins_anywhere(workers: int) -> None:
+def test_starts_at_any_batch(workers: int) -> None:
     whole = list(Loader(Noisy(), 5, shuffle=True, seed=3).at(4, 0))
     loader = Loader(Noisy(), 5, shuffle=True, seed=3, num_workers=workers)
     for batch in (3, 0, 5, 1):
@@ -162,7 +162,7 @@ def test_the_training_process_receives_signals_itself() -> None:
 
 
 def test_workers_end_with_their_process(tmp_path: Path) -> None:
-    """Also after SIGTERM to the whole group, and where an exception keeps the iterator alive."""
+    """Also after SIGTERM to the whole group, and if an exception keeps the iterator alive."""
     code = """
 import os, signal
 import torch
@@ -227,7 +227,7 @@ def test_policies() -> None:
 
 
 @pytest.mark.parametrize("policy", ["round_robin", "proportional", "temperature"])
-def test_a_mixture_begins_anywhere(policy: str) -> None:
+def test_a_mixture_starts_at_any_batch(policy: str) -> None:
     whole = [str(batch) for batch in mixed(policy).at(3, 0)]
     for batch in (0, 1, 5, 8):
         assert [str(one) for one in mixed(policy).at(3, batch)] == whole[batch:]

@@ -1,4 +1,4 @@
-"""The model of CUDA's allocator: its rules one by one, and what must hold for any sequence."""
+"""The model of CUDA's allocator: its rules one by one, and invariants of any sequence of allocations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MIB = 1 << 20
 
 
 def after(*sizes: Any) -> tuple[int, int]:
-    """An allocator after these allocations, named by their order; a negative number frees that one."""
+    """Return allocated and reserved bytes after some allocations, named by their order; a negative number frees one."""
     allocator = CachingAllocator()
     for name, size in enumerate(sizes):
         if size < 0:
-            allocator.give_back(-size - 1)
+            allocator.free(-size - 1)
         else:
             allocator.allocate(name, size)
     return allocator.allocated, allocator.reserved

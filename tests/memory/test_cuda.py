@@ -1,4 +1,4 @@
-"""The CUDA meter: on a device where there is one, by fakes of torch's counters elsewhere."""
+"""CUDA meter: on a real device if there is one, otherwise with fakes of torch's counters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEVICE = torch.device("cuda", 0)
 
 
 class Allocator:
-    """torch's counters: what tests set, and the peaks since the last reset."""
+    """Fake of torch's counters: values set by tests, and peaks since the last reset."""
 
     def __init__(self, monkeypatch: Any, nvml: NvmlReading) -> None:
         self.now, self.peak, self.retries, self.ooms, self.reserved = 100, 100, 1, 0, 2048
@@ -60,9 +60,9 @@ class Sampler:
         return None
 
 
-def test_says_why_it_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_why_it_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="no CUDA device .*would say 0"), CudaMeter(DEVICE):
+    with pytest.raises(RuntimeError, match="no CUDA device .*would be 0"), CudaMeter(DEVICE):
         pass
     assert device_in_use(DEVICE) is None
 
@@ -113,7 +113,7 @@ def test_troubles_and_settings_are_caveats(monkeypatch: pytest.MonkeyPatch) -> N
     assert caveats[2] == "allocator settings: PYTORCH_ALLOC_CONF=expandable_segments:True"
 
 
-def test_the_device_stands_in_for_the_process_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_replaces_the_process_with_a_caveat(monkeypatch: pytest.MonkeyPatch) -> None:
     Allocator(monkeypatch, NvmlReading(None, 7000, ("no list",)))
     with CudaMeter(DEVICE, before=3000) as meter:
         pass

@@ -1,4 +1,4 @@
-"""The promise itself: one head's graph at a time, however many tasks there are."""
+"""Memory of the editions: one head's graph at a time, for any number of tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def peak(edition: Edition, model: MultiTaskModel, batch: dict[str, Tensor], *, set_to_none: bool = True) -> int:
-    """Bytes above what rests, at the highest point of one call."""
+    """Return the peak bytes of one call, above the bytes that remain."""
     model.zero_grad(set_to_none)
     with TensorMeter(CPU, parameters=list(model.parameters()), inputs=batch) as meter:
         edition.forward_backward(model.trunk, model.tasks, batch)
@@ -63,7 +63,7 @@ LOSSES = [Split(), Split(head_chunks=4), Cached(chunk_size=128), Accumulated(Spl
 
 @pytest.mark.parametrize("edition", [AsLoss(edition) for edition in LOSSES], ids=repr)
 def test_a_loss_grows_by_one_copy_of_the_heads_gradients(edition: Edition) -> None:
-    """They wait for the caller's backward: in place of `.grad` where there is none yet, else beside it."""
+    """They are held until the caller's backward: in place of `.grad` if it is None, else in addition to it."""
     fresh, beside, own = {}, {}, {}
     for tasks in (2, 8, 32):
         model, batch = many_tasks(tasks, width=128, samples=512)

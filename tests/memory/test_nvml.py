@@ -1,4 +1,4 @@
-"""NVML's answers, by fakes of the functions with the library's own types and errors."""
+"""NVML readings, with fakes of its functions that use the library's own types and errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def process(pid: int, used: int) -> Any:
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A driver that answers everything; returns what the tests change: asked uuids, running processes."""
+    """Install a fake driver, and return its settings: requested UUIDs, running processes and more."""
     state = {
         "asked": [],
         "running": [process(os.getpid(), MINE)],
@@ -73,7 +73,7 @@ def test_reads_process_and_device(library: dict[str, Any], version_two: bool) ->
 
 
 @pytest.mark.parametrize("uuid", [f"GPU-{UUID}", f"MIG-{UUID}"])
-def test_asks_by_the_uuid_as_it_is(library: dict[str, Any], uuid: str) -> None:
+def test_a_uuid_with_a_prefix_is_not_changed(library: dict[str, Any], uuid: str) -> None:
     read_nvml(uuid)
     assert library["asked"] == [uuid]
 
@@ -83,7 +83,7 @@ def test_asks_by_the_uuid_as_it_is(library: dict[str, Any], uuid: str) -> None:
     [
         ([], "does not list this process"),
         ([process(1, 5)], r"other processes on the device: \[1\]"),
-        ([process(os.getpid(), None)], "does not tell a process's memory"),
+        ([process(os.getpid(), None)], "does not report process memory"),
         (
             pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION),
             "gives no list of processes: Insufficient Permissions",
@@ -124,7 +124,7 @@ def test_unknown_device(library: dict[str, Any], monkeypatch: pytest.MonkeyPatch
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", handle)
-    assert f"does not know the device {UUID}" in read_nvml(UUID).caveats[0]
+    assert f"NVML has no device {UUID}" in read_nvml(UUID).caveats[0]
     assert library["shutdowns"] == 1
 
 
@@ -133,14 +133,14 @@ def test_package_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_nvml(UUID).caveats == ("NVML: the package nvidia-ml-py is not installed",)
 
 
-def test_a_slice_of_a_gpu_is_found_by_the_same_uuid(library: dict[str, Any]) -> None:
-    """Torch tells a MIG device's UUID without its prefix."""
+def test_a_slice_of_a_gpu_has_the_same_uuid(library: dict[str, Any]) -> None:
+    """Torch gives the UUID of a MIG device without its prefix."""
     library["known"] = ("MIG-",)
     assert read_nvml(UUID).process_bytes == MINE
     assert library["asked"] == [f"GPU-{UUID}", f"MIG-{UUID}"]
 
 
-def test_the_thread_sees_what_comes_and_goes(library: dict[str, Any]) -> None:
+def test_the_thread_records_changes_during_the_block(library: dict[str, Any]) -> None:
     """Memory outside torch's pool, another process, and a driver that once does not answer."""
     looked = threading.Event()
     original = pynvml.nvmlDeviceGetComputeRunningProcesses
@@ -179,4 +179,4 @@ def test_the_device_may_refuse_its_memory_too(library: dict[str, Any], monkeypat
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", memory)
     reading = read_nvml(UUID)
     assert (reading.process_bytes, reading.device_bytes) == (MINE, None)
-    assert "does not tell the device's memory: Not Supported" in reading.caveats[0]
+    assert "does not report the device's memory: Not Supported" in reading.caveats[0]

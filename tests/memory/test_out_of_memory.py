@@ -1,4 +1,4 @@
-"""Which errors say that memory ran out."""
+"""Recognition of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mtl_accum.memory import _out_of_memory, is_out_of_memory
         (ValueError("out of memory"), False),
     ],
 )
-def test_by_type_and_words(error: Exception, expected: bool) -> None:
+def test_by_type_and_message(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
 
 
-def test_what_the_cpu_raises() -> None:
-    with pytest.raises(RuntimeError) as found:
+def test_errors_of_the_cpu() -> None:
+    with pytest.raises(RuntimeError) as raised:
         torch.empty(2**50)
-    assert is_out_of_memory(found.value)
+    assert is_out_of_memory(raised.value)
 
 
 GIB = 2**30
@@ -38,7 +38,7 @@ GIB = 2**30
     ("free", "total", "expected"), [(GIB, 80 * GIB, True), (20 * GIB, 80 * GIB, False), (GIB, GIB, False)]
 )
 @pytest.mark.parametrize(
-    ("words", "where"),
+    ("message", "reading"),
     [
         ("could not create a primitive", "host_memory"),
         ("could not create a primitive descriptor for the convolution forward", "host_memory"),
@@ -50,18 +50,18 @@ GIB = 2**30
         ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", "_device_memory"),
     ],
 )
-def test_words_that_mean_it_only_where_little_is_left(
-    monkeypatch: pytest.MonkeyPatch, words: str, where: str, free: int, total: int, expected: bool
+def test_ambiguous_messages_count_only_if_little_memory_is_free(
+    monkeypatch: pytest.MonkeyPatch, message: str, reading: str, free: int, total: int, expected: bool
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for place in ("host_memory", "_device_memory"):
-        monkeypatch.setattr(_out_of_memory, place, lambda: (100 * GIB, 100 * GIB))
-    monkeypatch.setattr(_out_of_memory, where, lambda: (free, total))
-    assert is_out_of_memory(RuntimeError(words)) is expected
-    assert not is_out_of_memory(ValueError(words))
+    for name in ("host_memory", "_device_memory"):
+        monkeypatch.setattr(_out_of_memory, name, lambda: (100 * GIB, 100 * GIB))
+    monkeypatch.setattr(_out_of_memory, reading, lambda: (free, total))
+    assert is_out_of_memory(RuntimeError(message)) is expected
+    assert not is_out_of_memory(ValueError(message))
 
 
-def test_what_the_allocator_keeps_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_cached_by_the_allocator_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 * GIB, 80 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 70 * GIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 30 * GIB)

@@ -1,4 +1,4 @@
-"""The process meter, in a fresh process, against a block of known size."""
+"""Process meter, in a fresh process, against a block of known size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ linux = pytest.mark.skipif(ProcessMeter.unavailable() is not None, reason=f"Proc
 
 
 class Allocate:
-    """Takes 64 MiB twice, one after the other: the peak is one of them."""
+    """Allocator of 64 MiB twice, one after the other; the peak is one of them."""
 
     def tune(self) -> None:
         ProcessMeter.tune()
@@ -64,7 +64,7 @@ def test_untuned_is_a_caveat() -> None:
         assert "not tuned" in process.call("weigh").caveats[0]
 
 
-def test_what_goes_wrong_there_is_told_here() -> None:
+def test_errors_of_the_process_are_raised_here() -> None:
     with FreshProcess(Allocate()) as process:
         with pytest.raises(MeasurementError, match="MemoryError: 64 GiB are too many"):
             process.call("fail")
@@ -87,13 +87,13 @@ def test_exit_functions_run_there(tmp_path: Path) -> None:
     assert (tmp_path / "said").read_text() == "goodbye"
 
 
-def test_what_cannot_be_sent_names_the_fix() -> None:
+def test_the_error_for_unpicklable_parts_names_the_fix() -> None:
     with pytest.raises(TypeError, match="cannot be sent to a fresh process .* build="):
         FreshProcess(lambda: None)
 
 
 class Answers:
-    """Has more to pickle than fits into a pipe."""
+    """Object whose pickle is larger than a pipe."""
 
     def __init__(self) -> None:
         self.rows = torch.arange(1 << 20)
@@ -109,9 +109,7 @@ class Answers:
 
 
 @pytest.mark.parametrize("context", [multiprocessing.get_context("spawn"), FORK_SERVER], ids=["spawn", "fork server"])
-def test_what_is_sent_has_no_name_that_a_kill_could_leave(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: Any
-) -> None:
+def test_a_kill_leaves_no_named_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: Any) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with FreshProcess(Answers(), context) as process:
         assert not [path for path in tmp_path.iterdir() if not path.name.startswith("pymp-")]  # multiprocessing's own
@@ -160,7 +158,7 @@ def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         FreshProcess(Answers())
 
 
-def test_says_why_it_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_why_it_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert ProcessMeter.unavailable() == "needs Linux's /proc, found darwin"
     with pytest.raises(RuntimeError, match="found darwin"), ProcessMeter():

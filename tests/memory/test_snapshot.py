@@ -1,4 +1,4 @@
-"""Snapshots, read by PyTorch's own tools for them."""
+"""Snapshots, read by PyTorch's own tools."""
 
 from __future__ import annotations
 

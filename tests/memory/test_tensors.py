@@ -1,4 +1,4 @@
-"""The tensor meter against sums that can be done by hand."""
+"""Tensor meter against sums done by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 FLOAT = 4
 
 
-def test_counts_what_is_alive_at_once() -> None:
+def test_counts_live_storages() -> None:
     with TensorMeter(CPU) as meter:
         a = torch.zeros(1000)
         b = a + 1
@@ -124,7 +124,7 @@ def test_categories_by_hand() -> None:
     assert (meter.result().peak_phase, meter.result().timeline) == (None, ())
 
 
-def test_what_a_forward_frees_before_any_backward_is_a_temporary() -> None:
+def test_storages_freed_before_any_backward_are_temporaries() -> None:
     x = torch.randn(1000, requires_grad=True)
     with TensorMeter(CPU, parameters=[x]) as meter:
         a = x.detach().repeat(3)
@@ -139,7 +139,7 @@ def test_what_a_forward_frees_before_any_backward_is_a_temporary() -> None:
     }
 
 
-def test_gradients_and_optimizer_state_are_what_they_are_from_their_birth() -> None:
+def test_gradients_and_optimizer_state_have_their_category_from_creation() -> None:
     layer = nn.Linear(300, 300, bias=False)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
     with TensorMeter(CPU, parameters=list(layer.parameters()), optimizer=optimizer) as meter:
@@ -182,7 +182,7 @@ def test_timeline_has_every_phase_and_no_gap() -> None:
     assert result.peak_phase == (highest.name if highest.name == highest.kind else f"{highest.name} {highest.kind}")
 
 
-def test_what_happens_between_two_phases_counts_with_the_later_one() -> None:
+def test_readings_between_two_phases_count_for_the_later_one() -> None:
     with TensorMeter(CPU) as meter:
         with phase("trunk", "forward"):
             pass
@@ -245,14 +245,14 @@ def test_compiled_network_with_parameters_stays_compiled() -> None:
     assert len(ran) == before == 1
 
 
-def test_what_happens_after_its_block_does_not_reach_a_meter() -> None:
+def test_a_meter_ignores_operators_after_its_block() -> None:
     with TensorMeter(CPU) as meter:
         kept = torch.zeros(1000)
     del kept
     assert (meter.result().peak_bytes, meter.result().end_bytes) == (4000, 4000)
 
 
-def test_the_peak_may_be_where_the_step_begins() -> None:
+def test_the_peak_may_be_at_the_start_of_the_step() -> None:
     x = torch.ones(1000, requires_grad=True)
     x.grad = torch.ones(1000)
     with TensorMeter(CPU, parameters=[x]) as meter:
@@ -260,12 +260,12 @@ def test_the_peak_may_be_where_the_step_begins() -> None:
             x.grad = None
         with phase("optimizer", "optimizer"):
             torch.zeros(1)
-    found = meter.result()
-    assert (found.peak_bytes, found.peak_phase) == (8000, "zero_grad")
-    assert found.timeline[0].peak_bytes == 8000
+    result = meter.result()
+    assert (result.peak_bytes, result.peak_phase) == (8000, "zero_grad")
+    assert result.timeline[0].peak_bytes == 8000
 
 
-def test_a_sum_that_nobody_wants_dies_after_its_birth() -> None:
+def test_an_unused_sum_dies_after_its_creation() -> None:
     class Swallow(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: Tensor) -> Tensor:

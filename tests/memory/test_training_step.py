@@ -1,4 +1,4 @@
-"""What a step keeps alive, and must not."""
+"""Lifetime of tensors in a training step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZE = 1000
 
 
 class Replaces(nn.Module):
-    """A module whose forward puts a new tensor in the place of its buffer."""
+    """Module whose forward replaces its buffer by a new tensor."""
 
     def __init__(self, name: str = "m") -> None:
         super().__init__()

@@ -64,7 +64,7 @@ def expected_gradients() -> dict[str, torch.Tensor | None]:
 
 
 class Public(nn.Module):
-    """A model as it comes: no trunk, no tasks, a forward of its own."""
+    """Model of a user: no trunk, no tasks, its own forward."""
 
     def __init__(self) -> None:
         super().__init__()

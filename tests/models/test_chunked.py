@@ -1,4 +1,4 @@
-"""A loss in chunks: the plain loss's value and gradient, wherever it stands."""
+"""Loss in chunks: value and gradient of the plain loss, in any place of a network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_it_equals_the_plain_loss(network: Network, chunks: int, frozen: str) ->
 
 @pytest.mark.parametrize("dim", [1, -1])
 def test_any_dimension(network: Network, dim: int) -> None:
-    """Also one that is counted from the end, where tensors have their own."""
+    """Negative dimensions count from the end, separately for each input."""
     x, labels = data(3, 11)
     z = network.trunk(x)
     if dim == 1:
@@ -105,7 +105,7 @@ def test_other_losses(network: Network, loss: Callable[..., Any]) -> None:
 
 
 def test_dropout_is_that_of_the_chunks() -> None:
-    """The random numbers are those of a plain sum over the same chunks, and end where that leaves them."""
+    """Random numbers and the final random state are those of a plain sum over the same chunks."""
     torch.manual_seed(0)
     network, (x, labels) = Network(dropout=0.3).double(), data(14)
 

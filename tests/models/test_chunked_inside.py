@@ -1,4 +1,4 @@
-"""A loss in chunks inside of editions, of `fold`, of compiled code; and its backward."""
+"""Loss in chunks inside editions, `fold` and compiled code; and its backward."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_inside_an_edition(network: Network, edition: Edition) -> None:
     def trunk(b: dict[str, Tensor]) -> Tensor:
         return network.trunk(b["x"])
 
-    found = []
+    results = []
     for schedule, summed in ((SummedLoss(), network.summed), (edition, chunked(network.summed, 3))):
         network.zero_grad()
         with backward_scale(3.0):
             losses = schedule.forward_backward(trunk, tasks(summed), batch)
-        found.append(({n: p.grad.clone() for n, p in network.named_parameters()}, losses))
-    (expected, plain), (ours, losses) = found
+        results.append(({n: p.grad.clone() for n, p in network.named_parameters()}, losses))
+    (expected, plain), (ours, losses) = results
     assert gradient_difference(ours, expected) <= 1e-12
     assert gradient_difference(losses, plain) <= 1e-12
 
@@ -90,7 +90,7 @@ def test_inside_fold_and_inside_itself(network: Network) -> None:
     )
 
 
-def test_what_a_function_may_use(network: Network) -> None:
+def test_tensors_and_modules_that_a_function_may_use(network: Network) -> None:
     """A weight that is used twice, one that is the trunk's too, gradients that are one tensor, a raw tensor."""
     x, labels = data(12)
     tied = nn.Parameter(torch.randn(5, WIDTH, dtype=torch.float64))
@@ -180,8 +180,8 @@ def test_a_batched_backward(network: Network) -> None:
     factors = torch.tensor([1.0, -2.0], dtype=torch.float64)
     (expected,) = torch.autograd.grad(network.summed(z, labels), z, retain_graph=True)
     loss = chunked(network.summed, 3)(z, labels)
-    (found,) = torch.autograd.grad(loss, z, factors, is_grads_batched=True)
-    torch.testing.assert_close(found, factors[:, None, None] * expected)
+    (gradients_of_z,) = torch.autograd.grad(loss, z, factors, is_grads_batched=True)
+    torch.testing.assert_close(gradients_of_z, factors[:, None, None] * expected)
 
 
 @pytest.mark.parametrize("edition", [Split(), AsLoss(SummedLoss())], ids=repr)
@@ -192,7 +192,7 @@ def test_its_memory_is_predicted_to_the_byte(edition: Edition) -> None:
 
 @pytest.mark.parametrize("edition", [SummedLoss(), Split(), AsLoss(Split())], ids=repr)
 def test_a_trained_weight_of_a_language_model(edition: Edition) -> None:
-    """It multiplies the mean, outside of what is cut."""
+    """The weight multiplies the mean, outside the chunks."""
     gradients_by_chunks = []
     for chunks in (1, 3):
         model, batch = language_model(chunks)

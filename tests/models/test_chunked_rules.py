@@ -1,4 +1,4 @@
-"""What a loss in chunks refuses, what it rounds, and what it needs."""
+"""Loss in chunks: refusals, rounding and memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_mean_is_refused(rows: int, dropout: float) -> None:
 
 
 def test_a_mean_is_refused_once_it_can_be_seen(network: Network) -> None:
-    """Labels that are all missing tell nothing; those that are missing in one place give a NaN."""
+    """If all labels are missing, nothing is decided; labels missing in one piece give NaN."""
     x, labels = data(40)
     with_chance, missing = mean(network), torch.full_like(labels, -100)
     assert chunked(with_chance, 2)(network.trunk(x), missing).isnan()
@@ -62,7 +62,7 @@ def test_a_sum_with_random_numbers_passes(rows: int) -> None:
     ],
     ids=["contrastive", "with a constant", "a mean of its own"],
 )
-def test_what_couples_rows_is_refused(network: Network, loss: Callable[..., Any]) -> None:
+def test_losses_that_couple_rows_are_refused(network: Network, loss: Callable[..., Any]) -> None:
     x, labels = data(12)
     with pytest.raises(ValueError, match=MEAN):
         chunked(loss, 3)(network.trunk(x), labels)
@@ -207,8 +207,8 @@ def test_fp16_takes_the_scale(network: Network) -> None:
         lambda: loss(lambda *z: fold(chunked(summed, 3), *z, scale=scale)) * scale,
         lambda: loss(chunked(chunked(summed, 2), 3, scale=scale)) * scale,
     ):
-        found = {name: gradient / scale for name, gradient in gradients(network, scaled()).items()}
-        assert gradient_difference(found, expected) < 0.02
+        ours = {name: gradient / scale for name, gradient in gradients(network, scaled()).items()}
+        assert gradient_difference(ours, expected) < 0.02
 
 
 @pytest.mark.parametrize("way", ["forward_backward", "loss", "losses"])
@@ -231,8 +231,8 @@ def test_fp16_of_a_language_model(way: str) -> None:
             total = sum(Split().losses(model.trunk, model.tasks, batch, scale=scale).values()) * scale
     if way != "forward_backward":
         total.backward()
-    found = {n: p.grad / scale for n, p in model.named_parameters()}
-    assert gradient_difference(found, expected) < 0.02
+    ours = {n: p.grad / scale for n, p in model.named_parameters()}
+    assert gradient_difference(ours, expected) < 0.02
 
 
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
@@ -250,13 +250,13 @@ def test_16_bit_is_as_near_as_the_plain_loss(weights: str) -> None:
         for name, summed in {"plain": network.summed, "chunked": chunked(network.summed, 40)}.items():
             with torch.autocast("cpu", torch.bfloat16) if weights == "float32" else nullcontext():
                 loss = summed(network.trunk(x), labels)
-            found = {n: g.double() for n, g in gradients(network, loss).items()}
-            errors[name] += gradient_difference(found, expected) / 10
+            ours = {n: g.double() for n, g in gradients(network, loss).items()}
+            errors[name] += gradient_difference(ours, expected) / 10
     assert errors["chunked"] <= 1.05 * errors["plain"], errors
 
 
 def peak(parameters: list[nn.Parameter], step: Callable[[], Tensor]) -> int:
-    """Bytes at the peak of a forward and a backward, over what is there before."""
+    """Return the peak bytes of a forward and a backward, above the bytes before."""
     for parameter in parameters:
         parameter.grad = None
     with TensorMeter(torch.device("cpu"), parameters=parameters) as meter:

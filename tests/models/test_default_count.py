@@ -1,4 +1,4 @@
-"""A default count is the number of samples, never the size of one of them, and never makes a task absent."""
+"""Default count: the number of samples, never the size of one sample, and never 0."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_of(case: str) -> None:
     assert Task(nn.Linear(3, 1), lambda out, y: out.mean(), lambda b: target).presence({"x": X}) is True
 
 
-def test_where_neither_target_nor_batch_tells() -> None:
-    with pytest.raises(ValueError, match="the target is a int that does not tell .* give count="):
+def test_neither_target_nor_batch_determines_the_count() -> None:
+    with pytest.raises(ValueError, match="the target is a int that does not determine .* give count="):
         default_count(0, {"x": torch.tensor(1.0)})
 
 

@@ -1,4 +1,4 @@
-"""In pieces every loss of torch weighs by its own denominator; what cannot be told is refused, whole batches never."""
+"""Denominators of losses in pieces of a batch: known for every torch loss; unknown ones are refused, only there."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ UNTOLD = {
 
 @pytest.mark.parametrize("edition", IN_PIECES, ids=repr)
 @pytest.mark.parametrize("case", UNTOLD)
-def test_a_denominator_that_cannot_be_told_is_refused_in_pieces_alone(case: str, edition: Edition) -> None:
+def test_an_unknown_denominator_is_refused_in_pieces_alone(case: str, edition: Edition) -> None:
     loss, kind, message = UNTOLD[case]
     model, batch = network(loss), batch_of(kind)
     with pytest.raises(ValueError, match=f"^task 't': .*{message}"):
@@ -179,7 +179,7 @@ def test_with_a_count_the_refused_ones_run() -> None:
 
 
 def test_a_clamped_count_of_labels_is_exact() -> None:
-    """A piece without a label counts 1, where the cross-entropy of nothing is NaN."""
+    """A piece without labels counts 1, although the cross-entropy of no labels is NaN."""
     model = network(nn.CrossEntropyLoss(), count=lambda batch: (batch["y"] != -100).sum().clamp(min=1))
     batch = batch_of("holes -100")
     expected = gradients(model, SummedLoss(), batch)
@@ -220,7 +220,7 @@ def test_one_truth_about_the_reduction(
         network(loss, **options)
 
 
-def test_a_sum_of_ones_own_says_so() -> None:
+def test_a_custom_sum_is_declared() -> None:
     model, batch = network(lambda out, y: (out - y).square().sum(), reduction="sum"), batch_of("values")
     expected = gradients(model, SummedLoss(), batch)
     for edition in (*IN_PIECES, OverBatches(Split())):

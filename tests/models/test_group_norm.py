@@ -1,4 +1,4 @@
-"""BatchNorm out, GroupNorm in."""
+"""Conversion of BatchNorm to GroupNorm."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def test_makes_a_network_fit_for_pieces() -> None:
     refused = check(model.trunk, model.tasks, batch, editions=editions)
     assert all("to_group_norm(module)" in edition.refusal for edition in refused.editions.values())
     to_group_norm(model)
-    found = check(model.trunk, model.tasks, batch, editions=editions)
-    assert found.passed() and not any(edition.refusal for edition in found.editions.values())
+    checked = check(model.trunk, model.tasks, batch, editions=editions)
+    assert checked.passed() and not any(edition.refusal for edition in checked.editions.values())

@@ -29,7 +29,7 @@ def test_weight_is_part_of_the_loss() -> None:
     assert torch.equal(task(head=one.head, weight=0.25)(z, batch), 0.25 * one(z, batch))
 
 
-def test_count_is_the_number_of_samples_unless_told() -> None:
+def test_count_is_the_number_of_samples_by_default() -> None:
     batch = {"y": torch.tensor([0, -100, 2])}
     assert task(loss=nn.MSELoss()).count(batch) == 3
     assert task().count(batch) == 2  # a cross-entropy states its own

@@ -1,4 +1,4 @@
-"""Weights of tasks: numbers, parameters and modules, trained exactly by every edition, refused where they cannot be."""
+"""Weights of tasks: numbers, parameters and modules, trained exactly by every edition or refused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_weights_are_trained_exactly(edition: Edition, name: str) -> None:
     assert_same_gradient(edition, lambda: load(EXACT[name]()))
 
 
-def test_what_a_weight_computes() -> None:
+def test_value_of_a_weighted_loss() -> None:
     z, batch = torch.randn(5, 4), {"y": torch.tensor([0, 1, 2, 0, 1])}
     head = nn.Linear(4, 3)
     plain = Task(head, nn.CrossEntropyLoss(), "y")(z, batch)
@@ -101,7 +101,9 @@ class Around(nn.Module):
 
 @in_pieces
 @pytest.mark.parametrize("wrap", [lambda task: task, Around], ids=["bare", "in a module"])
-def test_what_is_not_affine_is_refused_in_pieces(edition: Edition, wrap: Callable[..., Any] | type[Any]) -> None:
+def test_a_weight_that_is_not_affine_is_refused_in_pieces(
+    edition: Edition, wrap: Callable[..., Any] | type[Any]
+) -> None:
     network = load(log(), wrap=wrap)
     network.tasks["weighted"].register_forward_pre_hook(lambda *_: pytest.fail("it ran"))
     with pytest.raises(
@@ -112,7 +114,7 @@ def test_what_is_not_affine_is_refused_in_pieces(edition: Edition, wrap: Callabl
     assert all(p.grad is None for p in network.modules.parameters())
 
 
-def test_what_is_not_affine_is_refused_below_a_function() -> None:
+def test_a_weight_that_is_not_affine_is_refused_below_a_function() -> None:
     network = load(log())
     task = network.tasks["weighted"]
     tasks = {"function": lambda z, batch: task(z, batch)}
@@ -120,7 +122,7 @@ def test_what_is_not_affine_is_refused_below_a_function() -> None:
         Split(head_chunks=3).forward_backward(network.trunk, tasks, network.batch)
 
 
-def test_what_is_not_affine_is_refused_over_batches() -> None:
+def test_a_weight_that_is_not_affine_is_refused_over_batches() -> None:
     network = load(log())
     halves = [{key: value[a:b] for key, value in network.batch.items()} for a, b in ((0, 4), (4, SAMPLES))]
     with pytest.raises(ValueError, match=r"OverBatches: task 'weighted': its weight \(Of\)"):
@@ -140,7 +142,7 @@ def test_a_sum_takes_no_offset(edition: Edition) -> None:
     assert_same_gradient(edition, lambda: load(EXACT["a module without offset"](), "sum"))
     assert_same_gradient(edition, lambda: load(parameter(1), "sum"))
     network = load(UncertaintyWeight(), "sum")  # its offset is 0 at first, and will not stay so
-    with pytest.raises(ValueError, match="adds a term, which would come once a piece, to a sum"):
+    with pytest.raises(ValueError, match="adds a term, which would come once per piece, to a sum"):
         edition.forward_backward(network.trunk, network.tasks, network.batch)
 
 

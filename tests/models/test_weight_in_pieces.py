@@ -1,4 +1,4 @@
-"""What a weight is as a function of the loss, and so whether it is exact in pieces of a batch: told by its values."""
+"""Classification of weights by their values: linear, affine or an obstacle in pieces of a batch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def running(s: nn.Parameter, loss: Tensor, seen: list[Tensor] = []) -> Tensor:  
         (lambda s, loss: loss if loss.abs() > 0.01 else loss * loss.abs(), "not affine"),
         (lambda s, loss: torch.log1p(1e-4 * loss), "not affine"),
         (lambda s, loss: (s.float().exp() * loss.float() + 100).squeeze(), ""),
-        (lambda s, loss: loss / (1 + torch.rand(())), "draws random numbers, which are others in every piece"),
+        (lambda s, loss: loss / (1 + torch.rand(())), "draws random numbers, which differ in every piece"),
         (lambda s, loss: nn.functional.dropout(loss), "draws random numbers"),
         (lambda s, loss: loss * random.random(), "draws random numbers"),
         (running, "not affine"),
@@ -43,7 +43,7 @@ def running(s: nn.Parameter, loss: Tensor, seen: list[Tensor] = []) -> Tensor:  
         (lambda s, loss: (torch.exp(-s) * loss + s).squeeze(), ""),
     ],
 )
-def test_what_counts_as_affine(function: Callable[..., Any], reason: str) -> None:
+def test_obstacles_of_weights(function: Callable[..., Any], reason: str) -> None:
     state = torch.get_rng_state()
     weight = Of(function)
     obstacle = obstacle_in_pieces(weight, "mean")
@@ -105,7 +105,7 @@ def test_a_weight_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(copies) == 2
 
 
-def test_modules_without_values_can_be_told_too() -> None:
+def test_weights_without_values() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         fake, log = UncertaintyWeight(), Of(lambda s, loss: torch.log(s + loss))
         assert obstacle_in_pieces(fake, "mean") == "" and "not affine" in obstacle_in_pieces(log, "mean")

@@ -1,4 +1,4 @@
-"""`WithLoss`: what a trainer's loop gets, and what it finds in the module."""
+"""`WithLoss` in a trainer's loop: losses, outputs and errors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_either_a_batch_or_its_fields(arguments: tuple[Any], fields: dict[str, A
 
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("edition", [SummedLoss(), Split(), Cached(2), Accumulated(Split(), 3)], ids=repr)
-def test_losses_and_outputs_where_gradients_are_off(edition: Edition, off: type[Any]) -> None:
+def test_losses_and_outputs_without_gradients(edition: Edition, off: type[Any]) -> None:
     net, data = model(), batch()
     passes: list[str] = []
     watched: list[torch.Tensor] = []
@@ -135,7 +135,7 @@ def test_gradients_decide_and_not_the_mode() -> None:
 
 
 class Bare:
-    """An edition of one's own without a loss."""
+    """User edition without a loss."""
 
     def forward_backward(self, trunk: Any, tasks: Any, batch: Any) -> dict[str, Any]:
         return {}
@@ -159,7 +159,7 @@ def test_editions_without_a_loss_are_refused(edition: Edition, message: str) -> 
 
 
 class OptimizedModule(nn.Module):
-    """As torch.compile names its wrapper."""
+    """Module with the class name of the wrapper of torch.compile."""
 
 
 @pytest.mark.parametrize(

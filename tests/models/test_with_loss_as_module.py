@@ -1,4 +1,4 @@
-"""`WithLoss` as a module: names, state dicts, modes, and what trainers put around it."""
+"""`WithLoss` as a module: names, state dicts, modes, and wrappers of trainers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.models.networks import ABSENT, Public, Scaled, batch, expected_gradie
 
 
 class Odd(MultiTaskModel):
-    """A model with everything that a module may have at its root."""
+    """Model with parameters, buffers and state at its root."""
 
     def __init__(self) -> None:
         super().__init__(Scaled(), {"depth": Task(nn.Linear(4, 2), nn.MSELoss(), "depth")}, "x")
@@ -94,7 +94,7 @@ def test_modes_are_the_models() -> None:
     assert net.training
 
 
-def test_what_replaces_parameters_replaces_them_in_both() -> None:
+def test_parameters_are_replaced_in_both() -> None:
     net = Odd()
     wrapped = WithLoss(net, Split())
     wrapped.to(torch.float64)
@@ -143,7 +143,7 @@ def test_a_model_keeps_its_class() -> None:
     assert set(outputs) == {"class", "a.b", "new", "same"}
 
 
-def test_the_state_of_given_tasks_travels() -> None:
+def test_the_state_of_given_tasks_is_saved_and_loaded() -> None:
     first, second = given_tasks(Public()), given_tasks(Public())
     second.load_state_dict(first.state_dict())
     assert all(

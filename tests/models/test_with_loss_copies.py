@@ -1,4 +1,4 @@
-"""Copies of `WithLoss`: whole where they can be, and refused in words where a function still uses the original."""
+"""Copies of `WithLoss`: complete if possible, and refused if a function still uses the original."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def tasks_of(net: Public) -> dict[str, Any]:
 
 @every_copy
 @pytest.mark.parametrize("trunk", ["method", "partial", "module"])
-def test_what_can_be_copied(copied: Callable[..., Any], trunk: str) -> None:
+def test_models_that_can_be_copied(copied: Callable[..., Any], trunk: str) -> None:
     net = NET.eval()
     trunks = {
         "method": net.encode,
@@ -135,7 +135,7 @@ def test_an_average_of_weights_is_of_its_own() -> None:
 
 
 class Holds(nn.Module):
-    """What is trained in Lightning: it holds WithLoss, whose trunk is its method, and parts of which that knows not."""
+    """Lightning module that holds WithLoss, with its own method as trunk and parts that WithLoss does not hold."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class Holds(nn.Module):
 
 @every_copy
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_copy_of_what_holds_itself(copied: Callable[..., Any], whole: bool) -> None:
+def test_a_copy_of_a_module_that_holds_itself(copied: Callable[..., Any], whole: bool) -> None:
     held = Holds()
     other = copied(held).wrapped if whole else copied(held.wrapped)
     other(data())["loss"].backward()

@@ -44,11 +44,11 @@ def gradients(network: nn.Module, loss: Tensor) -> dict[str, Tensor | None]:
 def assert_same(
     network: nn.Module, plain: Callable[[], Tensor], ours: Callable[[], Tensor], bound: float = 1e-12
 ) -> None:
-    """Value and gradients are the plain loss's; what has no gradient there has none here."""
+    """Assert the value and gradients of the plain loss; leaves without a gradient there have none here."""
     torch.manual_seed(3)
     loss = plain()
     expected = gradients(network, loss)
     torch.manual_seed(3)
-    found = ours()
-    torch.testing.assert_close(found, loss, rtol=bound, atol=bound)
-    assert gradient_difference(gradients(network, found), expected) <= bound
+    result = ours()
+    torch.testing.assert_close(result, loss, rtol=bound, atol=bound)
+    assert gradient_difference(gradients(network, result), expected) <= bound

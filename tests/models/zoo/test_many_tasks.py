@@ -1,4 +1,4 @@
-"""Many tasks: what they are, and that every edition gives them the same gradient."""
+"""Many tasks: their targets, and the same gradient under every edition."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def test_the_gradient_is_the_same() -> None:
     assert_same_gradient(Split(), make)
 
 
-def test_what_is_no_number_of_tasks() -> None:
+def test_invalid_numbers_of_tasks() -> None:
     with pytest.raises(ValueError, match="num_tasks must be a positive integer, found 0"):
         many_tasks(0)

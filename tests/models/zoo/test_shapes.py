@@ -1,4 +1,4 @@
-"""The networks in the shapes of the literature: exact under every edition, and as large as they should be."""
+"""Networks in the shapes of the literature: exact under every edition, and of the right size."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_batch_norm_in_pieces_is_refused_and_frozen_is_not(edition: Edition) -> 
 
 @pytest.mark.parametrize("edition", [Split(), Cached(chunk_size=2), Accumulated(Split(), micro_batches=2)], ids=repr)
 def test_chunks_of_the_sequence(edition: Edition) -> None:
-    """The same gradient as with all logits at once, and each edition's own."""
+    """Chunks give the gradient of all logits at once, under every edition."""
     assert_same_gradient(edition, lambda: workload("lm_heads", "model.chunks=3"), oracle=oracle(edition))
     whole, cut = (run_edition(SummedLoss(), workload("lm_heads", f"model.chunks={chunks}")) for chunks in (1, 3))
     assert gradient_difference(cut.gradients, whole.gradients) <= 1e-12
@@ -145,8 +145,8 @@ def test_the_loss_falls() -> None:
         losses = []
         for _ in range(12):
             optimizer.zero_grad()
-            found = Split().forward_backward(load.trunk, load.tasks, load.batch)
-            losses.append(float(sum(found.values())))
+            losses_by_task = Split().forward_backward(load.trunk, load.tasks, load.batch)
+            losses.append(float(sum(losses_by_task.values())))
             optimizer.step()
         assert losses[-1] < 0.9 * losses[0], (name, losses)
 

@@ -1,4 +1,4 @@
-"""The denominator of a loss's mean: what torch's losses state of themselves, and where it cannot be told."""
+"""Reduction of a loss: whether it is a mean or a sum, and the denominator of its mean for torch's losses."""
 
 from __future__ import annotations
 
@@ -15,69 +15,69 @@ from torch.nn import functional as F
 
 from mtl_accum.editions import modules_of
 
-__all__ = ["Denominator", "count_terms", "denominator"]
+__all__ = ["LossReduction", "count_terms", "reduction_of"]
 
 Terms = Callable[[Any, Tensor], "float | Tensor"]  # (loss, target) -> the number of terms of its mean
 
-_IGNORED = -100  # torch's default for labels that a cross-entropy leaves out
+_IGNORED = -100  # label that torch's cross-entropies leave out by default
 
 
-class Denominator(NamedTuple):
-    """What is known of a loss's mean.
+class LossReduction(NamedTuple):
+    """Reduction of a loss, as far as it can be determined from outside.
 
     Attributes:
-        reduction: "mean", "sum", or another word of the loss's own; None where nothing is stated.
-        terms: Number of terms for a target, as far as it is known.
-        of_torch: Whether it is one of torch's losses, so that `terms` are the denominator.
-        of_labels: Whether the terms depend on the labels.
-        obstacle: Why the loss cannot be taken for a mean over samples; empty where it can.
+        reduction: Reduction that the loss declares, "mean", "sum" or another name; None if it declares none.
+        terms: Function that returns the number of terms for a target, as far as it is known.
+        is_torch: Whether the loss is one of torch's; then `terms` returns the denominator.
+        depends_on_labels: Whether the number of terms depends on the labels.
+        obstacle: Reason why the loss cannot be treated as a mean over samples; empty if it can.
     """
 
     reduction: str | None
     terms: Terms
-    of_torch: bool = True
-    of_labels: bool = False
+    is_torch: bool = True
+    depends_on_labels: bool = False
     obstacle: str = ""
 
 
-# By the loss, so that a step in pieces does not look at it once a piece.
-_KNOWN: WeakKeyDictionary[Any, Denominator] = WeakKeyDictionary()
+# By the loss: a step in pieces would otherwise inspect it for every piece.
+_CACHE: WeakKeyDictionary[Any, LossReduction] = WeakKeyDictionary()
 
 
-def denominator(loss: Callable[..., Any]) -> Denominator:
-    """Return what a loss states of its own mean.
+def reduction_of(loss: Callable[..., Any]) -> LossReduction:
+    """Determine the reduction of a loss.
 
-    Torch's loss modules and functions (also under `functools.partial` and `torch.compile`) are known. Of others, a
-    `reduction` attribute is believed; one that ignores labels, weighs classes or is known to couple samples (Dice,
-    OHEM, contrastive losses) has no denominator that could be told from outside.
+    Torch's loss modules and functions are recognised, also inside `functools.partial` and `torch.compile`. Of other
+    losses the `reduction` attribute is used. Losses that ignore labels, weight classes or are known to couple samples
+    (Dice, OHEM, contrastive losses) have no denominator that could be determined from outside.
     """
     try:
-        known = _KNOWN.get(loss)
-    except TypeError:  # it has no hash
-        return _denominator(loss)
-    if known is None:
-        known = _denominator(loss)
-        with suppress(TypeError):  # it cannot be referred to weakly
-            _KNOWN[loss] = known
-    return known
+        cached = _CACHE.get(loss)
+    except TypeError:  # the loss is not hashable
+        return _inspect(loss)
+    if cached is None:
+        cached = _inspect(loss)
+        with suppress(TypeError):  # the loss does not support weak references
+            _CACHE[loss] = cached
+    return cached
 
 
-def _denominator(loss: Any) -> Denominator:
-    loss = getattr(loss, "_orig_mod", loss)  # torch.compile's
+def _inspect(loss: Any) -> LossReduction:
+    loss = _uncompiled(loss)
     kind = _kind(loss)
     reduction = _options(loss).get("reduction")
     if kind is None:
-        return Denominator(reduction, _unignored, of_torch=False, obstacle=_obstacle(loss))
+        return LossReduction(reduction, _unignored, is_torch=False, obstacle=_obstacle(loss))
     if kind == "labels":
-        return Denominator(reduction or "mean", _labelled, of_labels=True)
+        return LossReduction(reduction or "mean", _labelled, depends_on_labels=True)
     elements = kind == "elements" and reduction != "batchmean"
-    return Denominator(reduction or "mean", _elements if elements else _samples)
+    return LossReduction(reduction or "mean", _elements if elements else _samples)
 
 
 def count_terms(labels: Tensor, *, ignore_index: int = _IGNORED, weight: Tensor | None = None) -> float | Tensor:
-    """Count the labels that are not ignored, or add up their classes' weights, without a synchronisation.
+    """Count the labels that are not ignored, or sum the weights of their classes, without a synchronisation.
 
-    Class probabilities (floating-point labels) count with all their entries.
+    For class probabilities (floating-point labels) all entries count.
     """
     if labels.is_floating_point():
         return labels.numel()
@@ -110,12 +110,17 @@ _FUNCTIONS: dict[Any, str] = {function: kind for kind, function in _KINDS.values
 
 
 def _kind(loss: Any) -> str | None:
-    """Return the kind of one of torch's losses, else None."""
-    if isinstance(loss, nn.Module):  # a class that overrides forward is another loss, whatever it inherits
+    """Return the kind of a torch loss, or None for any other loss."""
+    if isinstance(loss, nn.Module):  # a subclass that overrides forward is a different loss
         return _MODULES.get(type(loss).forward)
     if isinstance(loss, partial):
         return None if loss.args else _FUNCTIONS.get(loss.func)
     return _FUNCTIONS.get(loss) if isinstance(loss, Hashable) else None
+
+
+def _uncompiled(loss: Any) -> Any:
+    """Return the module inside `torch.compile`, or the loss itself."""
+    return getattr(loss, "_orig_mod", loss)
 
 
 def _options(loss: Any) -> Mapping[str, Any]:
@@ -125,7 +130,7 @@ def _options(loss: Any) -> Mapping[str, Any]:
 
 
 def _labelled(loss: Any, target: Tensor) -> float | Tensor:
-    options = _options(getattr(loss, "_orig_mod", loss))
+    options = _options(_uncompiled(loss))
     ignored = options.get("ignore_index")
     return count_terms(target, ignore_index=_IGNORED if ignored is None else ignored, weight=options.get("weight"))
 
@@ -138,17 +143,18 @@ def _samples(loss: Any, target: Tensor) -> int:
     return len(target)
 
 
-_COUPLES = re.compile(
+_COUPLING_NAMES = re.compile(
     r"dice|tversky|jaccard|lovasz|ohem|hard_?example|contrastive|info_?nce|nt_?xent|sup_?con|barlow|vicreg",
     re.IGNORECASE,
 )
 
 
 def _obstacle(loss: Any) -> str:
+    """Return why a user's loss cannot be treated as a mean over samples; "" if it can."""
     inner = loss.func if isinstance(loss, partial) else loss
     names = [kind.__name__ for kind in type(inner).__mro__] if isinstance(inner, nn.Module) else []
     name = names[0] if names else getattr(inner, "__name__", type(inner).__name__)
-    if any(_COUPLES.search(each) for each in names or [name]):
+    if any(_COUPLING_NAMES.search(each) for each in names or [name]):
         return (
             f"{name} is no mean over samples, so that over pieces of the batch it is another loss; declare "
             "couples_samples=True, or give count= (the denominator of its mean) if it has one"
@@ -156,16 +162,16 @@ def _obstacle(loss: Any) -> str:
     ignored = getattr(loss, "ignore_index", None)
     if ignored is not None:
         return (
-            f"{name} leaves out labels (ignore_index={ignored}), so that its mean is not over the samples; give "
+            f"{name} leaves out labels (ignore_index={ignored}), so its mean is not over the samples; give "
             f"count=, e.g. count_labels(target, ignore_index={ignored})"
         )
     if isinstance(loss, nn.modules.loss._WeightedLoss) and loss.weight is not None:
-        return f"{name} has class weights, whose part in its mean cannot be seen from outside; give count="
+        return f"{name} has class weights, whose effect on its mean is unknown; give count="
     return ""
 
 
 def _unignored(loss: Any, target: Tensor) -> float | Tensor:
-    """Terms of a loss of the user's own, as far as labels tell: a function around a cross-entropy leaves some out."""
+    """Count the terms of a user's loss by its labels: a function around a cross-entropy may ignore some labels."""
     if target.is_floating_point():
         return target.numel()
     inner = next((m for m in modules_of(loss) if isinstance(m, nn.CrossEntropyLoss | nn.NLLLoss)), None)
