@@ -156,11 +156,9 @@ def test_what_no_sample_can_be_had_for_is_not_checked(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(_exactness, "examine", fail)
     found = plan(trunk, tasks, batch, budget="1GiB")
-    assert set(found.exactness.values()) <= {
-        "not checked: memory ran out",
-        "as Accumulated(Split(), micro_batches=2)",
-        "as Split(head_chunks=2)",
-    }
+    reasons = {text for text in found.exactness.values() if not text.startswith("as ")}
+    assert reasons == {"not checked: memory ran out"}  # which schedules are tried depends on their times
+    assert all(text[3:] in found.exactness for text in found.exactness.values() if text.startswith("as "))
     monkeypatch.setattr(_exactness, "_PATIENCE", 0.0)
     found = plan(trunk, tasks, batch, budget="1GiB")
     assert all(text.startswith("not checked: it would take") for text in found.exactness.values())
