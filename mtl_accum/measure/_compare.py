@@ -14,7 +14,7 @@ from mtl_accum._optimizers import Optimizers, steppable
 from mtl_accum._torch_pytree import tree_leaves
 from mtl_accum._validate import positive_int
 from mtl_accum.editions import EditionLike, PerTask, Split, SummedLoss, Tasks, Trunk, require_editions, require_parts
-from mtl_accum.measure._process import FreshProcess, MeasurementError
+from mtl_accum.measure._fresh_process import FreshProcess, MeasurementError
 from mtl_accum.measure._worker import GradientDifference, MeasurementWorker
 from mtl_accum.memory import Build, Parts, PeakMemory, device_in_use
 from mtl_accum.report import file_name

@@ -23,7 +23,7 @@ from mtl_accum.editions import (
     Tasks,
 )
 from mtl_accum.editions._engine import Piece, equal_ranges, read_counts, take
-from mtl_accum.memory import TrainingStep, is_out_of_memory, recover
+from mtl_accum.memory import TrainingStep, free_after_failure, is_out_of_memory
 from mtl_accum.planning._notation import format_edition
 from mtl_accum.planning._schedule_space import HEAD_CHUNKS, TRUNK_CHUNKS
 from mtl_accum.planning._simplicity import in_small
@@ -139,7 +139,7 @@ class ExactnessChecks:
             else:
                 reason = f"the check failed with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         if reason:
-            recover(self._step.device, reason)
+            free_after_failure(self._step.device, reason)
             self.verdicts[name] = _NOT_CHECKED + reason
             inner = _without_trunk_wrapper(edition)
             if inner != edition and not _is_whole(inner):
@@ -174,7 +174,7 @@ class ExactnessChecks:
                 with without_a_trace(self._step):
                     self._summed(few)
             except Exception as error:
-                recover(self._step.device, str(error))
+                free_after_failure(self._step.device, str(error))
                 return f"SummedLoss fails on {few} samples with {str(error).partition(chr(10))[0]}"
             self._seconds[few] = time.perf_counter() - started
         if few not in self._seconds:

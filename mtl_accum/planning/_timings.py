@@ -10,7 +10,7 @@ from statistics import median
 from mtl_accum._torch_pytree import tree_map
 from mtl_accum.editions import Split, SummedLoss
 from mtl_accum.editions._engine import listen, take
-from mtl_accum.memory import Parts, TrainingStep, is_out_of_memory, recover, wall_clock
+from mtl_accum.memory import Parts, TrainingStep, free_after_failure, is_out_of_memory, wall_clock
 from mtl_accum.planning._costs import CostTable, NetworkCosts, with_all_heads
 from mtl_accum.planning._formula import Tables, estimate
 from mtl_accum.planning._profile import Profile, with_variant
@@ -121,5 +121,5 @@ def completes(step: TrainingStep) -> bool:
             raise
         reason = str(error)
     step.zero_grad()  # outside of the handler, where the error's traceback no longer holds the step's tensors
-    recover(step.device, reason)
+    free_after_failure(step.device, reason)
     return False

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import load
 from experiments.forked import forked
-from mtl_accum.measure._process import MeasurementError
+from mtl_accum.measure._fresh_process import MeasurementError
 
 
 def test_a_busy_machine_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:

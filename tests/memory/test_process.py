@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from mtl_accum.measure._process import FreshProcess, MeasurementError
+from mtl_accum.measure._fresh_process import FreshProcess, MeasurementError
 from mtl_accum.memory import ProcessMeter
 from tests.processes import FORK_SERVER
 
@@ -127,7 +127,7 @@ def test_a_killed_process_leaves_nothing_in_the_temporary_folder(tmp_path: Path,
     (tmp_path / "temporary").mkdir()
     script = tmp_path / "script.py"
     script.write_text(
-        "from mtl_accum.measure._process import FreshProcess\n"
+        "from mtl_accum.measure._fresh_process import FreshProcess\n"
         "from tests.memory.test_process import Answers\n"
         "if __name__ == '__main__':\n"
         "    with FreshProcess(Answers()) as process:\n"

@@ -21,8 +21,8 @@ from mtl_accum.training.loop._losses import Losses
 from mtl_accum.training.loop._no_memory import NoMemoryLeftError
 from mtl_accum.training.loop._precision import Precision
 from mtl_accum.training.loop._requirements import require_gradients, require_targets
+from mtl_accum.training.loop._retried_step import TrainStep
 from mtl_accum.training.loop._signals import StoppedError, stop_requests
-from mtl_accum.training.loop._step import TrainStep
 from mtl_accum.training.loop._update import Update
 
 __all__ = ["Callback", "Training"]

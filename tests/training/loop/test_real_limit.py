@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mtl_accum import Accumulated, Edition, MultiTaskModel, Split, SummedLoss, Task
-from mtl_accum.measure._process import FreshProcess
-from mtl_accum.memory import host_memory, keep_freed_memory, recover
+from mtl_accum.measure._fresh_process import FreshProcess
+from mtl_accum.memory import free_after_failure, host_memory, keep_freed_memory
 from mtl_accum.planning import format_edition
 from mtl_accum.training.loop import TrainConfig, Training
 from tests.processes import FORK_SERVER
@@ -147,7 +147,7 @@ class FailedBackward:
         with suppress(torch.OutOfMemoryError):
             (Kept.apply(x * 2) + Full.apply(x * 3)).sum().backward()
         before = len(alive)
-        recover(CPU, "full")
+        free_after_failure(CPU, "full")
         return before, len(alive)
 
 
@@ -168,9 +168,9 @@ def test_the_graph_of_a_failed_backward_is_let_go_of(child: Callable[..., Any]) 
 
 def test_kernels_whose_generator_got_no_memory_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     set_to: list[Any] = []
-    monkeypatch.setattr("mtl_accum.memory._recover.release_freed_memory", lambda: None)
+    monkeypatch.setattr("mtl_accum.memory._free_after_failure.release_freed_memory", lambda: None)
     monkeypatch.setattr(torch.backends.mkldnn, "set_flags", set_to.append)
-    recover(CPU, "DefaultCPUAllocator: can't allocate memory")
+    free_after_failure(CPU, "DefaultCPUAllocator: can't allocate memory")
     assert set_to == []
-    recover(CPU, "could not create a primitive")
+    free_after_failure(CPU, "could not create a primitive")
     assert set_to == [False]

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["Parcel"]
+__all__ = ["UnnamedFile"]
 
 
-class Parcel:
+class UnnamedFile:
     """An object pickled into an unnamed file; passed to a process as an argument, it takes the open file along.
 
     Args:

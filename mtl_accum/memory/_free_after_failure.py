@@ -6,7 +6,7 @@ import torch
 
 from mtl_accum.memory._malloc import release_freed_memory
 
-__all__ = ["recover"]
+__all__ = ["free_after_failure"]
 
 _ONEDNN = ("could not create a primitive", "could not execute a primitive")
 
@@ -15,7 +15,7 @@ with torch.enable_grad():  # created before the graph of any step
     _OLDEST = _LEAF * 1
 
 
-def recover(device: torch.device, reason: str) -> None:
+def free_after_failure(device: torch.device, reason: str) -> None:
     """Free memory that a failed step still occupies; call it after the `except` block.
 
     Args:

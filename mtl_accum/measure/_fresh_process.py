@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Self
 
 import torch
 
-from mtl_accum.measure._parcel import Parcel
+from mtl_accum.measure._unnamed_file import UnnamedFile
 
 __all__ = ["FreshProcess", "MeasurementError", "start_processes_with"]
 
@@ -57,7 +57,7 @@ class FreshProcess:
 
     def __init__(self, subject: Any, context: Any = None) -> None:
         try:
-            parcel = Parcel(subject)
+            file = UnnamedFile(subject)
         except OSError:
             raise
         except Exception as error:  # an object's own pickling may raise anything
@@ -68,10 +68,10 @@ class FreshProcess:
         if context is None:
             context = _contexts[-1] if _contexts else multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, parcel, _Settings()), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, file, _Settings()), daemon=True)
         with _known_start_method():
             self._process.start()
-        parcel.close()
+        file.close()
         theirs.close()  # otherwise `recv` would wait for ever after the death of the process
 
     def call(self, method: str) -> Any:
@@ -136,16 +136,16 @@ class _Settings:
         torch.backends.cudnn.benchmark = self.benchmark
 
 
-def _serve(connection: Connection, parcel: Parcel, settings: _Settings) -> NoReturn:
+def _serve(connection: Connection, file: UnnamedFile, settings: _Settings) -> NoReturn:
     with suppress(OSError):  # the calling process was killed
-        _serve_calls(connection, parcel, settings)
+        _serve_calls(connection, file, settings)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # the interpreter would take a second to free what the system frees at once
 
 
-def _serve_calls(connection: Connection, parcel: Parcel, settings: _Settings) -> None:
+def _serve_calls(connection: Connection, file: UnnamedFile, settings: _Settings) -> None:
     settings.apply()
     subject: Any = None
     while True:
@@ -155,7 +155,7 @@ def _serve_calls(connection: Connection, parcel: Parcel, settings: _Settings) ->
             return
         try:
             if subject is None:  # unpacked here, so a failure to load is that of the first call
-                subject = parcel.unpack()
+                subject = file.unpack()
             result = True, getattr(subject, method)()
         except (Exception, KeyboardInterrupt) as error:
             result = False, f"{type(error).__name__}: {error}"

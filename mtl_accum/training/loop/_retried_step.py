@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtl_accum._state import RollbackError
 from mtl_accum.editions import EditionLike, InBackward, OverBatches, phase
-from mtl_accum.memory import is_out_of_memory, recover
+from mtl_accum.memory import free_after_failure, is_out_of_memory
 from mtl_accum.models import MultiTaskModel
 from mtl_accum.planning import format_edition
 from mtl_accum.training.loop._device import to_device
@@ -149,7 +149,7 @@ class TrainStep:
         # Only after the except clause: inside, the error's traceback keeps the step's tensors alive.
         for parameter in self._model.parameters():
             parameter.grad = None
-        recover(self._device, reason)
+        free_after_failure(self._device, reason)
         return _OutOfMemory(reason)
 
     def _save_start(self) -> None:
