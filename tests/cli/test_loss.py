@@ -46,6 +46,7 @@ def test_training_with_it_and_measuring_it(tmp_path: Path) -> None:
     assert resumed.returncode == 0, resumed.stderr
 
 
+@pytest.mark.slow  # a case like it is quick
 def test_a_sweep_over_forms(tmp_path: Path) -> None:
     done = mtl_accum(
         *("-m", *TWO_TASK, "train=false", "edition=split,split_loss,cached_loss", "hydra.sweep.dir=sweep"), cwd=tmp_path
@@ -56,6 +57,7 @@ def test_a_sweep_over_forms(tmp_path: Path) -> None:
     assert all(row["peak_bytes"] and row["failure"] is None for row in rows)
 
 
+@pytest.mark.slow  # a case like it is quick
 def test_a_plan_for_a_trainer(tmp_path: Path) -> None:
     plan = ["job=plan", "budget=4MiB", "job.form=loss", "hydra.run.dir=plan"]
     done = mtl_accum(*TWO_TASK, *SUMMED_ONLY, *plan, cwd=tmp_path)

@@ -27,6 +27,7 @@ def test_a_plan_and_what_it_prints_reproduces_it(tmp_path: Path) -> None:
     assert config["edition"] == plan["chosen"]["edition"]
 
 
+@pytest.mark.slow  # a case like it is quick
 def test_training_with_what_the_planner_chooses(tmp_path: Path) -> None:
     done = mtl_accum(*TWO_TASK, "edition=auto", "budget=4MiB", "hydra.run.dir=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

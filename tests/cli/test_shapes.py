@@ -18,8 +18,14 @@ TWO = "~edition@compare.editions.per_task"  # two fresh processes fewer
 @pytest.mark.parametrize(
     ("name", "scale", "measures", "tasks"),
     [
-        ("dense3", 0.125, {"mean_iou", "pixel_accuracy", "depth_error", "normals_angle"}, 3),
-        ("text8", 0.05, {"pos_accuracy", "ner_accuracy", "sentiment_accuracy", "similarity_error"}, 8),
+        pytest.param(
+            *("dense3", 0.125, {"mean_iou", "pixel_accuracy", "depth_error", "normals_angle"}, 3),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("text8", 0.05, {"pos_accuracy", "ner_accuracy", "sentiment_accuracy", "similarity_error"}, 8),
+            marks=pytest.mark.slow,
+        ),
         ("lm_heads", 0.03, {"accuracy", "accuracy_of_two_ahead"}, 4),
     ],
 )

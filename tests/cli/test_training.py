@@ -29,7 +29,8 @@ def weights(folder: Path) -> dict[str, Any]:
     ("how", "edition", "start"),
     [
         pytest.param(signal.SIGKILL, ["edition=split"], started, marks=pytest.mark.slow),
-        (signal.SIGTERM, ["edition=auto", "budget=4MiB"], forked),
+        (signal.SIGTERM, ["edition=split"], forked),
+        pytest.param(signal.SIGTERM, ["edition=auto", "budget=4MiB"], forked, marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_resumed(tmp_path: Path, how: Any, edition: Any, start: Any) -> None:

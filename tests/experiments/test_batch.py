@@ -102,6 +102,7 @@ def test_editions_of_any_batch() -> None:
     assert [edition_of("accumulated", batch).micro_batches for batch in (1, 3, 9)] == [1, 3, 4]
 
 
+@pytest.mark.slow  # a case like it is quick
 def test_a_trial_in_a_process_of_its_own() -> None:
     small, large = weigh(trial(1)), weigh(trial(8))
     assert 0 < small.tensors < large.tensors

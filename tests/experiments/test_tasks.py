@@ -119,6 +119,7 @@ def test_resting_bytes_are_all_that_is_there_under_any_schedule(
     assert cell.resting == 4 * weights + steps + sum(t.numel() * 4 for t in batch.values())
 
 
+@pytest.mark.slow  # a case like it is quick
 def test_the_report(
     in_this_process: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

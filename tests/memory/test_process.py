@@ -122,7 +122,7 @@ def test_a_kill_leaves_no_named_file_behind(tmp_path: Path, monkeypatch: pytest.
 
 
 @linux
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_killed_process_leaves_nothing_in_the_temporary_folder(tmp_path: Path, number: Any) -> None:
     (tmp_path / "temporary").mkdir()
     script = tmp_path / "script.py"

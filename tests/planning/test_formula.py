@@ -78,7 +78,7 @@ def compare(
 def cells(networks: Iterable[str], modes: Iterable[str], *quick: tuple[str, str, int]) -> list[ParameterSet]:
     """Combine networks and modes with all schedules, which is slow; beside them, quick cells with a third of these.
 
-    Over the tests of this file, the quick cells hold every network, mode, device and schedule.
+    Over the tests of this file, the quick cells hold every mode, device and schedule; the transformer is slow.
     """
     whole = [pytest.param(*cell, None, marks=pytest.mark.slow, id="-".join(cell)) for cell in product(networks, modes)]
     return [*whole, *(pytest.param(*cell, id="-".join(map(str, cell))) for cell in quick)]
@@ -86,7 +86,7 @@ def cells(networks: Iterable[str], modes: Iterable[str], *quick: tuple[str, str,
 
 @pytest.mark.parametrize(
     ("network", "mode", "third"),
-    cells(NETWORKS, ["fp32", "checkpoint"], ("transformer", "fp32", 0), ("many_heads", "checkpoint", 1)),
+    cells(NETWORKS, ["fp32", "checkpoint"], ("convolutional", "fp32", 0), ("many_heads", "checkpoint", 1)),
 )
 def test_the_formula_is_a_direct_prediction(network: str, mode: str, third: int | None) -> None:
     for edition, off in compare(network, mode, cuda=False, third=third).items():
@@ -102,7 +102,7 @@ def test_in_16_bit_it_is_from_above(network: str, mode: str, third: int | None) 
 
 @pytest.mark.parametrize(
     ("network", "mode", "third"),
-    cells(["convolutional", "many_heads"], MODES, ("convolutional", "checkpoint", 0), ("many_heads", "autocast", 1)),
+    cells(["convolutional", "many_heads"], MODES, ("convolutional", "checkpoint", 0)),
 )
 def test_for_cuda(network: str, mode: str, third: int | None) -> None:
     for edition, off in compare(network, mode, cuda=True, third=third).items():
@@ -113,7 +113,7 @@ def test_for_cuda(network: str, mode: str, third: int | None) -> None:
 @pytest.mark.parametrize(
     ("network", "mode", "third"),
     [
-        *cells(NETWORKS, ["fp32"], ("transformer", "fp32", 1)),
+        *cells(NETWORKS, ["fp32"], ("many_heads", "fp32", 1)),
         *cells(["convolutional"], ["checkpoint"], ("convolutional", "checkpoint", 2)),
     ],
 )

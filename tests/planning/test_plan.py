@@ -34,9 +34,10 @@ def measured(model: Any, batch: Any, optimizer: Any, edition: Edition) -> Any:
 @pytest.fixture(autouse=True)
 def _in_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_timings, "PATIENCE", 0.0)
+    monkeypatch.setattr(_trials, "_LEAST_ROUNDS", 2)
 
 
-@pytest.mark.parametrize("share", [0.2, 0.6])
+@pytest.mark.parametrize("share", [0.2, pytest.param(0.6, marks=pytest.mark.slow)])
 def test_it_fits_and_the_prediction_is_what_is_measured(share: float) -> None:
     parts = network()
     low, high = planned(*parts, "1B").peak.peak_bytes, planned(*parts, "1GiB").summed.peak_bytes
@@ -59,8 +60,10 @@ def test_it_fits_and_the_prediction_is_what_is_measured(share: float) -> None:
     }
 
 
-@pytest.mark.parametrize("norm", [nn.GroupNorm, nn.BatchNorm2d])
-@pytest.mark.parametrize("trained", [0, 1])
+@pytest.mark.parametrize(
+    ("norm", "trained"),
+    [(nn.GroupNorm, 1), pytest.param(nn.GroupNorm, 0, marks=pytest.mark.slow), (nn.BatchNorm2d, 0)],
+)
 def test_it_leaves_no_trace(norm: Any, trained: int) -> None:
     model, batch, optimizer = network(norm)
     for _ in range(trained):

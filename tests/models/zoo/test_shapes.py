@@ -103,6 +103,7 @@ def test_a_missing_value_reaches_no_gradient() -> None:
     assert task.count(batch) == 2
 
 
+@pytest.mark.slow  # builds hundreds of millions of parameters without data
 @pytest.mark.parametrize(
     ("name", "samples", "millions", "shapes"),
     [
