@@ -107,6 +107,7 @@ def training_metrics(
     for name, measure in measures.items():
         if measure.prediction is None:
             metrics[name] = measure.metric.clone().to(device)
+            metrics[name].reset()  # the original may have been updated by an evaluation
             metrics[name].validate_args = False  # checking the values would wait for the device in every step
             model.tasks[measure.task].watchers.append(_updating(metrics[name]))
     try:

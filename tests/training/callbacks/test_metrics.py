@@ -108,6 +108,13 @@ def test_metrics_begin_again_with_every_epoch() -> None:
     assert entries[12]["train/error"] == pytest.approx(sum(losses["a"][6:]) / 2 / 6, rel=1e-5)
 
 
+def test_what_an_evaluation_has_left_in_a_measure_does_not_count() -> None:
+    MEASURES["error"].metric.update(torch.zeros(8), torch.ones(8))
+    entries, losses, _ = train(Split())
+    assert entries[6]["train/error"] == pytest.approx(sum(losses["a"]) / 2 / 6, rel=1e-5)
+    MEASURES["error"].metric.reset()
+
+
 def test_validation_is_told_too() -> None:
     told = Told()
     record = MetricsCallback(told, 1, {})
