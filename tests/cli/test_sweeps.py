@@ -30,6 +30,7 @@ def test_multirun(tmp_path: Path) -> None:
     assert set(sweep["rows"][0]["metrics"]) == {"accuracy", "psnr_restored", "psnr_noisy"}
 
 
+@pytest.mark.slow  # a case like it is quick
 def test_a_job_that_fails_is_a_row_of_its_sweep(tmp_path: Path) -> None:
     sweep = ["train=false", "model.trunk.width=8,7", "hydra.sweep.dir=sweep"]
     done = mtl_accum("-m", *TWO_TASK, *sweep, cwd=tmp_path)

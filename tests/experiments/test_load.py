@@ -28,6 +28,7 @@ class Subject:
         raise ValueError("it broke")
 
 
+@pytest.mark.slow  # a case like it is quick
 def test_a_process_of_its_own() -> None:
     with forked(Subject()) as first, forked(Subject()) as second:
         numbers = {os.getpid(), first.call("process"), second.call("process")}

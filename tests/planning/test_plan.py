@@ -65,7 +65,7 @@ def test_it_fits_and_the_prediction_is_what_is_measured(share: float) -> None:
     [(nn.GroupNorm, 1), pytest.param(nn.GroupNorm, 0, marks=pytest.mark.slow), (nn.BatchNorm2d, 0)],
 )
 def test_it_leaves_no_trace(norm: Any, trained: int) -> None:
-    model, batch, optimizer = network(norm)
+    model, batch, optimizer = network(norm, tasks=2)
     for _ in range(trained):
         TrainingStep(model.trunk, model.tasks, batch, optimizer, Split())()
     before = everything(model, optimizer)
@@ -77,7 +77,7 @@ def test_it_leaves_no_trace(norm: Any, trained: int) -> None:
 
 
 def test_what_cannot_be_exact_is_no_candidate() -> None:
-    found = planned(*network(nn.BatchNorm2d), "1GiB")
+    found = planned(*network(nn.BatchNorm2d, tasks=2), "1GiB")
     assert set(found.left_out) == {"trunk chunks", "Accumulated", "Offloaded"}
     assert "trunk.module.2 (BatchNorm2d) uses batch statistics" in found.left_out["Accumulated"]
     chosen = [schedule.edition for schedule in found.front]
@@ -110,8 +110,11 @@ def test_parameters_alone_are_too_many() -> None:
     assert all(row.samples == 0 for row in found.largest_batch)
 
 
-def test_the_front_and_what_takes_over() -> None:
-    found = planned(*network(), "1GiB")
+def test_the_front_what_takes_over_and_the_stages() -> None:
+    reported: list[str] = []
+    found = planned(*network(), "1GiB", on_progress=reported.append)
+    assert reported[:4] == STAGES
+    assert set(reported) == {*STAGES, "predicting"}
     peaks = [schedule.peak_bytes for schedule in found.front]
     times = [schedule.time_ratio for schedule in found.front]
     assert peaks == sorted(peaks, reverse=True)
@@ -193,6 +196,7 @@ class TooMany(nn.Module):
         return self.module(x)
 
 
+@pytest.mark.slow  # a case like it is quick
 def test_memory_runs_out_in_the_trial() -> None:
     model, batch, optimizer = network()
     model.trunk = _with(model.trunk, 7)
@@ -229,7 +233,7 @@ def test_where_a_direct_prediction_would_take_too_long(monkeypatch: pytest.Monke
 
 
 def test_a_batch_that_cannot_be_cut() -> None:
-    model, batch, optimizer = network()
+    model, batch, optimizer = network(tasks=2)
     found = planned(model, {**batch, "scale": torch.ones(())}, optimizer, "1GiB")
     assert found.samples == 1
     assert "batch['scale']: to be cut, expected" in found.left_out["Cached"]
@@ -237,7 +241,7 @@ def test_a_batch_that_cannot_be_cut() -> None:
 
 
 def test_an_absent_task_is_none() -> None:
-    model, batch, optimizer = network()
+    model, batch, optimizer = network(tasks=2)
     model.tasks["t1"].target = lambda batch: batch.get("nowhere")
     found = planned(model, batch, optimizer, "3MiB")
     assert found.peak.peak_bytes == measured(model, batch, optimizer, found.edition)
@@ -260,13 +264,6 @@ def test_one_sample_and_one_task() -> None:
 def test_what_is_no_budget_and_no_device(changes: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         planned(*network(), **{"budget": "1GiB", **changes})
-
-
-def test_it_reports_its_stages() -> None:
-    reported: list[str] = []
-    planned(*network(), "1GiB", on_progress=reported.append)
-    assert reported[:4] == STAGES
-    assert set(reported) == {*STAGES, "predicting"}
 
 
 def _smallest(found: Any) -> Any:
