@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,9 @@ def test_a_job_that_fails_is_a_row_of_its_sweep(tmp_path: Path) -> None:
 def test_jobs_side_by_side_measure_one_at_a_time(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs hydra-joblib-launcher")
     sweep = ["train=false", "num_tasks=2,3", "model.width=8", "compare.steps=1", "data.batch_size=64"]
-    done = mtl_accum(
-        *("-m", "+experiment=many_tasks", *sweep, "hydra/launcher=joblib", "hydra.sweep.dir=sweep"), cwd=tmp_path
-    )
+    launcher = ["hydra/launcher=joblib", "hydra.sweep.dir=sweep"]
+    # Of an interpreter: joblib's workers end with the interpreter that they belong to, not with a forked process.
+    done = mtl_accum("-m", "+experiment=many_tasks", *sweep, *launcher, cwd=tmp_path, python=sys.executable)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
     assert [(row["overrides"]["num_tasks"], row["failure"]) for row in rows] == [("2", None), ("3", None)]
@@ -69,7 +70,7 @@ def test_a_sweep_as_slurm_runs_it(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs hydra-submitit-launcher")
     sweep = ["train=false", "num_tasks=2,3", "model.width=8,7", "compare.steps=1", "data.batch_size=64"]
     launcher = ["hydra/launcher=submitit_local", "hydra.sweep.dir=sweep"]
-    done = mtl_accum("-m", "+experiment=many_tasks", *sweep, *launcher, cwd=tmp_path)
+    done = mtl_accum("-m", "+experiment=many_tasks", *sweep, *launcher, cwd=tmp_path, python=sys.executable)
     assert done.returncode == 1
     assert "2 of 4 jobs failed; sweep/sweep.md says why" in done.stderr
     rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
