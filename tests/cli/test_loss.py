@@ -14,6 +14,7 @@ TWO_TASK = ["+experiment=two_task", *SMALL]
 LOSS = "AsLoss(Split())"
 
 
+@pytest.mark.slow  # the parts of it are quick
 def test_training_with_it_and_measuring_it(tmp_path: Path) -> None:
     """The same weights as with `Split`, to the last bit; and a row of its own beside it, whose phases add up."""
     rows = ["+edition@compare.editions.split_loss=split_loss", "~edition@compare.editions.per_task"]

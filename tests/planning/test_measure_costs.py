@@ -37,6 +37,7 @@ def measured(model: Any, batch: Any, variants: Any = ("", "checkpointed"), optim
         return measure_costs(dry_run, variants)
 
 
+@pytest.mark.slow
 def test_times_are_in_the_expected_order() -> None:
     model, batch = transformer(width=128, depth=4, length=64, samples=64)
     network = measured(model, batch, optimizer=torch.optim.AdamW(model.parameters()))

@@ -39,7 +39,7 @@ def _in_short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("share", [0.2, pytest.param(0.6, marks=pytest.mark.slow)])
 def test_it_fits_and_the_prediction_is_what_is_measured(share: float) -> None:
-    parts = network()
+    parts = network(tasks=2)
     low, high = planned(*parts, "1B").peak.peak_bytes, planned(*parts, "1GiB").summed.peak_bytes
     budget = round(low + share * (high - low))
     found = planned(*parts, budget)
@@ -129,11 +129,11 @@ def test_the_front_what_takes_over_and_the_stages() -> None:
 
 def test_the_largest_batch() -> None:
     budget = 6 * MIB
-    found = planned(*network(), budget)
+    found = planned(*network(tasks=2), budget)
     rows = {type(row.edition).__name__: row for row in found.largest_batch}
     assert set(rows) == {"SummedLoss", "PerTask", "Split", "Cached", "Accumulated", "Checkpointed"}
     for kind in ("SummedLoss", "PerTask", "Split"):
-        model, batch, optimizer = network(samples=rows[kind].samples)
+        model, batch, optimizer = network(samples=rows[kind].samples, tasks=2)
         fits, over = (
             predict(model.trunk, model.tasks, b, optimizer=optimizer, edition=rows[kind].edition, device="cpu")
             for b in (batch, {name: torch.cat([x, x[:1]]) for name, x in batch.items()})

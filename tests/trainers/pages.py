@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 PAGES = sorted(page.stem for page in (DOCS / "trainers").glob("*.md") if page.stem != "index")
+
+
+def needs(*packages: str) -> pytest.MarkDecorator:
+    """Skip the tests of a file where a package is missing; the tests import it themselves, since that takes seconds."""
+    missing = [package for package in packages if find_spec(package) is None]
+    return pytest.mark.skipif(
+        bool(missing), reason=f"{', '.join(missing)} not installed: pip install mtl-accum[trainers]"
+    )
 
 
 def text_of(page: str) -> str:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.trainers.pages import CONVOLUTIONS, PLAIN_STEPS, furthest, run, text_of, weights
+from tests.trainers.pages import CONVOLUTIONS, PLAIN_STEPS, furthest, needs, run, text_of, weights
 
-pytest.importorskip("accelerate", reason="accelerate is not installed: pip install mtl-accum[trainers]")
+pytestmark = needs("accelerate")
 
 ACCELERATOR = "Accelerator(gradient_accumulation_steps=2"
 

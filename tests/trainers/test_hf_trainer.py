@@ -8,10 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.trainers.pages import CONVOLUTIONS, furthest, network_code, run, text_of, weights
+from tests.trainers.pages import CONVOLUTIONS, furthest, needs, network_code, run, text_of, weights
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-pytest.importorskip("accelerate", reason="accelerate is not installed: pip install mtl-accum[trainers]")
+pytestmark = needs("transformers", "accelerate")
 
 SCALE = "scale=lambda: trainer.accelerator.scaler.get_scale()"
 UNCLIPPED = {"max_grad_norm=0.5": "max_grad_norm=0.0"}  # with SGD no constant factor goes unnoticed

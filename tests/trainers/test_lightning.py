@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.trainers.pages import CONVOLUTIONS, PLAIN_STEPS, furthest, run, text_of
-
-pytest.importorskip("lightning", reason="lightning is not installed: pip install mtl-accum[trainers]")
+from tests.trainers.pages import CONVOLUTIONS, PLAIN_STEPS, furthest, needs, run, text_of
 
 pytestmark = [
+    needs("lightning"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers which may be a bottleneck"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),  # Lightning's use of torch's pytrees
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),

@@ -10,13 +10,9 @@ from torch.utils.data import default_collate
 
 from mtl_accum import Split, fold
 from mtl_accum.memory import TensorMeter
-from tests.trainers.pages import CONVOLUTIONS, furthest, run
+from tests.trainers.pages import CONVOLUTIONS, furthest, needs, run
 
-pytest.importorskip("torchjd", reason="torchjd is not installed: pip install mtl-accum[trainers]")
-
-from torchjd.aggregation import MGDA
-from torchjd.autojac import jac_to_grad, mtl_backward
-from torchjd.scalarization import GeometricMean
+pytestmark = needs("torchjd")
 
 DEPTH = 'Task(dense(1), nn.L1Loss(), "depth")'
 DENSE_HEADS = CONVOLUTIONS.replace(f'"depth": {DEPTH}', f"**{{str(n): {DEPTH} for n in range(8)}}")
@@ -31,6 +27,9 @@ def test_equal_to_the_last_bit(network: Any, aggregator: str, chunk: str) -> Non
 
 
 def test_half_of_the_memory() -> None:
+    from torchjd.aggregation import MGDA
+    from torchjd.autojac import jac_to_grad, mtl_backward
+
     names = run("torchjd", plain=False, network=DENSE_HEADS)
     model, batch = names["model"], default_collate(names["rows"])
     assert len(model.tasks) == 9
@@ -47,6 +46,8 @@ def test_half_of_the_memory() -> None:
 
 
 def test_a_scalarizer() -> None:
+    from torchjd.scalarization import GeometricMean
+
     names = run("torchjd", plain=False)
     model, batch = names["model"].eval(), default_collate(names["rows"])
 
