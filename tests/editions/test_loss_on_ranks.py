@@ -86,6 +86,11 @@ def test_the_matrix(ranks: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_third_of_the_awkward_networks(ranks: Any) -> None:
+    assert not faults(ranks, AWKWARD[::3])
+
+
+@pytest.mark.long
 def test_awkward_networks(ranks: Any) -> None:
     assert not faults(ranks, AWKWARD)
 
