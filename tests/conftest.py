@@ -19,11 +19,6 @@ hypothesis.settings.register_profile("tests", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("tests")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Run a worker more than there are cores: about a third of the time a test waits for a process."""
-    return (os.cpu_count() or 1) + 1
-
-
 @pytest.fixture(autouse=True)
 def _deterministic() -> None:
     torch.set_num_threads(1)
