@@ -72,6 +72,7 @@ def edit_saved_configuration(run: Path, edit: Callable[[dict[str, Any]], None]) 
     file.write_text(json.dumps({**values, "sha256": digest}))
 
 
+@pytest.mark.slow  # a quick one resumes the run that had a plan
 def test_it_resumes_and_ends_as_a_run_that_was_not_stopped(stopped: Path) -> None:
     printed = command(*AGAIN, *SUMMED_ONLY, cwd=stopped)
     assert "stopped/checkpoints/step-0000000005: 5 steps are done" in printed

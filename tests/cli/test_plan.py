@@ -12,6 +12,7 @@ from tests.cli.command import SMALL, SUMMED_ONLY, mtl_accum
 TWO_TASK = ["+experiment=two_task", *SMALL, *SUMMED_ONLY]
 
 
+@pytest.mark.slow  # planning itself is quick in tests/planning
 def test_a_plan_and_what_it_prints_reproduces_it(tmp_path: Path) -> None:
     done = mtl_accum(*TWO_TASK, "job=plan", "budget=4MiB", "hydra.run.dir=plan", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -231,7 +231,7 @@ def test_check_job_fails_where_an_edition_differs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "edition",
-    ["cached", "offloaded", *(pytest.param(name, marks=pytest.mark.slow) for name in ("accumulated", "checkpointed"))],
+    ["cached", *(pytest.param(name, marks=pytest.mark.slow) for name in ("offloaded", "accumulated", "checkpointed"))],
 )
 def test_every_edition_trains(tmp_path: Path, edition: Any) -> None:
     mine = [f"edition={edition}", f"+edition@compare.editions.mine={edition}", *SUMMED_ONLY]

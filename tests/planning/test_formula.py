@@ -114,7 +114,7 @@ def test_for_cuda(network: str, mode: str, third: int | None) -> None:
     ("network", "mode", "third"),
     [
         *cells(NETWORKS, ["fp32"], ("many_heads", "fp32", 1)),
-        *cells(["convolutional"], ["checkpoint"], ("convolutional", "checkpoint", 2)),
+        *cells(["convolutional"], ["checkpoint"]),
     ],
 )
 def test_the_formula_of_a_loss_is_a_direct_prediction(network: str, mode: str, third: int | None) -> None:

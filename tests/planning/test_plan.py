@@ -40,7 +40,8 @@ def _in_short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("share", [0.2, pytest.param(0.6, marks=pytest.mark.slow)])
 def test_it_fits_and_the_prediction_is_what_is_measured(share: float) -> None:
     parts = network(tasks=2)
-    low, high = planned(*parts, "1B").peak.peak_bytes, planned(*parts, "1GiB").summed.peak_bytes
+    nothing_fits = planned(*parts, "1B")
+    low, high = nothing_fits.peak.peak_bytes, nothing_fits.summed.peak_bytes
     budget = round(low + share * (high - low))
     found = planned(*parts, budget)
     assert found.budget.size == budget
