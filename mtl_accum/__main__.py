@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
-from mtl_accum._error_line import one_line, without_place
+from mtl_accum._error_line import is_interrupt, one_line, without_place
 from mtl_accum._hydra_config import check_choices, checked, knobs_of
 from mtl_accum._lock import only_process_in
 from mtl_accum._logs import complain_once
@@ -116,7 +116,7 @@ def _kept_failures(config: DictConfig) -> Iterator[None]:
     except Exception as error:
         from mtl_accum import report
 
-        if hasattr(error, "exit_code"):  # stopped by a signal: the sweep ends too
+        if hasattr(error, "exit_code") or is_interrupt(error):  # stopped by a signal: the sweep ends too
             raise
         line = one_line(error, knobs_of(config))
         reason = without_place(error) if line is None else line
@@ -127,14 +127,20 @@ def _kept_failures(config: DictConfig) -> Iterator[None]:
         print(f"mtl_accum: job {HydraConfig.get().job.num}: {reason}", file=sys.stderr)
 
 
+def _exit_interrupted() -> NoReturn:
+    print(f"mtl_accum: interrupted; {SweepReport.describe_rest()}", file=sys.stderr)
+    sys.exit(_INTERRUPTED)
+
+
 @contextmanager
 def _one_line_errors(config: DictConfig | None = None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"mtl_accum: interrupted; {SweepReport.describe_rest()}", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+        _exit_interrupted()
     except Exception as error:
+        if is_interrupt(error):
+            _exit_interrupted()
         line = one_line(error, None if config is None else knobs_of(config))
         if hasattr(error, "exit_code"):  # stopped by a signal
             print(f"mtl_accum: {line or error}", file=sys.stderr)

@@ -11,7 +11,7 @@ from types import FrameType
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["one_line", "without_place"]
+__all__ = ["is_interrupt", "one_line", "without_place"]
 
 _PACKAGE = Path(__file__).resolve().parent
 _LOCATING = "Error locating target"
@@ -27,6 +27,13 @@ _PARTS = {
     "torch.nn.modules": "model",
     "mtl_accum.models": "model",
 }
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Return whether an error was raised while Ctrl-C was on its way out, as by a library's `finally` that fails."""
+    while error.__context__ is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return isinstance(error, KeyboardInterrupt)
 
 
 def one_line(error: BaseException, knobs: Mapping[str, str] | None = None) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from mtl_accum.__main__ import _one_line_errors
 from tests.cli.command import SMALL, SUMMED_ONLY, forked, mtl_accum, slow
 from tests.cli.conftest import Finished
 
@@ -240,3 +241,13 @@ def test_every_edition_trains(tmp_path: Path, edition: Any) -> None:
     row = json.loads((tmp_path / "out" / "report.json").read_text())["editions"][-1]
     assert (row["edition"], row["failure"]) == ("mine", None)
     assert "model.safetensors" in {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_an_error_of_a_library_in_the_way_of_an_interrupt_is_an_interrupt() -> None:
+    """Hydra closes a file that it has not opened yet if Ctrl-C comes at that moment."""
+    with pytest.raises(SystemExit) as left, _one_line_errors():
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise UnboundLocalError("cannot access local variable 'f'")
+    assert left.value.code == 130

@@ -102,7 +102,7 @@ def test_an_interrupted_sweep_has_what_was_done(tmp_path: Path, how: Any, start:
     assert rows[0]["overrides"]["num_tasks"] == "2"
     assert rows[0]["peak_bytes"] > 0
     if how is signal.SIGINT:
-        assert running.returncode == 130
+        assert running.returncode == 130, said
         assert f"mtl_accum: interrupted; sweep/sweep.html has {len(rows)} job" in said
 
 
