@@ -35,7 +35,7 @@ def python_state() -> Any:
 
 
 def numpy_state() -> Any:
-    """Return the state of numpy's global generator, None if nobody has imported numpy.
+    """Return the state of numpy's global generator, None if numpy has not been imported.
 
     The same object as before if nothing was drawn since. The words do not contain a second normal number that waits to
     be drawn, so a state that holds one is always read.

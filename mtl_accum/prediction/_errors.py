@@ -62,8 +62,9 @@ def translated_errors(tracker: DataDependenceTracker) -> Iterator[None]:
 def _needs_data(error: Exception, tracker: DataDependenceTracker) -> bool:
     """Return whether an error is due to missing data.
 
-    That is so if torch's error says so. It is also so if the network read values before: an operator then gets sizes
-    that were made up (`x.split(n.tolist())`), unless an edition refused the network or the error is a type error.
+    This is the case if torch's error states it. It is also the case if the network read values before: an operator then
+    gets sizes that were made up (`x.split(n.tolist())`), unless an edition refused the network or the error is a type
+    error.
     """
     if isinstance(error, ArithmeticError | UnsupportedFakeTensorException | UnsupportedOperatorException):
         return True

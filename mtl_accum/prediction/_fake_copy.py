@@ -49,9 +49,7 @@ def fake_copy(
     for module in modules_of(*functions):
         for name, value in (*module._parameters.items(), *module._buffers.items(), *vars(module).items()):
             if is_lazy(value):
-                raise TypeError(
-                    f"{type(module).__name__}.{name} is lazy: run the model once, so that it gets its shape"
-                )
+                raise TypeError(f"{type(module).__name__}.{name} is lazy: run the model once, so it gets its shape")
             replace(value)
     if optimizer is not None:
         for value in tree_iter([[group["params"] for group in optimizer.param_groups], list(optimizer.state.values())]):

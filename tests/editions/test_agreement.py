@@ -84,7 +84,9 @@ def test_wrapped_parts_are_refused(one_process: None, edition: Edition, name: st
 
 @every_edition
 def test_plain_parts_run_in_one_process_without_a_word(one_process: None, edition: Edition) -> None:
-    edition.forward_backward(*parts(), BATCH)
+    trunk, tasks = parts()
+    losses = edition.forward_backward(trunk, tasks, BATCH)
+    assert losses.keys() == tasks.keys()
 
 
 def test_several_processes_are_warned_once(one_process: None, monkeypatch: pytest.MonkeyPatch) -> None:

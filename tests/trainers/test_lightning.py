@@ -61,7 +61,9 @@ def test_a_checkpoint_loads_into_the_bare_model() -> None:
     names = run("lightning", plain=False, changes=changes())
     names["trainer"].save_checkpoint("trained.ckpt")
     saved = torch.load("trained.ckpt", weights_only=True)["state_dict"]
-    names["model"].load_state_dict({name.removeprefix("model."): value for name, value in saved.items()})
+    bare = {name.removeprefix("model."): value for name, value in saved.items()}
+    names["model"].load_state_dict(bare)
+    assert all(torch.equal(value, bare[name]) for name, value in names["model"].state_dict().items())
 
 
 def test_val_loss() -> None:

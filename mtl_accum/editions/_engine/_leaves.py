@@ -159,7 +159,7 @@ class _Leaf:
 
 
 class _ReleasingBackward(torch.autograd.Function):
-    """Start of a backward from gradients that nobody else holds: each is freed once the trunk has used it.
+    """Start of a backward from gradients with no other reference: each is freed once the trunk has used it.
 
     `torch.autograd.backward(outputs, gradients)` would hold all of them until the end.
     """
